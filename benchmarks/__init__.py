@@ -1,0 +1,1 @@
+"""Speed and quality against named rivals; each file runs as ``python -m benchmarks.<name>``."""

