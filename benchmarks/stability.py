@@ -67,9 +67,9 @@ IMPLEMENTATIONS: dict[str, LogProb] = {
 def failures(log_prob: LogProb, case: Case, dtype: torch.dtype) -> list[oracles.Fault]:
     """What is visibly wrong with value and gradients of one case."""
     row = rounded(case, dtype)
-    inputs = [torch.tensor(a, dtype=dtype, requires_grad=True) for a in row]
+    inputs = [torch.tensor([a], dtype=dtype, requires_grad=True) for a in row]  # a batch of one
     value = log_prob(*inputs)
-    grads = torch.autograd.grad(value, inputs)
+    grads = torch.autograd.grad(value.sum(), inputs)
     got = {"value": value} | dict(zip(row._fields, grads, strict=True))
     return oracles.judge(row, dtype, got, strict=False)
 

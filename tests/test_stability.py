@@ -20,6 +20,11 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # log_cdf in ulp of its dtype: z, log_ndtr and logsumexp round a few times each; 1e-12 is the
 # promise in float64, where torch's log_ndtr itself is good to some 1e-14.
 LOG_CDF_TOLERANCE = {torch.float64: 1e-12, torch.float32: 8 * torch.finfo(torch.float32).eps}
+# One ulp in a log scale of -60 moves the two log densities here by 1e36 nats and more: which
+# component owns y is decided by rounding, and any answer between the two has to be accepted.
+ILL_POSED = "log scale -60, midway"
+# Six percent of a number below this is less than the spacing of the dtype's subnormals.
+TINY = {d: 40 * torch.finfo(d).smallest_normal * torch.finfo(d).eps for d in DTYPES}
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 
@@ -40,13 +45,17 @@ def report(name: str, faults: list[oracles.Fault]) -> list[str]:
     return [f"{name}: {fault}" for fault in faults]
 
 
-@pytest.mark.parametrize("case", TORTURE, ids=lambda case: case.name)
-@each_dtype
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        pytest.param(case, dtype, id=f"{str(dtype).removeprefix('torch.')}: {case.name}")
+        for dtype in DTYPES
+        for case in TORTURE
+        if is_meaningful(case, dtype)
+    ],
+)
 def test_value_and_gradients_match_mpmath(case: Case, dtype: torch.dtype) -> None:
     """|got - truth| <= a few ulp of every intermediate; no NaN; inf only where truth overflows."""
-    if not is_meaningful(case, dtype):  # then the dtype has no such input: it overflows
-        assert dtype == torch.float16
-        return
     row = rounded(case, dtype)
     assert not report(case.name, oracles.judge(row, dtype, evaluate([row], dtype)[0]))
 
@@ -64,6 +73,19 @@ def test_hard_and_easy_rows_of_one_batch_do_not_disturb_each_other(dtype: torch.
         for case, row, got in zip(group, rows, evaluate(rows, dtype), strict=True):
             wrong += report(case.name, oracles.judge(row, dtype, got))
     assert not wrong
+
+
+@each_dtype
+def test_a_row_needs_no_batch_axis(dtype: torch.dtype) -> None:
+    """y (D,), logits (K,), loc and log_scale (K, D) give a scalar, as in a batch of one."""
+    for case in (c for c in TORTURE if is_meaningful(c, dtype)):
+        row = rounded(case, dtype)
+        inputs = [torch.tensor(a, dtype=dtype, requires_grad=True) for a in row]
+        value = gaussian_mixture_log_prob(*inputs)
+        grads = torch.autograd.grad(value, inputs)
+        expected = evaluate([row], dtype)[0]
+        for name, got in zip(expected, (value, *grads), strict=True):
+            torch.testing.assert_close(got, expected[name], rtol=0.0, atol=0.0)
 
 
 @each_dtype
@@ -104,6 +126,13 @@ def test_log_cdf_matches_mpmath_40_scales_below_and_further(y: float, dtype: tor
 
 
 # --- the oracle and the judge, themselves -------------------------------------------------------
+
+
+def test_only_float16_is_spared_cases_and_few() -> None:
+    """The grid is meaningful wherever its inputs do not overflow: beyond 65504 in float16."""
+    spared = {d: sum(not is_meaningful(case, d) for case in TORTURE) for d in DTYPES}
+    assert spared.pop(torch.float16) < len(TORTURE) / 5
+    assert not any(spared.values())
 
 
 def test_oracle_gradient_is_the_derivative_of_the_oracle_value() -> None:
@@ -171,25 +200,22 @@ def test_oracle_cdf_icdf_and_crps_agree_with_quadrature(name: str) -> None:
 
 @each_dtype
 def test_judge_accepts_the_rounded_truth_and_nothing_visibly_off(dtype: torch.dtype) -> None:
-    """The truth rounded to the dtype passes everywhere; NaN, inf and 6 % of the natural scale pass nowhere."""
+    """The truth rounded to the dtype passes; NaN, inf and 6 % of the natural scale do not."""
     for case in (c for c in TORTURE if is_meaningful(c, dtype)):
         row = rounded(case, dtype)
         b = oracles.bounds(row, dtype)
         limit = torch.finfo(dtype).max
-        exact = {
-            name: torch.tensor([float(v) for v in vs], dtype=torch.float64)
-            for name, vs in b.truth.items()
-        }
-        good = {
-            name: (t if name == "value" else t.clamp(-limit, limit)).to(dtype)
-            for name, t in exact.items()
-        }
+        good = {}
+        for name, truths in b.truth.items():
+            exact = torch.tensor([float(v) for v in truths], dtype=torch.float64)
+            good[name] = (exact if name == "value" else exact.clamp(-limit, limit)).to(dtype)
         assert not oracles.judge(row, dtype, good), case.name
-        for name, t in good.items():
-            for bad in (t * math.nan, torch.full_like(t, math.inf)):
-                assert oracles.judge(row, dtype, good | {name: bad}), (case.name, name)
-            off = t.double() + 0.06 * float(b.scale[name])
-            if t.isfinite().all() and off.abs().max() < limit:
-                for strict in (True, False):
-                    faults = oracles.judge(row, dtype, good | {name: off.to(dtype)}, strict=strict)
-                    assert faults, (case.name, name)
+        for name, right in good.items():
+            wrong = [right * math.nan, torch.full_like(right, math.inf)]
+            off = right.double() + 0.06 * float(b.scale[name])
+            fits = off.abs().max() < limit and TINY[dtype] < b.scale[name] < limit
+            if fits and case.name != ILL_POSED:
+                wrong.append(off.to(dtype))
+            for tensor, strict in itertools.product(wrong, (True, False)):
+                faults = oracles.judge(row, dtype, good | {name: tensor}, strict=strict)
+                assert faults or (not strict and b.scale[name] > limit), (case.name, name)

@@ -20,9 +20,9 @@ _HALVES = (torch.float16, torch.bfloat16)
 _Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}
 # 1/scale is held below this so that z / scale stays finite wherever the weight is not zero.
 _INVERSE_MAX = {torch.float32: 3e34, torch.float64: 1e304}
-# A row whose best component lies below this (nats, per target dimension and once more) goes to
-# _exact_rows: rounding in z^2 / 2 enters the responsibilities as a factor exp(error).
-_EXACT_BELOW = {torch.float32: -32.0, torch.float64: -1e3}
+# A row whose best component lies below -(64 + 8 D) nats goes to _exact_rows: rounding in z^2 / 2
+# enters the responsibilities as a factor exp(error).
+_EXACT_BELOW, _EXACT_BELOW_PER_DIM = -64.0, -8.0
 
 
 def work_dtype(*tensors: Tensor) -> torch.dtype:
@@ -167,7 +167,7 @@ class _DiagonalLogProb(Function):
         r_total = r.sum(0)
         r /= r_total
         out = (best + r_total.log()) - total.log() - y.shape[0] * _HALF_LOG_2PI
-        far = ~(best > _EXACT_BELOW[work] * (1 + y.shape[0]))  # a NaN counts as far
+        far = ~(best > _EXACT_BELOW + _EXACT_BELOW_PER_DIM * y.shape[0])  # a NaN counts as far
         if bool(far.any()):
             check_weights(logits.movedim(0, -1))
             if inv.shape[2:] != far.shape:
@@ -287,6 +287,9 @@ def _exact_rows(
     ``-(z_k - z_m)(z_k + z_m) / 2``, so that what is common to the components (1e40 nats, say) never
     has to cancel.
     """
+    if far.ndim == 0:  # no batch: views of one row
+        far, out, r, z, inv = (a.unsqueeze(-1) for a in (far, out, r, z, inv))
+        rows = tuple(a.unsqueeze(-1) for a in rows)  # type: ignore[assignment]
     index = far.nonzero(as_tuple=True)
     batch = far.shape
     y, logits, loc, scale = (

@@ -1,4 +1,4 @@
-"""The checkpoint file of a run, and the fingerprint that ties it to its run."""
+"""Copies of a run: of the weights in memory, of everything in a checkpoint file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,49 @@ import math
 import os
 import pickle
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ._data import Batch
+from ._data import Data
 
+__all__ = [
+    "FORMAT",
+    "named_tensors",
+    "snapshot",
+    "restore",
+    "check_checkpoint",
+    "fingerprint",
+    "write",
+    "read",
+]
+
+# Stands in every checkpoint; a change of its contents changes the number.
 FORMAT = "mdn.fit/1"
 
 
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers; state_dict() leaves out those that are not persistent."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """Copy the parameters and buffers."""
+    return {name: t.detach().clone() for name, t in named_tensors(module).items()}
+
+
+@torch.no_grad()
+def restore(module: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Write a snapshot back in place, so that an optimizer keeps its hold on the parameters."""
+    for name, t in named_tensors(module).items():
+        t.copy_(saved[name])
+
+
 def check_checkpoint(checkpoint: str | os.PathLike[str] | None, resume: bool) -> Path | None:
+    """Refuse a checkpoint that would be overwritten or cannot be written, before any training."""
     if checkpoint is None:
         if resume:
             raise ValueError("resume=True needs checkpoint, the file to go on from; got None.")
@@ -29,44 +59,46 @@ def check_checkpoint(checkpoint: str | os.PathLike[str] | None, resume: bool) ->
             f"checkpoint {path} exists: pass resume=True to go on from it, or delete it."
         )
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"checkpoint {path} cannot be written: there is no {path.parent}.")
+        raise FileNotFoundError(
+            f"checkpoint {path} cannot be written: create the folder {path.parent} first."
+        )
     return path
 
 
 def fingerprint(
-    run: Run,
-    train: tuple[Tensor, ...] | Iterable[Batch],
-    val: tuple[Tensor, ...] | Iterable[Batch] | None,
-    batch_size: int | None,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: Data,
+    val: Data | None,
+    **options: object,
 ) -> dict[str, str]:
-    """What must be the same for a resumed run to give the result of one without a break."""
-    shapes = {name: tuple(t.shape) for name, t in named_tensors(run.module).items()}
+    """Describe what must be the same for a resumed run to equal one without a break."""
+    shapes = {name: tuple(t.shape) for name, t in named_tensors(module).items()}
     size = sum(math.prod(shape) for shape in shapes.values())
+    crc = zlib.crc32(repr(shapes).encode())
     found = {
         "train": _describe(train),
         "val": _describe(val),
-        "module": f"{len(shapes)} tensors of {size} numbers, "
-        f"crc {zlib.crc32(repr(shapes).encode()):08x}",
-        "batch_size": repr(batch_size),
-        "clip_norm": repr(run.clip_norm),
-        "seed": repr(run.seed),
-        "optimizer": type(run.optimizer).__name__,
+        "module": f"{len(shapes)} tensors of {size} numbers, crc {crc:08x}",
+        "optimizer": type(optimizer).__name__,
+        **{name: repr(value) for name, value in options.items()},
     }
-    for index, group in enumerate(run.optimizer.param_groups):
+    for index, group in enumerate(optimizer.param_groups):
         prefix = f"param_groups[{index}]." if index else ""
         found |= {prefix + key: repr(value) for key, value in group.items() if key != "params"}
     return found
 
 
-def _describe(data: tuple[Tensor, ...] | Iterable[Batch] | None) -> str:
+def _describe(data: Data | None) -> str:
     if data is None:
         return "None"
     if not isinstance(data, tuple):
-        length = len(data) if hasattr(data, "__len__") else "?"
+        length = f"{len(data)}" if isinstance(data, Sized) else "unknown many"
         return f"{type(data).__name__} of {length} batches"
     crc = 0
     for t in data:
-        crc = zlib.crc32(t.cpu().contiguous().view(torch.uint8).numpy(), crc)
+        # As bytes, since NumPy has no bfloat16.
+        crc = zlib.crc32(memoryview(t.cpu().contiguous().view(torch.uint8).numpy()), crc)
     shapes = ", ".join(
         f"{part} {tuple(t.shape)} {t.dtype}"
         for part, t in zip(("x", "y", "weight"), data, strict=False)
@@ -75,20 +107,26 @@ def _describe(data: tuple[Tensor, ...] | Iterable[Batch] | None) -> str:
 
 
 def write(path: Path, saved: dict[str, Any]) -> None:
+    """Write a checkpoint atomically: a reader sees the old file or the new one, never half."""
     part = path.with_name(path.name + ".part")
     try:
         torch.save(saved, part)
-        os.replace(part, path)  # Atomic: a reader sees the old file or the new one.
+        os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def read(path: Path) -> dict[str, Any]:
-    saved: Any = None
+    """Read a checkpoint, executing nothing that stands in it."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
+        raise ValueError(
+            f"checkpoint {path} cannot be read (damaged, or another kind of file): delete it or "
+            "name another."
+        ) from error
     if not (isinstance(saved, dict) and saved.get("format") == FORMAT):
-        raise ValueError(f"checkpoint {path} was not written by this version of fit.")
+        raise ValueError(
+            f"checkpoint {path} was not written by this version of fit: delete it or name another."
+        )
     return saved

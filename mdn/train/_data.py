@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+__all__ = ["Batch", "Data", "prepare", "batches", "auto_batch_size", "checked_log_prob"]
+
 Batch = Sequence[Tensor]  # (x, y) or (x, y, weight)
+Data = tuple[Tensor, ...] | Iterable[Batch]  # all rows as one tuple, or a loader
 
 # Automatic batch size, rows: about 64 steps an epoch, since fewer learn slowly. Below 32 rows a
 # step costs the same and carries less; above 512 small networks stop gaining speed.
 _AUTO_STEPS, _AUTO_MIN, _AUTO_MAX = 64, 32, 512
 
 
-def prepare(
-    name: str, data: tuple[Tensor, ...] | Iterable[Batch], device: torch.device
-) -> tuple[Tensor, ...] | Iterable[Batch]:
+def prepare(name: str, data: Data, device: torch.device) -> Data:
     """Check tensors and move them to the device once; pass a loader through."""
     if isinstance(data, tuple):
         _check_tensors(name, data)
@@ -95,7 +96,7 @@ def _usable_rows(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
 
 
 def batches(
-    data: tuple[Tensor, ...] | Iterable[Batch],
+    data: Data,
     batch_size: int | None,
     shuffle: torch.Generator | None,
     device: torch.device,
@@ -126,6 +127,7 @@ def batches(
 
 
 def auto_batch_size(n: int) -> int:
+    """Return the batch size for n rows: the power of two next below n / 64, within bounds."""
     below = 1 << (max(n // _AUTO_STEPS, 1).bit_length() - 1)
     return min(max(below, _AUTO_MIN), _AUTO_MAX)
 
@@ -139,23 +141,24 @@ def checked_log_prob(dist: Any, x: Tensor, y: Tensor) -> Tensor:
         )
     # Checked before log_prob: Independent sums an (N, N) broadcast to a harmless-looking (N,).
     expected = (len(x), *getattr(dist, "event_shape", y.shape[1:]))
-    if tuple(y.shape) != expected:
+    got = tuple(y.shape)
+    if got != expected:
         hint = ""
-        if tuple(y.shape) == expected[:-1] and expected[-1] == 1:
+        if (*got, 1) == expected:
             hint = " Did you mean y[:, None]?"
-        elif tuple(y.shape) == (*expected, 1) and tuple(dist.batch_shape) != (len(x), 1):
-            hint = " Did you mean y[:, 0]?"
-        elif tuple(dist.batch_shape) == tuple(y.shape):
+        elif got == tuple(dist.batch_shape):
             hint = " Did you mean to return torch.distributions.Independent(dist, 1)?"
+        elif got == (*expected, 1):
+            hint = " Did you mean y[:, 0]?"
         raise ValueError(
             f"y must have shape {expected} to fit the distribution that module(x) returns; "
-            f"got {tuple(y.shape)}.{hint}"
+            f"got {got}.{hint}"
         )
     log_prob: Tensor = dist.log_prob(y)
     if log_prob.shape != (len(x),):
         hint = " Did you mean y[:, None]?" if y.ndim == 1 and log_prob.ndim == 2 else ""
         raise ValueError(
             f"module(x).log_prob(y) must have shape ({len(x)},), one value a row; got "
-            f"{tuple(log_prob.shape)} for y of shape {tuple(y.shape)}.{hint}"
+            f"{tuple(log_prob.shape)} for y of shape {got}.{hint}"
         )
     return log_prob

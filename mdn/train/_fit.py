@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ._checkpoint import check_checkpoint, fingerprint, write
-from ._data import Batch, auto_batch_size, prepare
+from ._data import auto_batch_size, prepare
+from ._history import History
 from ._run import Run
 
-Report = Callable[[int, float, float | None, float], None]  # epochs done, train, val, best
+__all__ = ["fit"]
 
 
 def fit(
     module: nn.Module,
-    train: tuple[Tensor, ...] | Iterable[Batch],
-    val: tuple[Tensor, ...] | Iterable[Batch] | None = None,
+    train: tuple[Tensor, ...] | Iterable[Sequence[Tensor]],
+    val: tuple[Tensor, ...] | Iterable[Sequence[Tensor]] | None = None,
     *,
     max_epochs: int = 1000,
     batch_size: int | None = None,
@@ -109,23 +113,20 @@ def fit(
     path = check_checkpoint(checkpoint, resume)
     if optimizer is None:
         optimizer = _adamw(module, lr, weight_decay)
-    params = _check_optimizer(module, optimizer)
+    _check_optimizer(module, optimizer)
     device = next(module.parameters()).device
-    rows, val_rows = prepare("train", train, device), None
-    if val is not None:
-        val_rows = prepare("val", val, device)
+    rows = prepare("train", train, device)
+    val_rows = None if val is None else prepare("val", val, device)
     if isinstance(rows, tuple):
         batch_size = batch_size or auto_batch_size(len(rows[0]))
     elif batch_size is not None:
         raise ValueError(
             "batch_size applies to tensors; train is a loader, so set its own batch_size instead."
         )
-    run = Run(module, optimizer, params, device, seed, clip_norm)
-    if path is not None:
-        run.fingerprint = fingerprint(run, rows, val_rows, batch_size)
+    options: dict[str, Any] = {"batch_size": batch_size, "clip_norm": clip_norm, "seed": seed}
+    run = Run(module, optimizer, rows, val_rows, **options)
+    saved = None
 
-    stopped = "interrupted"
-    begun = time.perf_counter()
     # DataLoaders and dropout draw from the global generators, so these are lent and given back.
     with (
         torch.random.fork_rng(devices=run.cuda_devices),
@@ -133,47 +134,40 @@ def fit(
         _progress_bar(progress, max_epochs) as report,
     ):
         run.seed_global_generators()
-        if path is not None and resume and path.exists():
-            run.load(path)
-        run.begun = begun - run.seconds
-        saved = run.capture() if path is not None else None
+        last_start = math.inf if max_time is None else run.begun + max_time
+        if path is not None:
+            run.fingerprint = fingerprint(module, optimizer, rows, val_rows, **options)
+            if path.exists():
+                run.load(path)
+            saved = run.capture()
+        first = run.epoch
+        stopped = ""
         try:
-            resumed_at = run.epoch
-            while True:
+            while not stopped:
                 if run.bad_epochs >= patience:
                     stopped = "patience"
                 elif run.epoch >= max_epochs:
                     stopped = "max_epochs"
-                elif (
-                    max_time is not None
-                    and run.epoch > resumed_at
-                    and time.perf_counter() - begun > max_time
-                ):
+                elif run.epoch > first and time.perf_counter() > last_start:
                     stopped = "max_time"
                 else:
-                    run.one_epoch(rows, val_rows, batch_size)
-                    report(
-                        run.epoch,
-                        run.train_nll[-1],
-                        run.val_nll[-1] if run.val_nll else None,
-                        run.history("").best_nll,
-                    )
+                    run.one_epoch()
+                    report(run.history(""))
                     if path is not None:
                         saved = run.capture()
                         if run.epoch % checkpoint_every == 0:
                             write(path, saved)
-                    continue
-                break
         except KeyboardInterrupt:
-            kept = f"of epoch {run.best_epoch}" if run.best_epoch >= 0 else "it began with"
-            written = f" and {path} the state after the last full epoch" if path else ""
-            warnings.warn(
-                f"Training was interrupted in epoch {run.epoch}; the module holds the weights "
-                f"{kept}{written}.",
-                stacklevel=2,
-            )
+            stopped = "interrupted"
         if path is not None and saved is not None:
             write(path, saved)
+        if stopped == "interrupted":
+            written = f"; {path} holds the state after the last full epoch" if path else ""
+            warnings.warn(
+                f"Training was interrupted in epoch {run.epoch}; the module holds the weights "
+                f"{run.kept}{written}.",
+                stacklevel=2,
+            )
         return run.history(stopped)
 
 
@@ -185,7 +179,7 @@ def _check_options(
     for name, value in {**at_least_one, **positive, **not_negative}.items():
         if value is None:
             continue
-        if name in at_least_one and not (isinstance(value, int) and value >= 1):
+        if name in at_least_one and not (isinstance(value, numbers.Integral) and value >= 1):
             raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
         if name in positive and not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite; got {value!r}.")
@@ -203,28 +197,25 @@ def _adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Opt
         return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
 
 
-def _check_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+def _check_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}. "
             "Build it first, as torch.optim.SGD(module.parameters(), lr=0.01)."
         )
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    if {id(p) for p in params}.isdisjoint(id(p) for p in module.parameters()):
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if held.isdisjoint(id(p) for p in module.parameters()):
         raise ValueError(
             "optimizer holds none of the module's parameters: build it from module.parameters() "
             "after the module is complete."
         )
-    return params
 
 
 @contextmanager
-def _progress_bar(show: bool | None, max_epochs: int) -> Iterator[Report]:
-    """A bar on standard error, or nothing; rich is loaded only when it is shown."""
-    import sys
-
+def _progress_bar(show: bool | None, max_epochs: int) -> Iterator[Callable[[History], None]]:
+    """Yield what shows the epochs on standard error, or nothing; rich is loaded only to show."""
     if not (sys.stderr.isatty() if show is None else show):
-        yield lambda epoch, train, val, best: None
+        yield lambda history: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -238,10 +229,10 @@ def _progress_bar(show: bool | None, max_epochs: int) -> Iterator[Report]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=max_epochs, nll="")
 
-        def report(epoch: int, train: float, val: float | None, best: float) -> None:
-            nll = f"train {train:.4f}"
-            if val is not None:
-                nll += f"  val {val:.4f}  best {best:.4f}"
-            bar.update(task, completed=epoch, nll=nll)
+        def report(history: History) -> None:
+            nll = f"train {history.train_nll[-1]:.4f}"
+            if history.val_nll:
+                nll += f"  val {history.val_nll[-1]:.4f}  best {history.best_nll:.4f}"
+            bar.update(task, completed=len(history), nll=nll)
 
         yield report

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+__all__ = ["History", "TrainingError"]
+
 
 @dataclass(frozen=True, repr=False)
 class History:

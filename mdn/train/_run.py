@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._checkpoint import FORMAT, read
-from ._data import Batch, batches, checked_log_prob
+from ._checkpoint import FORMAT, named_tensors, read, restore, snapshot
+from ._data import Batch, Data, batches, checked_log_prob
 from ._history import History, TrainingError
+
+__all__ = ["Run"]
 
 # Rows of one validation forward pass: large enough to hide the cost of a call, small enough for
 # the activations of a wide network to stay in cache and memory.
@@ -36,44 +38,49 @@ class Run:
         self,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
-        params: list[nn.Parameter],
-        device: torch.device,
-        seed: int,
+        train: Data,
+        val: Data | None,
+        *,
+        batch_size: int | None,
         clip_norm: float | None,
+        seed: int,
     ) -> None:
-        self.module, self.optimizer, self.params = module, optimizer, params
-        self.device, self.clip_norm, self.seed = device, clip_norm, seed
+        self.module, self.optimizer, self.train, self.val = module, optimizer, train, val
+        self.batch_size, self.clip_norm = batch_size, clip_norm
+        self.device = next(module.parameters()).device
+        self.params: list[nn.Parameter] = [p for g in optimizer.param_groups for p in g["params"]]
         # Gradients reach parameters that the optimizer does not hold too; all are reset.
-        self.all_params = list(dict.fromkeys([*params, *module.parameters()]))
-        self.shuffle = torch.Generator().manual_seed(seed)
+        self.all_params = list(dict.fromkeys([*self.params, *module.parameters()]))
         self.cuda_devices = sorted(
             {t.device.index for t in named_tensors(module).values() if t.device.type == "cuda"}
         )
+        self.shuffle = torch.Generator().manual_seed(seed)
         self.train_nll: list[float] = []
         self.val_nll: list[float] = []
         self.best = snapshot(module)
         self.best_epoch = -1
         self.bad_epochs = 0
-        self.seconds = 0.0
-        self.begun = time.perf_counter()
         self.fingerprint: dict[str, str] = {}
         self.seen: set[tuple[torch.Size, torch.Size]] = set()  # batch shapes already checked
+        self.begun = time.perf_counter()
 
     @property
     def epoch(self) -> int:
+        """Epochs finished, which is the index of the one to come."""
         return len(self.train_nll)
 
+    @property
+    def kept(self) -> str:
+        """Which weights the module will be left with, in words."""
+        return f"of epoch {self.best_epoch}" if self.best_epoch >= 0 else "it began with"
+
     def history(self, stopped: str) -> History:
-        return History(
-            list(self.train_nll),
-            list(self.val_nll),
-            self.best_epoch,
-            stopped,
-            time.perf_counter() - self.begun,
-        )
+        """Report the epochs finished so far."""
+        seconds = time.perf_counter() - self.begun
+        return History([*self.train_nll], [*self.val_nll], self.best_epoch, stopped, seconds)
 
     def seed_global_generators(self) -> None:
-        # A seed drawn from the shuffling generator, so that both streams differ.
+        """Seed the generators of random layers, with a draw that sets them off from shuffling."""
         seed = int(torch.randint(2**62, (), generator=self.shuffle))
         torch.default_generator.manual_seed(seed)
         for index in self.cuda_devices:
@@ -93,21 +100,14 @@ class Run:
             self.drop_gradients()
 
     def drop_gradients(self) -> None:
+        """Reset every gradient."""
         for p in self.all_params:
             p.grad = None
 
-    def one_epoch(
-        self,
-        train: tuple[Tensor, ...] | Iterable[Batch],
-        val: tuple[Tensor, ...] | Iterable[Batch] | None,
-        batch_size: int | None,
-    ) -> None:
-        train_nll = self.train_epoch(batches(train, batch_size, self.shuffle, self.device))
-        val_nll = None
-        if val is not None:
-            val_nll = self.validate(batches(val, _VALIDATION_ROWS, None, self.device))
-        first = self.best_epoch < 0
-        if val_nll is None or first or val_nll < self.val_nll[self.best_epoch]:
+    def one_epoch(self) -> None:
+        """Train on every row once, validate, and keep the weights if they are the best so far."""
+        train_nll, val_nll = self.train_epoch(), self.validate()
+        if val_nll is None or not self.val_nll or val_nll < self.val_nll[self.best_epoch]:
             self.best, self.best_epoch, self.bad_epochs = snapshot(self.module), self.epoch, 0
         else:
             self.bad_epochs += 1
@@ -115,12 +115,13 @@ class Run:
             self.val_nll.append(val_nll)
         self.train_nll.append(train_nll)
 
-    def train_epoch(self, batches: Iterator[Batch]) -> float:
-        """One pass of gradient steps; the weighted mean of the losses (nats a row)."""
+    def train_epoch(self) -> float:
+        """Take one pass of gradient steps; return the weighted mean loss (nats a row)."""
         self.module.train()
         params, clip_norm = self.params, self.clip_norm
         total = weights = 0.0
-        for index, batch in enumerate(batches):
+        epoch = batches(self.train, self.batch_size, self.shuffle, self.device)
+        for index, batch in enumerate(epoch):
             loss, weight = self.loss(batch)
             self.drop_gradients()
             loss.backward()
@@ -144,11 +145,13 @@ class Run:
         return total / weights
 
     @torch.no_grad()
-    def validate(self, batches: Iterator[Batch]) -> float:
-        """NLL of the present weights on the validation rows (nats a row)."""
+    def validate(self) -> float | None:
+        """Return the NLL of the present weights on the validation rows (nats a row), if any."""
+        if self.val is None:
+            return None
         self.module.eval()
         total = weights = 0.0
-        for batch in batches:
+        for batch in batches(self.val, _VALIDATION_ROWS, None, self.device):
             loss, weight = self.loss(batch)
             rows = float(weight)
             total += loss.item() * rows
@@ -160,7 +163,7 @@ class Run:
         return total / weights
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor | int]:
-        """Mean NLL of a batch (nats a row) and the weight it stands for."""
+        """Return the mean NLL of a batch (nats a row) and the weight it stands for."""
         x, y, *weight = batch
         dist = self.module(x)
         shapes = x.shape, y.shape
@@ -175,15 +178,15 @@ class Run:
         return -(weight[0] * log_prob).sum() / total, total
 
     def error(self, batch: int | None, value: float, length: float) -> TrainingError:
+        """Say that the loss `value` or, if that is finite, the gradient norm `length` is not."""
         where = "the validation pass" if batch is None else f"batch {batch}"
         if math.isfinite(value):
             what, cause, value = "the gradient norm", _CAUSES["gradient"], length
         else:
             what, cause = "the loss", _CAUSES[str(value)]
-        kept = f"of epoch {self.best_epoch}" if self.best_epoch >= 0 else "it began with"
         message = (
             f"In epoch {self.epoch}, {where}, {what} became {value}: {cause}. "
-            f"The module holds the weights {kept}."
+            f"The module holds the weights {self.kept}."
         )
         return TrainingError(message, self.epoch, batch, value, self.history("error"))
 
@@ -220,24 +223,10 @@ class Run:
             )
         restore(self.module, saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        for name in ("best", "best_epoch", "bad_epochs", "train_nll", "val_nll", "seconds"):
+        for name in ("best", "best_epoch", "bad_epochs", "train_nll", "val_nll"):
             setattr(self, name, saved[name])
+        self.begun -= saved["seconds"]
         self.shuffle.set_state(saved["shuffle"])
         torch.set_rng_state(saved["cpu_rng"])
         for index, rng in zip(self.cuda_devices, saved["cuda_rng"], strict=True):
             torch.cuda.set_rng_state(rng, index)
-
-
-def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    # Not state_dict(): that leaves out buffers that are not persistent.
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    return {name: t.detach().clone() for name, t in named_tensors(module).items()}
-
-
-@torch.no_grad()
-def restore(module: nn.Module, snapshot: dict[str, Tensor]) -> None:
-    for name, t in named_tensors(module).items():
-        t.copy_(snapshot[name])
