@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ._likelihood import (
+    check_weights,
     diagonal_log_prob,
     log_responsibilities,
     log_weights,

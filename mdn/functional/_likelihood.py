@@ -39,7 +39,9 @@ def result_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
-def diagonal_log_prob(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, *, log: bool) -> Tensor:
+def diagonal_log_prob(
+    y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, *, log: bool
+) -> Tensor:
     """Log density of checked tensors of one batch rank; ``scale`` in logs where ``log`` is true."""
     if torch.compiler.is_compiling():  # one traced graph beats a custom Function
         dtype, work = result_dtype(y, logits, loc, scale), work_dtype(y, logits, loc, scale)
@@ -215,7 +217,10 @@ class _DiagonalLogProb(Function):
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors[:4]
         r, z, inv, weights = _differentiable(*ctx.saved_tensors, ctx.log)
-        filled = [torch.zeros_like(a) if t is None else t for a, t in zip(inputs, tangents[:4], strict=True)]
+        filled = [
+            torch.zeros_like(a) if t is None else t
+            for a, t in zip(inputs, tangents[:4], strict=True)
+        ]
         d_y, d_logits, d_loc, d_scale = _rows_last(*filled, r.dtype)
         d_scale = d_scale if ctx.log else d_scale * inv
         d_t = d_logits - _sum_event(z * ((d_y - d_loc) * inv) - (z * z - 1) * d_scale)
@@ -226,7 +231,9 @@ class _DiagonalLogProb(Function):
     def vmap(
         info: Any, in_dims: tuple[Any, ...], *args: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        front = [move_to_front(a, d, info.batch_size) for a, d in zip(args[:4], in_dims, strict=False)]
+        front = [
+            move_to_front(a, d, info.batch_size) for a, d in zip(args[:4], in_dims, strict=False)
+        ]
         return _DiagonalLogProb.apply(*front, args[4]), (0, 1, 2, 2, 1)
 
 
@@ -312,9 +319,7 @@ def _exact_rows(
         step = (of_m(scale) - scale) * (of_m(inv64) * inv64)
     step = torch.nan_to_num(step, nan=0.0)
     z_m, d_m = of_m(z64), of_m(d)
-    minus = _nearer(
-        z64 - z_m, z64.abs() + z_m.abs(), (of_m(loc) - loc) * inv64, d_m * step
-    )
+    minus = _nearer(z64 - z_m, z64.abs() + z_m.abs(), (of_m(loc) - loc) * inv64, d_m * step)
     total_d = (d + d_m) + (d_low + of_m(d_low))
     plus = _nearer(z64 + z_m, z64.abs() + z_m.abs(), total_d * inv64, -d_m * step)
     u = logits - of_m(logits) - (log_scale - of_m(log_scale)).sum(1) - 0.5 * (minus * plus).sum(1)
@@ -330,7 +335,7 @@ def _exact_rows(
     beyond = ((d * inv64).abs().gather(0, m.expand(1, *d.shape[1:])) > 1e150).any(1)[0]
     value = torch.where(beyond, -math.inf, value)  # z^2 / 2 > 5e299
     # backward multiplies z * z and z / scale: keep both in the dtype, their product as it is
-    z_out = z64.clamp(-(0.7 * big) ** 0.5, (0.7 * big) ** 0.5)
+    z_out = z64.clamp(-((0.7 * big) ** 0.5), (0.7 * big) ** 0.5)
     inv_out = torch.minimum(inv64 * (z64 / z_out).nan_to_num(nan=1.0), 0.5 * big / z_out.abs())
     out[index] = value.to(out.dtype)
     r[(slice(None), *index)] = r_log.exp().to(r.dtype)

@@ -90,9 +90,7 @@ def _chunks(rows: int, per_row: int) -> list[slice]:
     return [slice(i, i + step) for i in range(0, rows, step)]
 
 
-def _density(
-    x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor]:
+def _density(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Log density and its derivative (the score) at x (n, P); parameters (n, K)."""
     log_w, loc, scale = (a.t().unsqueeze(-1) for a in (log_w, loc, scale))  # (K, n, 1)
     z = (x - loc) / scale  # (K, n, P)
@@ -110,9 +108,7 @@ def _cdf(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return (0.5 * log_w.exp() * torch.erfc((loc - x) / (scale * math.sqrt(2.0)))).sum(0)
 
 
-def _critical_points(
-    log_w: Tensor, loc: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mode, antimode, mode, ... in rising order, (n, P), with validity and log density.
 
     Outside the range of the means the density is monotone.  Inside, a change of the sign of the
@@ -148,9 +144,7 @@ def _critical_points(
     return x, torch.arange(width, device=x.device) < count.unsqueeze(1), log_p
 
 
-def _region(
-    log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float
-) -> tuple[Tensor, Tensor]:
+def _region(log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float) -> tuple[Tensor, Tensor]:
     """Intervals (n, C, 2) of C modes and log level (n)."""
     params = (log_w, loc, scale)
     x, _, log_p = _critical_points(*params)
@@ -163,9 +157,9 @@ def _region(
     tails = torch.tensor([[0.5 * (1 - coverage)], [0.5 * (1 + coverage)]], dtype=torch.float64)
     ends = mixture_icdf(tails.to(loc.device), *(a.unsqueeze(0) for a in params)).t()  # (n, 2)
     inside = (valley > ends[:, :1]) & (valley < ends[:, 1:])
-    lowest = torch.cat(
-        [_density(ends, *params)[0], torch.where(inside, depth, math.inf)], 1
-    ).amin(1)
+    lowest = torch.cat([_density(ends, *params)[0], torch.where(inside, depth, math.inf)], 1).amin(
+        1
+    )
     highest = peak.amax(1)
 
     # beyond these every component is below the lowest level
@@ -287,7 +281,9 @@ def _climb(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         curvature = (r.unsqueeze(-1) * precision).sum(2)
         hessian = spread - score.unsqueeze(-1) * score.unsqueeze(-2) - curvature.unsqueeze(-1) * eye
         factor, info = torch.linalg.cholesky_ex(-hessian)
-        step = torch.cholesky_solve(score.unsqueeze(-1), torch.where(info[..., None, None] == 0, factor, eye))
+        step = torch.cholesky_solve(
+            score.unsqueeze(-1), torch.where(info[..., None, None] == 0, factor, eye)
+        )
         target = x + step.squeeze(-1)
         new = terms(target)[0]
         better = (info == 0) & (new > log_p)

@@ -64,7 +64,9 @@ class _Quantile(Function):
         n_components = params[0].shape[-1]
         # flat index of the mixture that each level belongs to; nothing of size (levels, rows, K)
         rows = params[0].shape[:-1]
-        row_of = torch.arange(math.prod(rows), device=p.device).reshape(rows).expand(batch).reshape(-1)
+        row_of = (
+            torch.arange(math.prod(rows), device=p.device).reshape(rows).expand(batch).reshape(-1)
+        )
         flat = [a.reshape(-1, n_components) for a in params]
         levels = p.expand(batch).reshape(-1)
         y = torch.empty_like(levels)
@@ -170,9 +172,7 @@ def _solve(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         if bool(done.any()):
             found[place[done]] = target[done]
             left = ~done
-            place, q, y, low, high, last = (
-                a[left] for a in (place, q, target, low, high, move)
-            )
+            place, q, y, low, high, last = (a[left] for a in (place, q, target, low, high, move))
             loc, inv, slope, half = (a[:, left] for a in (loc, inv, slope, half))
         else:
             y, last = target, move
@@ -198,4 +198,6 @@ def mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tenso
 def _mean_abs(m: Tensor, s: Tensor) -> Tensor:
     """E|m + s Z| for a standard normal Z."""
     z = (m / s).clamp(-1e15, 1e15)  # beyond, the normal term is 0 and the square would overflow
-    return s * (2 * math.exp(-_HALF_LOG_2PI)) * torch.exp(-0.5 * z * z) + m * torch.erf(z * _SQRT_HALF)
+    return s * (2 * math.exp(-_HALF_LOG_2PI)) * torch.exp(-0.5 * z * z) + m * torch.erf(
+        z * _SQRT_HALF
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import zlib
 from collections.abc import Sized
 from pathlib import Path
@@ -98,7 +97,7 @@ def _describe(data: Data | None) -> str:
     crc = 0
     for t in data:
         # As bytes, since NumPy has no bfloat16.
-        crc = zlib.crc32(memoryview(t.cpu().contiguous().view(torch.uint8).numpy()), crc)
+        crc = zlib.crc32(t.cpu().contiguous().view(torch.uint8).numpy().data, crc)
     shapes = ", ".join(
         f"{part} {tuple(t.shape)} {t.dtype}"
         for part, t in zip(("x", "y", "weight"), data, strict=False)
@@ -120,7 +119,9 @@ def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint, executing nothing that stands in it."""
     try:
         saved: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # A damaged file makes the unpickler fail in any way.
         raise ValueError(
             f"checkpoint {path} cannot be read (damaged, or another kind of file): delete it or "
             "name another."

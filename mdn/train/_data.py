@@ -85,7 +85,8 @@ def _refuse_rows(claim: str, t: Tensor, bad: Tensor) -> None:
 
 def _usable_rows(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
     """Move a batch to the device, without the rows of weight 0: 0 * inf would spoil the sum."""
-    moved = tuple(t.detach().to(device, non_blocking=True) for t in batch)
+    # Copies to a GPU may overlap with its work; copies from one must be waited for.
+    moved = tuple(t.detach().to(device, non_blocking=device.type == "cuda") for t in batch)
     if len(moved) == 2:
         return moved
     x, y, weight = moved

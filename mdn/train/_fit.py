@@ -49,7 +49,7 @@ def fit(
     without with those of the last epoch. The same seed gives the same result bit for bit on the
     same machine; torch's global random state is as before afterwards. However training ends, also
     by an exception, the module is left with the best weights so far, in its former train or eval
-    mode.
+    mode. Ctrl-C does not raise: it warns, writes the checkpoint of the last full epoch and returns.
 
     Args:
         module: `module(x)` returns a torch Distribution with batch shape (N,). Batches are moved
@@ -84,8 +84,7 @@ def fit(
         ValueError: data, options or the checkpoint do not fit.
         TypeError: data are not tensors, or the module does not return a distribution.
         FileExistsError: `checkpoint` exists and `resume` is False.
-
-    Ctrl-C does not raise: it warns, writes the checkpoint of the last full epoch and returns.
+        FileNotFoundError: the folder of `checkpoint` does not exist.
 
     Example:
         >>> import torch
@@ -172,18 +171,16 @@ def fit(
 
 
 def _check_options(
-    at_least_one: dict[str, int | None],
-    positive: dict[str, float | None],
-    not_negative: dict[str, float | None],
+    at_least_one: dict[str, Any], positive: dict[str, Any], not_negative: dict[str, Any]
 ) -> None:
-    for name, value in {**at_least_one, **positive, **not_negative}.items():
-        if value is None:
-            continue
-        if name in at_least_one and not (isinstance(value, numbers.Integral) and value >= 1):
+    for name, value in at_least_one.items():
+        if value is not None and not (isinstance(value, numbers.Integral) and int(value) >= 1):
             raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
-        if name in positive and not 0 < value < math.inf:
+    for name, value in positive.items():
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite; got {value!r}.")
-        if name in not_negative and not value >= 0:
+    for name, value in not_negative.items():
+        if value is not None and not value >= 0:
             raise ValueError(f"{name} must not be negative; got {value!r}.")
 
 

@@ -107,13 +107,15 @@ class Run:
     def one_epoch(self) -> None:
         """Train on every row once, validate, and keep the weights if they are the best so far."""
         train_nll, val_nll = self.train_epoch(), self.validate()
-        if val_nll is None or not self.val_nll or val_nll < self.val_nll[self.best_epoch]:
-            self.best, self.best_epoch, self.bad_epochs = snapshot(self.module), self.epoch, 0
-        else:
-            self.bad_epochs += 1
+        better = val_nll is None or not self.val_nll or val_nll < self.val_nll[self.best_epoch]
+        best = snapshot(self.module) if better else self.best
+        self.train_nll.append(train_nll)
         if val_nll is not None:
             self.val_nll.append(val_nll)
-        self.train_nll.append(train_nll)
+        if better:
+            self.best, self.best_epoch, self.bad_epochs = best, self.epoch - 1, 0
+        else:
+            self.bad_epochs += 1
 
     def train_epoch(self) -> float:
         """Take one pass of gradient steps; return the weighted mean loss (nats a row)."""
@@ -127,9 +129,9 @@ class Run:
             loss.backward()
             flat = [p.grad.reshape(-1) for p in params if p.grad is not None]
             norm = torch.linalg.vector_norm(torch.cat(flat))
-            # Read both once everything is queued: a GPU is waited for once a step, before the
-            # step could harm the weights.
-            value, length = loss.item(), norm.item()
+            # Read once everything is queued: a GPU is waited for once a step, and before the step
+            # could harm the weights.
+            value, length, rows = loss.item(), norm.item(), float(weight)
             if not (math.isfinite(value) and math.isfinite(length)):
                 raise self.error(index, value, length)
             if clip_norm is not None and length > clip_norm:
@@ -137,7 +139,6 @@ class Run:
                     if p.grad is not None:
                         p.grad.mul_(clip_norm / length)
             self.optimizer.step()
-            rows = float(weight)
             total += value * rows
             weights += rows
         if weights == 0:
