@@ -1,0 +1,360 @@
+"""Networks whose output is a distribution: heads, and the mixture density network MDN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from .distribution import GaussianMixture
+
+__all__ = ["MDN", "CategoricalHead", "MDNHead", "MixtureParameters"]
+
+MIN_SCALE = 1e-3
+"""Default floor of the scales, in standard deviations of the target.
+
+Without a floor the likelihood has no maximum: a component that sits on one point and narrows gains
+density without end.  With this one a component can gain at most log(1000) = 6.9 nats a dimension.
+"""
+
+_COVARIANCE_TYPES = ("diagonal", "isotropic")
+_FIRST_SCALE = 0.1  # least initial scale, in standard deviations: a group of equal targets has 0
+
+
+class MixtureParameters(NamedTuple):
+    """Raw tensors of a Gaussian mixture, for vmap, export and data-parallel wrappers.
+
+    Attributes:
+        logits: (*, K), not normalised.
+        loc: (*, K, D).
+        scale: (*, K, D).
+    """
+
+    logits: Tensor
+    loc: Tensor
+    scale: Tensor
+
+
+class MDNHead(nn.Module):
+    r"""Linear layer whose output is a Gaussian mixture: ``forward(h (*, F)) -> GaussianMixture``.
+
+    .. math::
+        \text{scale} = \mathrm{softplus}(a) + \text{min\_scale}
+
+    Put it on any network; the loss is ``-head(h).log_prob(y).mean()``.
+
+    Args:
+        in_features: F, features of h.
+        out_features: D, dimensions of y.
+        n_components: K.
+        covariance_type: ``"diagonal"``, or ``"isotropic"`` (one scale for all dimensions of a
+            component).
+        min_scale: floor of the scales in the unit of y as the head sees it; by default a
+            thousandth, meant for a standardised y.  It bounds the likelihood (see ``MIN_SCALE``).
+
+    Raises:
+        ValueError: a size below 1, an unknown covariance type, a floor that is not positive.
+
+    Example:
+        >>> head = MDNHead(8, n_components=3)
+        >>> head(torch.zeros(64, 8))
+        GaussianMixture(batch_shape=(64,), event_shape=(1,), n_components=3)
+
+    References:
+        C. M. Bishop, Mixture Density Networks, Aston University NCRG/94/004 (1994), section 3.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int = 1,
+        n_components: int = 5,
+        *,
+        covariance_type: str = "diagonal",
+        min_scale: float = MIN_SCALE,
+    ) -> None:
+        super().__init__()
+        _check_sizes(
+            in_features=in_features, out_features=out_features, n_components=n_components
+        )
+        if covariance_type not in _COVARIANCE_TYPES:
+            raise ValueError(
+                f"covariance_type must be one of {', '.join(map(repr, _COVARIANCE_TYPES))}; "
+                f"got {covariance_type!r}"
+            )
+        if not 0 < min_scale < math.inf:
+            raise ValueError(f"min_scale must be positive and finite; got {min_scale}")
+        self.in_features, self.out_features = in_features, out_features
+        self.n_components, self.covariance_type = n_components, covariance_type
+        self.min_scale = float(min_scale)
+        k, d = n_components, out_features
+        self._sizes = [k, k * d, k * d if covariance_type == "diagonal" else k]
+        self.linear = nn.Linear(in_features, sum(self._sizes))
+
+    def params(self, h: Tensor) -> MixtureParameters:
+        """The parameters as plain tensors; h is (*, F)."""
+        _check_features(h, self.in_features)
+        k, d, batch = self.n_components, self.out_features, h.shape[:-1]
+        # components first in memory, as the likelihood wants them: its reductions run over rows
+        bias, weight = self.linear.bias.unsqueeze(-1), self.linear.weight
+        out = torch.addmm(bias, weight, h.reshape(-1, self.in_features).t())  # (P, N)
+        logits, loc, raw = out.split(self._sizes)
+        scale = nn.functional.softplus(raw) + self.min_scale
+        order = (*range(2, 2 + len(batch)), 0, 1)
+        scale = scale.reshape(k, -1, *batch).permute(order).expand(*batch, k, d)
+        return MixtureParameters(
+            logits.reshape(k, *batch).movedim(0, -1), loc.reshape(k, d, *batch).permute(order), scale
+        )
+
+    def forward(self, h: Tensor) -> GaussianMixture:
+        """The mixture for features h, (*, F)."""
+        return GaussianMixture(*self.params(h), validate_args=False)
+
+    @torch.no_grad()
+    def initialize_from(self, y: Tensor) -> None:
+        """Spreads the components over the targets, so that none starts in the same place.
+
+        One dimension: K groups of equal size between quantiles.  Several: k-means.  The biases
+        become the groups' means, scales and shares; the weights are shrunk so that they lead.
+
+        Args:
+            y: targets as the head sees them, (N, D).
+
+        Raises:
+            ValueError: y has another shape, no rows, or is not finite.
+        """
+        y = torch.as_tensor(y).detach()
+        _check_rows("y", y, self.out_features)
+        k, d = self.n_components, self.out_features
+        groups = _groups(y.double().cpu().numpy(), k)
+        loc = np.stack([g.mean(0) for g in groups])  # (K, D)
+        spread = np.stack([g.std(0) for g in groups])
+        floor = np.maximum(_FIRST_SCALE * y.double().cpu().numpy().std(0), self.min_scale)
+        scale = np.maximum(spread, floor) - self.min_scale
+        if self.covariance_type == "isotropic":
+            scale = scale.mean(1, keepdims=True)
+        scale = np.maximum(scale, 1e-6)
+        raw = scale + np.log(-np.expm1(-scale))  # inverse softplus
+        share = np.log([len(g) for g in groups])
+        bias = np.concatenate([share - share.mean(), loc.reshape(-1), raw.reshape(-1)])
+        self.linear.bias.copy_(torch.as_tensor(bias))
+        self.linear.weight.mul_(0.1)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features}, {self.out_features}, n_components={self.n_components}, "
+            f"covariance_type={self.covariance_type!r}, min_scale={self.min_scale:g}"
+        )
+
+
+class CategoricalHead(nn.Module):
+    """Linear layer whose output is a Categorical: ``forward(h (*, F)) -> Categorical``.
+
+    Its loss ``-head(h).log_prob(target).mean()`` is the cross-entropy.  A probability mass does not
+    exceed 1, so this loss is never negative; that of a density may be.
+
+    Args:
+        in_features: F, features of h.
+        n_classes: C; targets are integers from 0 to C - 1, shape (*).
+
+    Raises:
+        ValueError: a size below 1.
+
+    Example:
+        >>> CategoricalHead(8, 10)(torch.zeros(64, 8)).probs.shape
+        torch.Size([64, 10])
+    """
+
+    def __init__(self, in_features: int, n_classes: int) -> None:
+        super().__init__()
+        _check_sizes(in_features=in_features, n_classes=n_classes)
+        self.in_features, self.n_classes = in_features, n_classes
+        self.linear = nn.Linear(in_features, n_classes)
+
+    def forward(self, h: Tensor) -> Categorical:
+        """The class distribution for features h, (*, F)."""
+        _check_features(h, self.in_features)
+        return Categorical(logits=self.linear(h), validate_args=False)
+
+
+class MDN(nn.Module):
+    """Mixture density network: ``forward(x) -> GaussianMixture`` in the user's units.
+
+    x and y are standardised inside, by buffers that :meth:`standardize_` fits and the state dict
+    holds, so the log-likelihood is in nats in y's own unit whatever the scale of the data.
+
+    Args:
+        in_features: F, features of x; with ``backbone``, the features that it hands on.
+        out_features: D, dimensions of y.
+        n_components: K.
+        hidden: widths of the hidden layers (SiLU between them); not used with ``backbone``.
+        backbone: any module from x to (*, in_features).
+        covariance_type: as in :class:`MDNHead`.
+        min_scale: floor of the scales in standard deviations of y, as in :class:`MDNHead`.
+
+    Raises:
+        ValueError: as :class:`MDNHead`, or a hidden width below 1.
+
+    Example:
+        >>> x, y = torch.randn(200, 3), 1000 * torch.randn(200, 1)
+        >>> model = MDN(3).standardize_(x, y)
+        >>> model(x)
+        GaussianMixture(batch_shape=(200,), event_shape=(1,), n_components=5)
+    """
+
+    x_shift: Tensor
+    x_scale: Tensor
+    y_shift: Tensor
+    y_scale: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int = 1,
+        n_components: int = 5,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        backbone: nn.Module | None = None,
+        covariance_type: str = "diagonal",
+        min_scale: float = MIN_SCALE,
+    ) -> None:
+        super().__init__()
+        _check_sizes(in_features=in_features)
+        self.hidden = None if backbone is not None else tuple(hidden)
+        if backbone is None:
+            width, layers = in_features, []
+            for i, units in enumerate(hidden):
+                _check_sizes(**{f"hidden[{i}]": units})
+                layers += [nn.Linear(width, units), nn.SiLU()]
+                width = units
+            backbone = nn.Sequential(*layers)
+        else:
+            width = in_features
+        head = MDNHead(
+            width,
+            out_features,
+            n_components,
+            covariance_type=covariance_type,
+            min_scale=min_scale,
+        )
+        # the part that works in standardised units
+        self.network = nn.Sequential(backbone, head)
+        self.in_features = in_features
+        for name, one in (("x_shift", 0.0), ("x_scale", 1.0)):
+            self.register_buffer(name, torch.tensor(one, dtype=torch.float64))
+        for name, one in (("y_shift", 0.0), ("y_scale", 1.0)):
+            self.register_buffer(name, torch.full((out_features,), one, dtype=torch.float64))
+
+    @property
+    def head(self) -> MDNHead:
+        """The last layer."""
+        return self.network[1]  # type: ignore[return-value]
+
+    def standardize_(self, x: Tensor, y: Tensor) -> MDN:
+        """Fits the standardisation and spreads the components over y; returns self.
+
+        A column of x without spread gets scale 1; a y without spread gets its own size.
+
+        Args:
+            x: (N, F), standardised by column, or any (N, ...), by one mean and one scale.
+            y: (N, D).
+
+        Raises:
+            ValueError: different lengths, a shape that does not fit, a value that is not finite.
+        """
+        _check_rows("x", x, self.in_features if self.hidden is not None else None)
+        _check_rows("y", y, self.head.out_features)
+        if len(x) != len(y):
+            raise ValueError(f"x and y must have one length; got {len(x)} and {len(y)} rows")
+        shift, scale = standardization(x if x.ndim == 2 else x.reshape(-1))
+        device = self.y_shift.device
+        self.x_shift, self.x_scale = shift.to(device), scale.to(device)
+        shift, scale = standardization(y)
+        constant = scale == 0
+        scale = torch.where(constant, shift.abs(), scale)
+        self.y_shift, self.y_scale = shift.to(device), torch.where(scale > 0, scale, 1.0).to(device)
+        self.x_scale = torch.where(self.x_scale > 0, self.x_scale, 1.0)
+        self.head.initialize_from((y.to(device) - self.y_shift) / self.y_scale)
+        return self
+
+    def forward(self, x: Tensor) -> GaussianMixture:
+        """The mixture for x, (*, F), in y's unit and x's dtype."""
+        if self.hidden is not None:
+            _check_features(x, self.in_features, "x")
+        dtype = self.head.linear.weight.dtype
+        out = x.dtype if x.is_floating_point() else dtype
+        standard = self.network(((x - self.x_shift) / self.x_scale).to(dtype))
+        return standard.to(torch.float64).affine(self.y_shift, self.y_scale).to(out)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # the shape of x's buffers is known once standardize_ has seen x
+        for name in ("x_shift", "x_scale"):
+            saved = state_dict.get(prefix + name)
+            if saved is not None:
+                setattr(self, name, getattr(self, name).new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def standardization(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the rows, float64; exactly 0 for a constant column."""
+    a = a.detach().double()
+    shift = a.mean(0)
+    scale = a.std(0, correction=0)
+    # rounding leaves a constant column a spread of some ulp
+    noise = 4 * torch.finfo(torch.float64).eps * a.abs().amax(0)
+    constant = (a == a[:1]).all(0) | (scale <= noise)
+    return torch.where(constant, a[0], shift), torch.where(constant, 0.0, scale)
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _groups(y: np.ndarray, k: int) -> list[np.ndarray]:
+    """K non-empty groups of rows of y (N, D) that lie apart."""
+    if k == 1:
+        return [y]
+    if y.shape[1] > 1 and len(y) >= k:
+        label = kmeans2(y, k, minit="++", seed=0)[1]
+        groups = [y[label == i] for i in range(k) if (label == i).any()]
+        if len(groups) == k:
+            return groups
+    # one dimension, or k-means left a group empty: along the direction of greatest spread
+    centred = y - y.mean(0)
+    direction = np.linalg.svd(centred, full_matrices=False)[2][0] if y.shape[1] > 1 else [1.0]
+    y = y[np.argsort(centred @ direction, kind="stable")]
+    if len(y) < k:  # fewer rows than components: repeat
+        y = np.repeat(y, -(-k // len(y)), axis=0)
+    return np.array_split(y, k)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+
+
+def _check_features(h: Tensor, features: int, name: str = "h") -> None:
+    if h.ndim < 1 or h.shape[-1] != features:
+        raise ValueError(f"{name} must have shape (*, {features}); got {tuple(h.shape)}")
+
+
+def _check_rows(name: str, a: Tensor, columns: int | None) -> None:
+    """At least one row, the right number of columns, finite values."""
+    if not isinstance(a, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(a).__name__}")
+    if columns is not None and (a.ndim != 2 or a.shape[1] != columns):
+        hint = f". Did you mean {name}[:, None]?" if columns == 1 and a.ndim == 1 else ""
+        raise ValueError(f"{name} must have shape (N, {columns}); got {tuple(a.shape)}{hint}")
+    if not len(a):
+        raise ValueError(f"{name} must have at least one row; got shape {tuple(a.shape)}")
+    bad = ~torch.isfinite(a.reshape(len(a), -1)).all(1)
+    if bool(bad.any()):
+        raise ValueError(f"{name} must be finite; row {int(bad.nonzero()[0])} is not")
