@@ -1,6 +1,55 @@
-"""The whole conditional distribution p(y|x), fitted, scored and shown."""
+"""The whole conditional distribution p(y|x), fitted, scored and shown.
 
+``MDNRegressor().fit(X, y)`` for scikit-learn's way, ``MDN`` or ``MDNHead`` with ``fit`` for
+PyTorch's, ``GaussianMixture`` for the distribution itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import datasets, functional, nn, scoring
 from .distribution import HDR, GaussianMixture, Modes
+from .io import load, save
+from .nn import MDN, CategoricalHead, MDNHead
+from .train import History, TrainingError, fit
 
-__all__ = ["HDR", "GaussianMixture", "Modes", "__version__"]
+if TYPE_CHECKING:
+    from . import estimator, plot
+    from .estimator import MDNRegressor
+
+__all__ = [
+    "MDNRegressor",
+    "MDN",
+    "MDNHead",
+    "CategoricalHead",
+    "GaussianMixture",
+    "HDR",
+    "Modes",
+    "fit",
+    "History",
+    "TrainingError",
+    "save",
+    "load",
+    "datasets",
+    "functional",
+    "nn",
+    "plot",
+    "scoring",
+]
 __version__ = "0.1.0"
+
+# scikit-learn and matplotlib are loaded when they are asked for
+_LAZY = {"MDNRegressor": "estimator", "estimator": "estimator", "plot": "plot"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mdn' has no attribute {name!r}")
+    module = importlib.import_module(f".{_LAZY[name]}", __name__)
+    return module if name == _LAZY[name] else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

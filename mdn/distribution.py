@@ -418,6 +418,14 @@ class GaussianMixture(Distribution):
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        named = {"logits": self._raw_logits, "loc": self.loc, "scale": self.scale}
+        return {}, {name: a.detach().cpu().contiguous() for name, a in named.items()}
+
+    @classmethod
+    def _restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GaussianMixture:
+        return cls(**config, **tensors)
+
     def _parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         return self._raw_logits, self.loc, self.scale
 

@@ -280,8 +280,18 @@ class MDN(nn.Module):
         scale = torch.where(constant, shift.abs(), scale)
         self.y_shift, self.y_scale = shift.to(device), torch.where(scale > 0, scale, 1.0).to(device)
         self.x_scale = torch.where(self.x_scale > 0, self.x_scale, 1.0)
-        self.head.initialize_from((y.to(device) - self.y_shift) / self.y_scale)
+        # rounded as forward sees it: a change of unit alters the last digit of float64 only
+        standard = (y.to(device) - self.y_shift) / self.y_scale
+        self.head.initialize_from(standard.to(self.head.linear.weight.dtype))
         return self
+
+    def standard_units(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y as ``network`` sees them, in its dtype: what to train it on, without overhead."""
+        dtype = self.head.linear.weight.dtype
+        return (
+            ((x - self.x_shift) / self.x_scale).to(dtype),
+            ((y - self.y_shift) / self.y_scale).to(dtype),
+        )
 
     def forward(self, x: Tensor) -> GaussianMixture:
         """The mixture for x, (*, F), in y's unit and x's dtype."""
@@ -291,6 +301,33 @@ class MDN(nn.Module):
         out = x.dtype if x.is_floating_point() else dtype
         standard = self.network(((x - self.x_shift) / self.x_scale).to(dtype))
         return standard.to(torch.float64).affine(self.y_shift, self.y_scale).to(out)
+
+    def describe(self) -> dict[str, Any]:
+        """The constructor's arguments, as plain numbers and strings (used by ``mdn.save``)."""
+        if self.hidden is None:
+            raise TypeError(
+                "an MDN with a backbone of its own cannot be saved whole, as the backbone is code; "
+                "save model.state_dict() and rebuild the module to load it"
+            )
+        head = self.head
+        return {
+            "in_features": self.in_features,
+            "out_features": head.out_features,
+            "n_components": head.n_components,
+            "hidden": list(self.hidden),
+            "covariance_type": head.covariance_type,
+            "min_scale": head.min_scale,
+        }
+
+    def _saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return self.describe(), dict(self.state_dict())
+
+    @classmethod
+    def _restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MDN:
+        model = cls(**config)
+        model.network.to(tensors["network.1.linear.weight"].dtype)
+        model.load_state_dict(tensors)
+        return model.eval()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         # the shape of x's buffers is known once standardize_ has seen x

@@ -1,0 +1,90 @@
+"""One file per model: tensors in safetensors, the rest in JSON, no pickle.
+
+A file cannot run code when it is read: it names one of the kinds below and holds its numbers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["load", "save"]
+
+_FORMAT = 1  # raised when a reader of the old format would misread a file
+_KINDS = ("GaussianMixture", "MDN", "MDNRegressor")
+
+
+def save(model: Any, path: str | os.PathLike[str]) -> None:
+    """Writes a fitted model; ``mdn.load`` gives it back bit for bit.
+
+    The file appears whole or not at all: it is written under another name and then moved.
+
+    Args:
+        model: a ``GaussianMixture``, an ``MDN`` without a backbone of its own, or a fitted
+            ``MDNRegressor``.
+        path: file to write; by custom ``*.mdn``.  An existing file is replaced.
+
+    Raises:
+        TypeError: a model of another kind.
+        FileNotFoundError: the folder is not there.
+    """
+    from safetensors.torch import save_file
+
+    kind = type(model).__name__
+    if kind not in _KINDS or not hasattr(model, "_saved"):
+        raise TypeError(f"model must be one of {', '.join(_KINDS)}; got {kind}")
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} is not there; create it first")
+    config, tensors = model._saved()
+    about = {"format": _FORMAT, "kind": kind, "config": config}
+    tensors = {name: a.detach().cpu().contiguous() for name, a in tensors.items()}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={"mdn": json.dumps(about)})
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Reads what :func:`save` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The model, on the CPU, ready to predict.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of ``mdn.save``, damaged, or of a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("mdn", "null"))
+            tensors: dict[str, torch.Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged or was not written by mdn.save ({error})") from error
+    if not isinstance(about, dict) or about.get("kind") not in _KINDS:
+        raise ValueError(f"{path} was not written by mdn.save")
+    if about["format"] > _FORMAT:
+        raise ValueError(
+            f"{path} has format {about['format']}, this version reads up to {_FORMAT}; update mdn"
+        )
+    # by name through the package: the kinds live above this layer
+    kind = getattr(importlib.import_module(__package__), about["kind"])
+    return kind._restored(about["config"], tensors)
