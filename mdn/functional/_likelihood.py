@@ -162,8 +162,8 @@ class _DiagonalLogProb(Function):
         weights /= total
         log_scale = scale if log else scale.log()
         inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp_(max=_INVERSE_MAX[work])
-        z = (y - loc).mul_(inv).clamp_(-z_max, z_max)  # subtract first, then divide, then square
-        t = (shifted - _sum_event(log_scale)).sub_(_sum_event(z * z), alpha=0.5)
+        z = ((y - loc) * inv).clamp_(-z_max, z_max)  # subtract first, then divide, then square
+        t = torch.sub(shifted - _sum_event(log_scale), _sum_event(z * z), alpha=0.5)
         best = t.amax(0)
         r = t.sub_(best).exp_()
         r_total = r.sum(0)

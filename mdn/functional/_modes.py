@@ -40,7 +40,7 @@ def mixture_modes(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Te
     scale = scale.detach().double().reshape(-1, n_components, dims)
     place = loc.new_full(loc.shape, math.nan)
     height = loc.new_full(loc.shape[:-1], -math.inf)
-    per_row = n_components * n_components * (len(_GRID) if dims == 1 else dims)
+    per_row = n_components * (len(_GRID) if dims == 1 else n_components * dims)
     for part in _chunks(len(loc), per_row):
         if dims == 1:
             x, is_mode, log_p = _critical_points(log_w[part], loc[part, :, 0], scale[part, :, 0])
@@ -75,7 +75,7 @@ def mixture_hdr(
     flat = [a.detach().double().reshape(-1, n_components) for a in (log_w, loc, scale)]
     intervals = flat[1].new_full((*flat[1].shape, 2), math.nan)
     log_level = flat[1].new_empty(len(intervals))
-    for part in _chunks(len(intervals), n_components * n_components * len(_GRID)):
+    for part in _chunks(len(intervals), n_components * len(_GRID)):
         found, log_level[part] = _region(*(a[part] for a in flat), coverage)
         intervals[part, : found.shape[1]] = found
     return intervals.reshape(*batch, n_components, 2), log_level.reshape(batch)
@@ -119,7 +119,13 @@ def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor,
     most = torch.where(dead, -math.inf, loc).amax(1, keepdim=True)
     grid = loc.unsqueeze(-1) + scale.unsqueeze(-1) * _GRID.to(loc.device)  # (n, K, T)
     grid = grid.flatten(1).clamp(least, most).sort(1).values
-    rising = _density(grid, log_w, loc, scale)[1] >= 0
+    params = (log_w, loc, scale)
+    rising = torch.cat(
+        [
+            _density(grid[part], *(a[part] for a in params))[1] >= 0
+            for part in _chunks(len(loc), loc.shape[1] * grid.shape[1])
+        ]
+    )
     first, last = torch.ones_like(rising[:, :1]), torch.zeros_like(rising[:, :1])
     rising = torch.cat([first, rising, last], 1)  # it rises before the first mean, falls after
     grid = torch.cat([least, grid, most], 1)
@@ -130,37 +136,36 @@ def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor,
     rank = change.cumsum(1)[row, at] - 1
     low, high = grid[row, at], grid[row, at + 1]
     up = rising[row, at]
-    params = (log_w[row], loc[row], scale[row])
+    own = tuple(a[row] for a in params)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         if not bool(((middle != low) & (middle != high)).any()):
             break
-        same = (_density(middle.unsqueeze(1), *params)[1][:, 0] >= 0) == up
+        same = (_density(middle.unsqueeze(1), *own)[1][:, 0] >= 0) == up
         low, high = torch.where(same, middle, low), torch.where(same, high, middle)
     x = loc.new_full((len(loc), width), math.nan)
     log_p = torch.full_like(x, -math.inf)
     x[row, rank] = low
-    log_p[row, rank] = _density(low.unsqueeze(1), *params)[0][:, 0]
+    log_p[row, rank] = _density(low.unsqueeze(1), *own)[0][:, 0]
     return x, torch.arange(width, device=x.device) < count.unsqueeze(1), log_p
 
 
-def _region(log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float) -> tuple[Tensor, Tensor]:
+def _region(
+    log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float
+) -> tuple[Tensor, Tensor]:
     """Intervals (n, C, 2) of C modes and log level (n)."""
     params = (log_w, loc, scale)
     x, _, log_p = _critical_points(*params)
     modes, peak = x[:, ::2], log_p[:, ::2]  # (n, C); missing ones have peak -inf
     valley, depth = x[:, 1::2], log_p[:, 1::2]  # (n, C - 1)
-    centre = modes[:, :1]
-    modes = torch.where(peak == -math.inf, centre, modes)
+    modes = torch.where(peak == -math.inf, modes[:, :1], modes)
 
     # the level lies between the lowest density inside the central interval and the highest peak
     tails = torch.tensor([[0.5 * (1 - coverage)], [0.5 * (1 + coverage)]], dtype=torch.float64)
     ends = mixture_icdf(tails.to(loc.device), *(a.unsqueeze(0) for a in params)).t()  # (n, 2)
     inside = (valley > ends[:, :1]) & (valley < ends[:, 1:])
-    lowest = torch.cat([_density(ends, *params)[0], torch.where(inside, depth, math.inf)], 1).amin(
-        1
-    )
-    highest = peak.amax(1)
+    lowest = torch.cat([_density(ends, *params)[0], torch.where(inside, depth, math.inf)], 1)
+    lowest, highest = lowest.amin(1), peak.amax(1)
 
     # beyond these every component is below the lowest level
     reach = scale * (2 * (-scale.log() - _HALF_LOG_2PI - lowest.unsqueeze(1)).clamp(min=0)).sqrt()
@@ -169,75 +174,99 @@ def _region(log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float) -> tuple
     far_left = torch.where(alive, loc - reach, math.inf).amin(1, keepdim=True) - pad
     far_right = torch.where(alive, loc + reach, -math.inf).amax(1, keepdim=True) + pad
     below = torch.full_like(far_left, -math.inf)
+    # each mode has a piece on its left and one on its right: (n, 2, C), flattened to (n, P)
     fill = torch.where(depth == -math.inf, far_right, valley)  # no more modes: the outer bound
-    outer = torch.stack([torch.cat([far_left, fill], 1), torch.cat([fill, far_right], 1)])
-    outer_height = torch.stack([torch.cat([below, depth], 1), torch.cat([depth, below], 1)])
+    outer = torch.stack([torch.cat([far_left, fill], 1), torch.cat([fill, far_right], 1)], 1)
+    outer_height = torch.stack([torch.cat([below, depth], 1), torch.cat([depth, below], 1)], 1)
+    outer, outer_height = outer.flatten(1), outer_height.flatten(1)
+    inner, height = modes.repeat(1, 2), peak.repeat(1, 2)
+    edge = 0.5 * (outer + inner)
 
-    def edges(level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Both sides of each mode's piece (2, n, C), which are free, which modes count."""
-        up = peak >= level.unsqueeze(1)
-        free = (outer_height < level[:, None]) & up
-        inner = modes.expand_as(outer)
+    def free_sides(level: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        up = height[rows] >= level.unsqueeze(1)
+        return up, up & (outer_height[rows] < level.unsqueeze(1))
 
-        def gap(at: Tensor) -> tuple[Tensor, Tensor]:
-            value, score = _density(torch.cat(list(at), 1), *params)
-            shape = (len(level), 2, -1)
-            value, score = (a.reshape(shape).movedim(1, 0) for a in (value, score))
-            return value - level[:, None], score
+    def missing(level: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Coverage minus the mass above the level, and its slope; moves the edges there."""
+        up, free = free_sides(level, rows)
+        some = tuple(a[rows] for a in params)
+        now = torch.where(up & ~free, outer[rows], inner[rows])
+        row, piece = free.nonzero(as_tuple=True)
+        own = tuple(a[row] for a in some)
 
-        edge = _bracketed(gap, outer, inner)
-        return torch.where(free, edge, torch.where(up, outer, inner)), free, up
+        def gap(at: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+            value, score = _density(at.unsqueeze(1), *(a[which] for a in own))
+            return value[:, 0] - level[row[which]], score[:, 0]
 
-    def missing(level: Tensor) -> tuple[Tensor, Tensor]:
-        edge, free, _ = edges(level)
-        left, right = (_cdf(e, *params) for e in edge)
-        score = _density(torch.cat(list(edge), 1), *params)[1]
-        free = torch.cat(list(free), 1)
+        start, stop = outer[rows][row, piece], inner[rows][row, piece]
+        now[row, piece] = _roots(gap, start, stop, edge[rows][row, piece], noise=0.0)
+        left, right = _cdf(now, *some).chunk(2, 1)
+        value = coverage - (right - left).sum(1)
+        score = _density(now, *some)[1]
         slope = torch.where(free, level[:, None].exp() / score.abs(), 0.0).sum(1)
-        return coverage - (right - left).sum(1), slope
+        # the region shrinks as the level rises, so the edges are brackets for the next level
+        larger = (value < 0).unsqueeze(1) & free
+        outer[rows] = torch.where(larger, now, outer[rows])
+        outer_height[rows] = torch.where(larger, -math.inf, outer_height[rows])
+        smaller = (value >= 0).unsqueeze(1) & free
+        inner[rows] = torch.where(smaller, now, inner[rows])
+        edge[rows] = torch.where(free, now, edge[rows])
+        return value, slope
 
-    level = _bracketed(missing, lowest, highest)
-    edge, free, up = edges(level)
+    # the mass is a sum of differences of cdfs, each good to some ulp of 1
+    level = _roots(missing, lowest, highest, 0.5 * (lowest + highest), noise=4e-16)
+    rows = torch.arange(len(level), device=level.device)
+    missing(level, rows)
+    free = free_sides(level, rows)[1]
     # a side that is not free touches the neighbour's piece: together they are one interval
-    start, stop = free[0], free[1]
     out = loc.new_full((*modes.shape, 2), math.nan)
-    for k, mask in enumerate((start, stop)):
-        row, at = mask.nonzero(as_tuple=True)
-        out[row, mask.cumsum(1)[row, at] - 1, k] = edge[k][row, at]
+    for side, (mask, at) in enumerate(zip(free.chunk(2, 1), edge.chunk(2, 1), strict=True)):
+        row, column = mask.nonzero(as_tuple=True)
+        out[row, mask.cumsum(1)[row, column] - 1, side] = at[row, column]
     return out, level
 
 
-def _bracketed(
-    f: Callable[[Tensor], tuple[Tensor, Tensor]], negative: Tensor, positive: Tensor
+def _roots(
+    f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    negative: Tensor,
+    positive: Tensor,
+    start: Tensor,
+    *,
+    noise: float,
 ) -> Tensor:
     """Roots between ``negative`` (f < 0) and ``positive`` (f >= 0) by safeguarded Newton.
 
-    ``f`` gives value and derivative.  A Newton step that leaves the bracket or does not halve the
-    one before gives way to bisection.
+    ``f(x, which)`` gives value and derivative at the points x that are still open, those numbered
+    ``which``.  A Newton step that leaves the bracket or does not halve the one before gives way to
+    bisection.  A value of at most ``noise`` is a root.
     """
-    x = 0.5 * (negative + positive)
-    last = (positive - negative).abs()
+    found = start.clone()
+    which = torch.arange(len(start), device=start.device)
+    x, last = start, (positive - negative).abs()
     for _ in range(_BISECTIONS):
-        value, slope = f(x)
+        if not which.numel():
+            break
+        value, slope = f(x, which)
         above = value >= 0
-        negative = torch.where(above, negative, x)
-        positive = torch.where(above, x, positive)
+        negative, positive = torch.where(above, negative, x), torch.where(above, x, positive)
         target = x - value / slope
-        move = (target - x).abs()
+        move, width = (target - x).abs(), (positive - negative).abs()
         newton = (
             (move <= 0.5 * last)
             & (target >= torch.minimum(negative, positive))
             & (target <= torch.maximum(negative, positive))
         )
-        middle = 0.5 * (negative + positive)
-        last = torch.where(newton, move, 0.5 * (positive - negative).abs())
-        target = torch.where(newton, target, middle)
+        target = torch.where(newton, target, 0.5 * (negative + positive))
         eps = 2.0**-52 * torch.maximum(negative.abs(), positive.abs())
-        done = (value == 0) | (last <= eps) | ~torch.isfinite(value)
-        x = torch.where(value == 0, x, target)
-        if bool(done.all()):
-            break
-    return x
+        here = value.abs() <= noise
+        done = here | (width <= eps) | ~torch.isfinite(value)
+        if noise == 0:
+            done |= newton & (move <= eps)
+        found[which] = torch.where(here, x, target)
+        left = ~done
+        last = torch.where(newton, move, 0.5 * width)[left]
+        which, x, negative, positive = (a[left] for a in (which, target, negative, positive))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------

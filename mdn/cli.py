@@ -1,0 +1,84 @@
+"""``mdn ...`` on the command line.
+
+Exit status: 0 done, 1 could not, 2 wrong usage.  Errors are one line, without a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mdn",
+    help="Fit, score and show the whole conditional distribution p(y|x).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mdn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="Example: mdn demo --out mdn-demo",
+)
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for demo.png and demo.json.")] = Path("mdn-demo"),
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 0,
+) -> None:
+    """Fit p(duration | waiting) of Old Faithful and explain why a loss may be negative."""
+    names = ("demo.png", "demo.json")
+    there = [str(out / name) for name in names if (out / name).exists()]
+    if there and not force:
+        raise FileExistsError(f"{' and '.join(there)} exist already; add --force to replace them")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file; name a folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+
+    from rich.console import Console
+
+    from . import demo as job
+
+    with Console(stderr=True).status("starting") as status:  # nothing of it in a pipe
+        numbers = job.run(out, seed=seed, progress=lambda step: status.update(step))
+    typer.echo(job.describe(numbers))
+    typer.echo(f"\nWrote {' and '.join(str(out / name) for name in names)}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    try:
+        code = app(args, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("mdn: stopped", file=sys.stderr)
+        return 1
+    except Exception as error:
+        usage = hasattr(error, "format_message")  # click's UsageError and its kin
+        text = error.format_message() if usage else str(error)  # type: ignore[attr-defined]
+        print(f"mdn: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
+        return 2 if usage else 1
