@@ -18,7 +18,6 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="mdn",
     help="Fit, score and show the whole conditional distribution p(y|x).",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -44,7 +43,9 @@ def _options(
     epilog="Example: mdn demo --out mdn-demo",
 )
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for demo.png and demo.json.")] = Path("mdn-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for demo.png and demo.json.")] = Path(
+        "mdn-demo"
+    ),
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 0,
 ) -> None:
@@ -70,6 +71,9 @@ def demo(
 def main(args: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     try:
+        if not (sys.argv[1:] if args is None else args):
+            app(["--help"], standalone_mode=False)
+            return 2
         code = app(args, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:

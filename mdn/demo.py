@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from scipy.integrate import quad
-from sklearn.model_selection import KFold
 
 from . import plot, scoring
 from .datasets import load_old_faithful
@@ -30,7 +29,9 @@ _UNITS = (("seconds", 60.0), ("minutes", 1.0), ("hours", 1 / 60))  # per minute
 _SECOND_MODE = 0.1  # a second mode counts from this share of the highest density on
 
 
-def run(out: Path, *, seed: int = 0, progress: Callable[[str], None] = lambda step: None) -> dict[str, Any]:
+def run(
+    out: Path, *, seed: int = 0, progress: Callable[[str], None] = lambda step: None
+) -> dict[str, Any]:
     """Fits, scores and explains; writes ``demo.png`` and ``demo.json`` into ``out``.
 
     Args:
@@ -73,7 +74,9 @@ def run(out: Path, *, seed: int = 0, progress: Callable[[str], None] = lambda st
             "log 60": math.log(60),
         },
         "largest_relative_difference_of_quantiles": max(
-            float(np.abs(fits[u].predict_quantiles(X, [0.05, 0.5, 0.95]) / (c * reference) - 1).max())
+            float(
+                np.abs(fits[u].predict_quantiles(X, [0.05, 0.5, 0.95]) / (c * reference) - 1).max()
+            )
             for u, c in _UNITS
         ),
     }
@@ -156,7 +159,9 @@ def _cross_validated(
 ) -> dict[str, float]:
     """Means over all rows, each scored by the model that did not see it."""
     nll, crps, inside = (np.empty(len(y)) for _ in range(3))
-    for train, test in KFold(_FOLDS, shuffle=True, random_state=seed).split(X):
+    fold = np.random.default_rng(seed).permutation(len(y)) % _FOLDS
+    for k in range(_FOLDS):
+        train, test = fold != k, fold == k
         model = _regressor(seed, n_components).fit(X[train], y[train])
         dist, target = model.predict_distribution(X[test]), y[test, None]
         nll[test], crps[test] = scoring.nll(dist, target), scoring.crps(dist, target)
@@ -202,7 +207,7 @@ def _bimodal(model: MDNRegressor, X: np.ndarray) -> dict[str, Any]:
     for part in np.split(where, np.flatnonzero(np.diff(where) > 1) + 1):
         if best in part:
             run = part
-    dist = model.predict_distribution(grid[best : best + 1])
+    dist = model.predict_distribution(grid[best : best + 1, None])
     top = np.sort(dist.modes().loc[0, :2, 0].numpy())
     return {
         "waiting_from": grid[run[0]],

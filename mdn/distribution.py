@@ -140,13 +140,20 @@ class GaussianMixture(Distribution):
 
     # -- moments ------------------------------------------------------------------------------
 
-    def _centred(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (*, D), means minus the mean (*, K, D), weights (*, K, 1), without cancellation."""
+    def _centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean (*, D); means minus the mean and scales, (*, K, D); weights (*, K, 1).
+
+        Measured from the heaviest component, so that a large common offset does not cancel;
+        components of weight 0 are 0, so that they do not overflow.
+        """
         w = self.weights.unsqueeze(-1)
-        origin = self.loc[..., :1, :].detach()
-        apart = self.loc - origin
+        heaviest = w.argmax(-2, keepdim=True).expand(*self.loc.shape[:-2], 1, self.loc.shape[-1])
+        origin = self.loc.gather(-2, heaviest).detach()
+        off = w == 0
+        apart = (self.loc - origin).masked_fill(off, 0.0)
         shift = (w * apart).sum(-2, keepdim=True)
-        return (origin + shift).squeeze(-2), apart - shift, w
+        apart = (apart - shift).masked_fill(off, 0.0)
+        return (origin + shift).squeeze(-2), apart, self.scale.masked_fill(off, 0.0), w
 
     @property
     def mean(self) -> Tensor:
@@ -161,33 +168,34 @@ class GaussianMixture(Distribution):
     @property
     def stddev(self) -> Tensor:
         """Standard deviation, (*, D); does not over- or underflow where its square would."""
-        _, apart, w = self._centred()
-        size = torch.maximum(self.scale, apart.abs()).amax(-2, keepdim=True).detach()
-        parts = (self.scale / size).square() + (apart / size).square()
+        _, apart, scale, w = self._centred()
+        size = torch.maximum(scale, apart.abs()).amax(-2, keepdim=True).detach()
+        parts = (scale / size).square() + (apart / size).square()
         return size.squeeze(-2) * (w * parts).sum(-2).sqrt()
 
     @property
     def covariance(self) -> Tensor:
         """Covariance, (*, D, D), squared unit of y."""
-        _, apart, w = self._centred()
+        _, apart, scale, w = self._centred()
         between = torch.einsum("...kd,...ke->...de", w * apart, apart)
-        return torch.diag_embed((w * self.scale.square()).sum(-2)) + between
+        return torch.diag_embed((w * scale.square()).sum(-2)) + between
 
     @property
     def skewness(self) -> Tensor:
         """Third standardised central moment, (*, D)."""
-        _, apart, w = self._centred()
+        _, apart, scale, w = self._centred()
         unit = self.stddev.unsqueeze(-2)
-        a, s = apart / unit, self.scale / unit
-        return (w * (a**3 + 3 * a * s**2)).sum(-2)
+        a, s = apart / unit, scale / unit  # w a^2 <= 1, so multiply in this order
+        return (w * a * a * a + 3 * (w * s * s) * a).sum(-2)
 
     @property
     def kurtosis(self) -> Tensor:
         """Excess kurtosis, (*, D): 0 for a Gaussian."""
-        _, apart, w = self._centred()
+        _, apart, scale, w = self._centred()
         unit = self.stddev.unsqueeze(-2)
-        a, s = apart / unit, self.scale / unit
-        return (w * (a**4 + 6 * a**2 * s**2 + 3 * s**4)).sum(-2) - 3
+        a, s = apart / unit, scale / unit
+        terms = (w * a * a) * (a * a) + 6 * (w * a * a) * (s * s) + 3 * (w * s * s) * (s * s)
+        return terms.sum(-2) - 3
 
     # -- one dimension ------------------------------------------------------------------------
 
@@ -214,12 +222,15 @@ class GaussianMixture(Distribution):
         Raises:
             ValueError: a level outside [0, 1], or D > 1.
         """
-        p = torch.as_tensor(p, dtype=None if isinstance(p, Tensor) else self.loc.dtype)
-        p = p.to(device=self.loc.device)
-        y = p.to(self.loc.dtype if not p.is_floating_point() else p.dtype).unsqueeze(-1)
         self._need_scalar("icdf")
-        y, logits, loc, scale = self._aligned(y, "p")
-        return F.mixture_icdf(y[..., 0], logits, loc[..., 0], scale[..., 0]).unsqueeze(-1)
+        # a number has no dtype of its own: it is taken at full precision
+        dtype = F.result_dtype(p, self.loc) if isinstance(p, Tensor) else self.loc.dtype
+        level = torch.as_tensor(p, device=self.loc.device)
+        if not isinstance(p, Tensor):
+            level = torch.as_tensor(p, dtype=torch.float64, device=self.loc.device)
+        level, logits, loc, scale = self._aligned(level.unsqueeze(-1), "p")
+        y = F.mixture_icdf(level[..., 0], logits, loc[..., 0], scale[..., 0])
+        return y.to(dtype).unsqueeze(-1)
 
     @property
     def median(self) -> Tensor:
@@ -229,9 +240,7 @@ class GaussianMixture(Distribution):
     def interval(self, coverage: float) -> Tensor:
         """Central interval, (*, 2): the quantiles (1 - coverage)/2 and (1 + coverage)/2; D = 1."""
         c = _check_coverage(coverage)
-        levels = torch.tensor([0.5 - 0.5 * c, 0.5 + 0.5 * c], dtype=torch.float64)
-        levels = levels.to(self.loc.device).reshape(2, *(1,) * len(self.batch_shape))
-        return self.icdf(levels).to(self.loc.dtype).squeeze(-1).movedim(0, -1)
+        return torch.cat([self.icdf(0.5 - 0.5 * c), self.icdf(0.5 + 0.5 * c)], -1)
 
     def hdr(self, coverage: float) -> HDR:
         """Highest-density region; D = 1.  Not differentiable.
@@ -310,15 +319,21 @@ class GaussianMixture(Distribution):
         Raises:
             ValueError: a scale of 0, or one that is not finite.
         """
-        shift = torch.as_tensor(shift, dtype=self.loc.dtype, device=self.loc.device)
-        scale = torch.as_tensor(scale, dtype=self.loc.dtype, device=self.loc.device)
-        if self._validate_args and not bool((torch.isfinite(scale) & (scale != 0)).all()):
-            raise ValueError(f"scale must be finite and not 0; got {scale.tolist()}")
-        if shift.ndim:
-            shift = shift.unsqueeze(-2) if shift.ndim > 1 else shift
-        if scale.ndim:
-            scale = scale.unsqueeze(-2) if scale.ndim > 1 else scale
-        return self._like(self._raw_logits, shift + scale * self.loc, scale.abs() * self.scale)
+        moved = []
+        for name, want, value in (
+            ("shift", "finite", shift),
+            ("scale", "finite and not 0", scale),
+        ):
+            a = torch.as_tensor(value, dtype=self.loc.dtype, device=self.loc.device)
+            d = self.loc.shape[-1]
+            if a.ndim and a.shape[-1] not in (1, d):
+                raise ValueError(f"{name} must be a number or (*, {d}); got shape {tuple(a.shape)}")
+            bad = ~torch.isfinite(a) | (a == 0 if name == "scale" else False)
+            if self._validate_args and bool(bad.any()):
+                raise ValueError(f"{name} must be {want}; got {a.tolist()}")
+            moved.append(a.unsqueeze(-2) if a.ndim else a)
+        b, c = moved
+        return self._like(self._raw_logits, b + c * self.loc, c.abs() * self.scale)
 
     def marginal(self, dims: int | Sequence[int]) -> GaussianMixture:
         """The mixture of some target dimensions.
@@ -343,7 +358,7 @@ class GaussianMixture(Distribution):
         rest = [d for d in range(self.loc.shape[-1]) if d not in known]
         if not rest:
             raise ValueError(f"dims must leave at least one dimension free; got {known}")
-        log_joint = self.marginal(known).responsibilities(value)
+        log_joint = F.log_responsibilities(*self.marginal(known)._with(value, "value"))
         return self._like(log_joint, self.loc[..., rest], self.scale[..., rest])
 
     @staticmethod
@@ -368,11 +383,17 @@ class GaussianMixture(Distribution):
             raise ValueError(f"mixtures must have one event shape; got {shapes}")
         w = torch.ones(len(mixtures)) if weights is None else torch.as_tensor(weights)
         w = w.to(dtype=first.loc.dtype, device=first.loc.device)
-        if w.shape != (len(mixtures),) or not bool((w >= 0).all() & (w.sum() > 0)):
+        fine = w.shape == (len(mixtures),) and bool((w >= 0).all() & (w.sum() > 0))
+        if not fine or not bool(w.isfinite().all()):
             raise ValueError(
-                f"weights must be {len(mixtures)} non-negative numbers, not all 0; got {w.tolist()}"
+                f"weights must be {len(mixtures)} finite non-negative numbers, not all 0; "
+                f"got {w.tolist()}"
             )
-        batch = torch.broadcast_shapes(*(m.batch_shape for m in mixtures))
+        try:
+            batch = torch.broadcast_shapes(*(m.batch_shape for m in mixtures))
+        except RuntimeError:
+            shapes = ", ".join(str(tuple(m.batch_shape)) for m in mixtures)
+            raise ValueError(f"the batch shapes of mixtures do not broadcast: {shapes}") from None
         mixtures = [m.expand(batch) for m in mixtures]
         logits = [m.logits + lw for m, lw in zip(mixtures, (w / w.sum()).log(), strict=True)]
         return first._like(
@@ -408,7 +429,11 @@ class GaussianMixture(Distribution):
     def numpy(self) -> dict[str, np.ndarray]:
         """The parameters as arrays: logits (normalised), loc, scale."""
         named = {"logits": self.logits, "loc": self.loc, "scale": self.scale}
-        return {name: a.detach().cpu().numpy() for name, a in named.items()}
+        # NumPy has no bfloat16
+        return {
+            name: (a.float() if a.dtype == torch.bfloat16 else a).detach().cpu().numpy()
+            for name, a in named.items()
+        }
 
     def __repr__(self) -> str:
         return (
@@ -447,21 +472,18 @@ class GaussianMixture(Distribution):
         return [d % n for d in found]
 
     def _validate_sample(self, value: Tensor) -> None:
-        if not torch.is_tensor(value):
-            raise TypeError(f"y must be a torch.Tensor; got {type(value).__name__}")
-        F.check_event(value, self.loc.shape[-1])
-        if value.is_floating_point() and bool(value.isnan().any()):
-            row = tuple(value.isnan().any(-1).nonzero()[0].tolist())
-            raise ValueError(f"y must not be NaN; row {row[0] if len(row) == 1 else row} is")
+        self._with(value)
 
-    def _with(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _with(self, y: Tensor, name: str = "y") -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """y and the parameters, checked, of one batch rank."""
         if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a torch.Tensor; got {type(y).__name__}")
-        F.check_event(y, self.loc.shape[-1])
-        if self._validate_args:
-            self._validate_sample(y)
-        return self._aligned(y if y.is_floating_point() else y.to(self.loc.dtype), "y")
+            raise TypeError(f"{name} must be a torch.Tensor; got {type(y).__name__}")
+        F.check_event(y, self.loc.shape[-1], name)
+        if self._validate_args and y.is_floating_point() and bool(y.isnan().any()):
+            row = tuple(y.isnan().any(-1).nonzero()[0].tolist())
+            where = f"; row {row[0] if len(row) == 1 else row} is" if y.ndim > 1 else ""
+            raise ValueError(f"{name} must not be NaN{where}")
+        return self._aligned(y if y.is_floating_point() else y.to(self.loc.dtype), name)
 
     def _aligned(self, y: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logits, loc, scale = self._parameters()

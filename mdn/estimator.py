@@ -22,7 +22,7 @@ from sklearn.utils.validation import (
 
 from . import io
 from .distribution import HDR, GaussianMixture
-from .nn import MDN, MIN_SCALE
+from .nn import MDN, MIN_SCALE, standardization
 from .train import History, fit
 
 __all__ = ["MDNRegressor"]
@@ -106,7 +106,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     # -- fit ----------------------------------------------------------------------------------
 
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> MDNRegressor:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> MDNRegressor:
         """Fits p(y|x).
 
         Args:
@@ -140,16 +142,18 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         order = torch.as_tensor(rng.permutation(n))
         n_val = min(max(1, round(self.validation_fraction * n)), n - 1)
 
-        x_all, y_all = torch.as_tensor(X), torch.as_tensor(y.reshape(n, -1))
+        x_all, y_all = _tensor(X), _tensor(y.reshape(n, -1))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds the GPUs too
             model = MDN(
                 X.shape[1],
                 y_all.shape[1],
                 self.n_components,
                 self.hidden,
                 covariance_type=self.covariance_type,
-                min_scale=max(self.min_scale, _resolution(y)) if self.min_scale > 0 else self.min_scale,
+                min_scale=max(self.min_scale, _resolution(y_all))
+                if self.min_scale > 0
+                else self.min_scale,
             ).standardize_(x_all, y_all)
         if (y == y[:1]).all():
             warnings.warn(
@@ -171,7 +175,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             weight_decay=self.weight_decay,
             patience=self.patience,
             seed=seed,
-            progress=True if self.verbose else False,
+            progress=bool(self.verbose),
         )
         self.model_ = model.eval()
         # training ran in standard units: a density in y's unit is lower by the scale
@@ -181,21 +185,15 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     def _validated(self, X: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
         if y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None"
+            )
         rows = _num_samples(X), _num_samples(y)
         if rows[0] != rows[1]:
             raise ValueError(f"X and y must have one length; got {rows[0]} and {rows[1]} rows")
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            dtype=np.float64,
-            y_numeric=True,
-            multi_output=True,
-            ensure_min_samples=2,
-            ensure_all_finite=False,
-        )
-        y = np.asarray(y, dtype=np.float64)
+        # values are checked below, where the message can name the row
+        check = {"dtype": np.float64, "ensure_min_samples": 2, "ensure_all_finite": False}
+        X, y = validate_data(self, X, y, validate_separately=(check, {**check, "ensure_2d": False}))
         self._check_finite("X", X)
         self._check_finite("y", y)
         return X, y
@@ -218,7 +216,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         X = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False)
         self._check_finite("X", X)
         with torch.no_grad():
-            return self.model_(torch.as_tensor(X))
+            return self.model_(_tensor(X))
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
         """Conditional mean, (N,) or (N, D); with ``return_std`` also the standard deviation."""
@@ -228,7 +226,10 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     def predict_quantiles(self, X: ArrayLike, levels: Sequence[float]) -> Floats:
         """Quantiles in y's unit: (N, L) for L levels, (N, L, D) for several targets (marginal)."""
-        p = torch.as_tensor(np.asarray(levels, dtype=np.float64)).reshape(-1, 1)
+        column = np.asarray(levels, dtype=np.float64).reshape(-1, 1)
+        if not ((column >= 0) & (column <= 1)).all():
+            raise ValueError(f"levels must lie in [0, 1]; got {levels}")
+        p = _tensor(column)
         return self._marginals(X, lambda m: m.icdf(p).squeeze(-1).t())
 
     def predict_interval(self, X: ArrayLike, coverage: float = 0.9) -> Floats:
@@ -260,7 +261,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 f"X and y must have one length; got {dist.batch_shape[0]} and {len(y)} rows"
             )
         self._check_finite("y", y)
-        return dist.log_prob(torch.as_tensor(y.reshape(len(y), -1))).numpy()
+        return dist.log_prob(_tensor(y.reshape(len(y), -1))).numpy()
 
     def nll(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Mean negative log-likelihood, nats in y's unit; negative where densities exceed 1."""
@@ -286,7 +287,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     def _saved(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         check_is_fitted(self, "model_")
         params = self.get_params()
-        if not isinstance(params["random_state"], (int, type(None))):
+        if not isinstance(params["random_state"], (int, np.integer, type(None))):
             params["random_state"] = None  # a generator has no lasting state to save
         params["hidden"] = list(params["hidden"])
         names = getattr(self, "feature_names_in_", None)
@@ -312,11 +313,16 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         return self
 
 
-def _resolution(y: Floats) -> float:
+def _tensor(a: Floats) -> torch.Tensor:
+    """Shares the memory if torch can; it takes no reversed or read-only array."""
+    return torch.as_tensor(np.require(a, np.float64, ["C", "W"]))
+
+
+def _resolution(y: torch.Tensor) -> float:
     """Standard deviation of the rounding of y, in standard deviations of y; 0 if not rounded."""
     worst = 0.0
-    for column in y.reshape(len(y), -1).T:
+    for column, spread in zip(y.numpy().T, standardization(y)[1].tolist(), strict=True):
         distinct = np.unique(column)
-        if 1 < len(distinct) < _TIES * len(column):
-            worst = max(worst, np.diff(distinct).min() / np.sqrt(12) / column.std())
+        if spread > 0 and len(distinct) < _TIES * len(column):
+            worst = max(worst, np.diff(distinct).min() / np.sqrt(12) / spread)
     return float(worst)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["load", "save"]
@@ -34,7 +35,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         TypeError: a model of another kind.
         FileNotFoundError: the folder is not there.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     kind = type(model).__name__
     if kind not in _KINDS or not hasattr(model, "_saved"):
@@ -45,14 +46,14 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     config, tensors = model._saved()
     about = {"format": _FORMAT, "kind": kind, "config": config}
     tensors = {name: a.detach().cpu().contiguous() for name, a in tensors.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    about_json = json.dumps(about, default=_plain)
+    # not by save_file or mkstemp: their files can be read by their owner only
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        save_file(tensors, temporary, metadata={"mdn": json.dumps(about)})
+        temporary.write_bytes(to_bytes(tensors, metadata={"mdn": about_json}))
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -81,10 +82,22 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is damaged or was not written by mdn.save ({error})") from error
     if not isinstance(about, dict) or about.get("kind") not in _KINDS:
         raise ValueError(f"{path} was not written by mdn.save")
+    if not isinstance(about.get("format"), int) or "config" not in about:
+        raise ValueError(f"{path} is damaged: its description is incomplete")
     if about["format"] > _FORMAT:
         raise ValueError(
             f"{path} has format {about['format']}, this version reads up to {_FORMAT}; update mdn"
         )
     # by name through the package: the kinds live above this layer
     kind = getattr(importlib.import_module(__package__), about["kind"])
-    return kind._restored(about["config"], tensors)
+    try:
+        return kind._restored(about["config"], tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: its numbers do not fit ({error})") from error
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as JSON: a grid search over ``np.arange`` leaves them in the parameters."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} cannot be saved; got {value!r}")

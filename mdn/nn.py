@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
+from scipy.cluster.vq import ClusterError, kmeans2
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
@@ -80,9 +81,7 @@ class MDNHead(nn.Module):
         min_scale: float = MIN_SCALE,
     ) -> None:
         super().__init__()
-        _check_sizes(
-            in_features=in_features, out_features=out_features, n_components=n_components
-        )
+        _check_sizes(in_features=in_features, out_features=out_features, n_components=n_components)
         if covariance_type not in _COVARIANCE_TYPES:
             raise ValueError(
                 f"covariance_type must be one of {', '.join(map(repr, _COVARIANCE_TYPES))}; "
@@ -107,9 +106,11 @@ class MDNHead(nn.Module):
         logits, loc, raw = out.split(self._sizes)
         scale = nn.functional.softplus(raw) + self.min_scale
         order = (*range(2, 2 + len(batch)), 0, 1)
-        scale = scale.reshape(k, -1, *batch).permute(order).expand(*batch, k, d)
+        scale = scale.reshape(k, self._sizes[2] // k, *batch).permute(order).expand(*batch, k, d)
         return MixtureParameters(
-            logits.reshape(k, *batch).movedim(0, -1), loc.reshape(k, d, *batch).permute(order), scale
+            logits.reshape(k, *batch).movedim(0, -1),
+            loc.reshape(k, d, *batch).permute(order),
+            scale,
         )
 
     def forward(self, h: Tensor) -> GaussianMixture:
@@ -131,8 +132,7 @@ class MDNHead(nn.Module):
         """
         y = torch.as_tensor(y).detach()
         _check_rows("y", y, self.out_features)
-        k, d = self.n_components, self.out_features
-        groups = _groups(y.double().cpu().numpy(), k)
+        groups = _groups(y.double().cpu().numpy(), self.n_components)
         loc = np.stack([g.mean(0) for g in groups])  # (K, D)
         spread = np.stack([g.std(0) for g in groups])
         floor = np.maximum(_FIRST_SCALE * y.double().cpu().numpy().std(0), self.min_scale)
@@ -147,6 +147,7 @@ class MDNHead(nn.Module):
         self.linear.weight.mul_(0.1)
 
     def extra_repr(self) -> str:
+        """What ``repr`` shows."""
         return (
             f"{self.in_features}, {self.out_features}, n_components={self.n_components}, "
             f"covariance_type={self.covariance_type!r}, min_scale={self.min_scale:g}"
@@ -226,6 +227,8 @@ class MDN(nn.Module):
     ) -> None:
         super().__init__()
         _check_sizes(in_features=in_features)
+        if not isinstance(hidden, Iterable):
+            raise TypeError(f"hidden must be a sequence of widths, as (64, 64); got {hidden!r}")
         self.hidden = None if backbone is not None else tuple(hidden)
         if backbone is None:
             width, layers = in_features, []
@@ -329,6 +332,16 @@ class MDN(nn.Module):
         model.load_state_dict(tensors)
         return model.eval()
 
+    def _apply(self, fn: Any, recurse: bool = True) -> MDN:
+        # a cast of the weights must not round the units: 1e9 + x has no digit of x in float32
+        units = {n: getattr(self, n) for n in ("x_shift", "x_scale", "y_shift", "y_scale")}
+        super()._apply(fn, recurse)
+        for name, exact in units.items():
+            moved = getattr(self, name)
+            if moved.dtype != exact.dtype:
+                setattr(self, name, exact.to(moved.device))
+        return self
+
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         # the shape of x's buffers is known once standardize_ has seen x
         for name in ("x_shift", "x_scale"):
@@ -342,7 +355,9 @@ def standardization(a: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over the rows, float64; exactly 0 for a constant column."""
     a = a.detach().double()
     shift = a.mean(0)
-    scale = a.std(0, correction=0)
+    apart = a - shift
+    size = apart.abs().amax(0)  # out of the squares, which would over- or underflow
+    scale = size * (apart / torch.where(size > 0, size, 1.0)).square().mean(0).sqrt()
     # rounding leaves a constant column a spread of some ulp
     noise = 4 * torch.finfo(torch.float64).eps * a.abs().amax(0)
     constant = (a == a[:1]).all(0) | (scale <= noise)
@@ -357,10 +372,10 @@ def _groups(y: np.ndarray, k: int) -> list[np.ndarray]:
     if k == 1:
         return [y]
     if y.shape[1] > 1 and len(y) >= k:
-        label = kmeans2(y, k, minit="++", seed=0)[1]
-        groups = [y[label == i] for i in range(k) if (label == i).any()]
-        if len(groups) == k:
-            return groups
+        # with fewer distinct rows than k the distances are all 0, and a group stays empty
+        with contextlib.suppress(ClusterError), np.errstate(invalid="ignore"):
+            label = kmeans2(y, k, minit="++", seed=0, missing="raise")[1]
+            return [y[label == i] for i in range(k)]
     # one dimension, or k-means left a group empty: along the direction of greatest spread
     centred = y - y.mean(0)
     direction = np.linalg.svd(centred, full_matrices=False)[2][0] if y.shape[1] > 1 else [1.0]

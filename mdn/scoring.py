@@ -25,7 +25,7 @@ def nll(dist: Any, y: Array) -> Array:
         >>> from mdn import GaussianMixture
         >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.full((1, 1), 0.1))
         >>> nll(dist, np.array([[0.0], [0.3]]))
-        array([-1.3836466,  3.1163533], dtype=float32)
+        array([-1.38364654,  3.11635332])
     """
     return _apply(lambda t: -dist.log_prob(t), dist, y)
 
@@ -35,7 +35,8 @@ def crps(dist: Any, y: Array) -> Array:
 
     Example:
         >>> from mdn import GaussianMixture
-        >>> crps(GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1)), np.zeros((1, 1)))
+        >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1))
+        >>> crps(dist, np.zeros((1, 1)))
         array([0.23369498])
     """
     return _apply(dist.crps, dist, y)
@@ -51,18 +52,25 @@ def pinball(dist: Any, y: Array, levels: Sequence[float]) -> Array:
         y: targets, (*, 1).
         levels: probabilities p in (0, 1).
 
+    Raises:
+        ValueError: no level, or one outside (0, 1).
+
     References:
         R. Koenker, G. Bassett, Regression quantiles, Econometrica 46 (1978).
     """
-    if not len(levels):
-        raise ValueError("levels must name at least one probability; got none")
+    probabilities = [float(p) for p in levels]
+    if not probabilities or not all(0 < p < 1 for p in probabilities):
+        raise ValueError(
+            f"levels must be probabilities between 0 and 1, at least one; got {probabilities}"
+        )
 
     def score(t: Tensor) -> Tensor:
+        t = _scalar(dist, t)
         total = t.new_zeros(())
-        for p in levels:
-            miss = (t - dist.icdf(float(p))).squeeze(-1)
+        for p in probabilities:
+            miss = (t - dist.icdf(p)).squeeze(-1)
             total = total + torch.maximum(p * miss, (p - 1) * miss)
-        return total / len(levels)
+        return total / len(probabilities)
 
     return _apply(score, dist, y)
 
@@ -80,7 +88,7 @@ def interval_score(dist: Any, y: Array, coverage: float) -> Array:
 
     def score(t: Tensor) -> Tensor:
         low, high = dist.interval(coverage).unbind(-1)
-        t = t.squeeze(-1)
+        t = _scalar(dist, t).squeeze(-1)
         outside = (low - t).clamp(min=0) + (t - high).clamp(min=0)
         return (high - low) + outside * (2 / (1 - coverage))
 
@@ -103,11 +111,37 @@ def crps_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> fl
     return -float(np.average(score, weights=sample_weight))
 
 
+def _scalar(dist: Any, y: Tensor) -> Tensor:
+    """y, if it is (*, 1) of the batch of dist and not NaN: broadcasting would hide the rest."""
+    if tuple(dist.event_shape) != (1,):
+        raise ValueError(
+            f"dist must have one target dimension; got event shape {tuple(dist.event_shape)}"
+        )
+    if y.ndim < 1 or y.shape[-1] != 1:
+        hint = ". Did you mean y[:, None]?" if y.ndim == 1 else ""
+        raise ValueError(f"y must have shape (*, 1); got {tuple(y.shape)}{hint}")
+    try:
+        torch.broadcast_shapes(y.shape[:-1], dist.batch_shape)
+    except RuntimeError:
+        raise ValueError(
+            f"y with batch shape {tuple(y.shape[:-1])} does not broadcast against the batch shape "
+            f"{tuple(dist.batch_shape)} of the distribution"
+        ) from None
+    if bool(y.isnan().any()):
+        row = tuple(y.isnan().nonzero()[0, :-1].tolist())
+        raise ValueError(f"y must not be NaN; row {row[0] if len(row) == 1 else row} is")
+    return y
+
+
 def _apply(function: Callable[[Tensor], Tensor], dist: Any, y: Array) -> Array:
     if isinstance(y, Tensor):
         return function(y)
     array = np.asarray(y)
     if array.dtype == object or not np.issubdtype(array.dtype, np.number):
-        raise TypeError(f"y must be a tensor or a numeric array; got {type(y).__name__}")
+        raise TypeError(
+            f"y must be a tensor or a numeric array; got {type(y).__name__} of {array.dtype}"
+        )
+    # torch takes no reversed, read-only or byte-swapped array
+    array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
     device = getattr(dist.mean, "device", None)
     return function(torch.as_tensor(array, device=device)).detach().cpu().numpy()

@@ -30,6 +30,9 @@ from tests import oracles
 from tests.cases import MIXTURES, Parameters
 from tests.oracles import mp
 
+# The first forward derivative makes torch import its own deprecated torch.jit.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
 F64 = torch.float64
 INF = math.inf
 SCALAR = {  # one batch axis or none, one target dimension
@@ -103,7 +106,7 @@ def arguments(name: str, batch: tuple[int, ...] = (), k: int = 3, d: int = 1) ->
     generator = torch.Generator().manual_seed(3)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*batch, *shape, generator=generator, dtype=F64)
+        return torch.randn((*batch, *shape), generator=generator, dtype=F64)
 
     y = torch.special.ndtr(normal()) if name == "icdf" else normal(d)
     return [y, normal(k), 1.5 * normal(k, d), 0.4 * normal(k, d)]
@@ -130,7 +133,9 @@ def broadcast_arguments(
     name: str, batches: tuple[tuple[int, ...], ...], k: int = 2, d: int = 1
 ) -> list[Tensor]:
     full = arguments(name, (24,), k, d)
-    return [a[: math.prod(b)].reshape(*b, *a.shape[1:]) for a, b in zip(full, batches, strict=True)]
+    return [
+        a[: math.prod(b)].reshape((*b, *a.shape[1:])) for a, b in zip(full, batches, strict=True)
+    ]
 
 
 # --- value --------------------------------------------------------------------------------------
@@ -144,7 +149,7 @@ def test_batches_broadcast_as_in_numpy(name: str, batches: tuple[tuple[int, ...]
     shape = torch.broadcast_shapes(*batches)
     got = FUNCTIONS[name](*args)
     assert got.shape == shape
-    whole = [a.expand(*shape, *a.shape[len(b) :]) for a, b in zip(args, batches, strict=True)]
+    whole = [a.expand((*shape, *a.shape[len(b) :])) for a, b in zip(args, batches, strict=True)]
     for index in itertools.product(*map(range, shape)):
         expected = REFERENCES[name](*(a[index].numpy() for a in whole))
         assert got[index].item() == pytest.approx(expected, rel=1e-11)
@@ -162,7 +167,7 @@ def test_far_rows_broadcast_like_the_others(
     got = gaussian_mixture_log_prob(*leaves)
     shape = torch.broadcast_shapes(*batches)
     whole = [
-        single(a.expand(*shape, *a.shape[len(b) :]).reshape(-1, *a.shape[len(b) :]))
+        single(a.expand((*shape, *a.shape[len(b) :])).reshape(-1, *a.shape[len(b) :]))
         for a, b in zip(args, batches, strict=True)
     ]
     expected = gaussian_mixture_log_prob(*whole)
@@ -214,9 +219,9 @@ def test_nll_is_minus_log_prob_reduced(reduction: str) -> None:
 
 
 def check_derivatives(f: Callable[..., Tensor], args: list[Tensor]) -> None:
-    """First derivatives backward and forward, and second ones, against finite differences."""
+    """First and second derivatives against finite differences."""
     leaves = [single(a) for a in args]
-    assert gradcheck(f, leaves, check_forward_ad=True, check_batched_grad=True)
+    assert gradcheck(f, leaves)
     assert gradgradcheck(f, leaves)
 
 
@@ -234,6 +239,14 @@ def test_gradcheck_of_broadcast_batches(name: str, batches: tuple[tuple[int, ...
 
 
 @each_function
+@each_batch
+def test_forward_mode_gradcheck(name: str, batches: tuple[tuple[int, ...], ...]) -> None:
+    """torch.autograd.forward_ad gives the same derivatives as the backward pass."""
+    leaves = [single(a) for a in broadcast_arguments(name, batches)]
+    assert gradcheck(FUNCTIONS[name], leaves, check_forward_ad=True, check_backward_ad=False)
+
+
+@each_function
 def test_gradcheck_beside_a_pruned_component(name: str) -> None:
     """A logit of -inf, itself held constant, leaves all other derivatives exact."""
     y, logits, loc, log_scale = arguments(name, (2,))
@@ -245,13 +258,12 @@ def test_gradcheck_beside_a_pruned_component(name: str) -> None:
     check_derivatives(f, [y, logits[:, :2], loc, log_scale])
 
 
-@pytest.mark.parametrize("y", [30.0, -30.0, 1e3])
+@pytest.mark.parametrize("y", [30.0, -30.0])
 def test_log_prob_gradcheck_where_the_exact_path_takes_over(y: float) -> None:
     """Far from every component the derivatives are still those of the value."""
     _, logits, loc, log_scale = arguments("log_prob", (2,), 3, 2)
     far = torch.tensor([[y, 0.0], [0.0, -y]], dtype=F64)
-    leaves = [single(a) for a in (far, logits, loc, log_scale)]
-    assert gradcheck(gaussian_mixture_log_prob, leaves, rtol=1e-5, check_forward_ad=True)
+    check_derivatives(gaussian_mixture_log_prob, [far, logits, loc, log_scale])
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -382,7 +394,7 @@ def test_hessian_matches_finite_differences(name: str) -> None:
             return differences(REFERENCES[name], list(moved), step=1e-3)[i]
 
         for entry in np.ndindex(numbers[i].shape):
-            second = differences(lambda *m, e=entry: slope(*m)[e], numbers, step=1e-3)[j]  # noqa: B023
+            second = differences(lambda *m, e=entry: slope(*m)[e], numbers, step=1e-3)[j]
             np.testing.assert_allclose(got[i][j][entry].numpy(), second, rtol=2e-4, atol=2e-5)
 
 
@@ -407,6 +419,12 @@ def test_jvp_matches_a_directional_difference(name: str) -> None:
 # --- torch.compile ------------------------------------------------------------------------------
 
 
+# A graph break makes torch read a .grad that it warns not to read.
+of_torch_about_torch = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
+
+
 def value_and_grads(f: Callable[..., Tensor], args: list[Tensor]) -> list[Tensor]:
     leaves = [single(a) for a in args]
     value = f(*leaves)
@@ -423,6 +441,7 @@ def check_compiled(name: str, *, fullgraph: bool, backend: str) -> None:
     torch.compiler.reset()
 
 
+@of_torch_about_torch
 @pytest.mark.parametrize(
     ("name", "fullgraph"),
     [("log_prob", True), ("log_cdf", True), ("crps", True), ("icdf", False)],
@@ -436,7 +455,7 @@ def test_traced_functions_equal_eager(name: str, fullgraph: bool) -> None:
 @pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler"
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch, about torch
+@of_torch_about_torch
 def test_compiled_log_prob_equals_eager() -> None:
     """The generated code of the forward and the backward pass gives the eager numbers."""
     check_compiled("log_prob", fullgraph=True, backend="inductor")
@@ -458,10 +477,9 @@ def test_dtype_in_dtype_out_and_half_precision_is_computed_wider(
     got = FUNCTIONS[name](*leaves)
     assert got.dtype == dtype
     exact = FUNCTIONS[name](*(a.double() for a in args))
-    # one rounding of the result; float32 also rounds inside, next to differences of order one
-    ulps = 1.0 if dtype in (torch.bfloat16, torch.float16) else 32.0
-    eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(got.double(), exact, rtol=ulps * eps, atol=4e-6 * eps**0.1)
+    # half an ulp for the one rounding; float32 also rounds inside, next to terms of order one
+    rtol = (32.0 if dtype == torch.float32 else 0.51) * torch.finfo(dtype).eps
+    torch.testing.assert_close(got.double(), exact, rtol=rtol, atol=1e-14 if dtype == F64 else 2e-6)
     grads = torch.autograd.grad(got.sum(), leaves)
     assert all(g.dtype == dtype and g.isfinite().all() for g in grads)
 
@@ -514,6 +532,20 @@ def test_log_cdf_and_log_sf_match_mpmath_at_40_scales(name: str) -> None:
         got = gaussian_mixture_log_cdf(-at, m.logits, -m.loc, m.scale.log()).item()
         truth = float(oracles.log_sf(y, logits, loc, scale))
         assert got == pytest.approx(truth, rel=1e-12, abs=1e-307), z
+
+
+@pytest.mark.parametrize("y", [-40.0, -1e3, -1e5, -1e7, -1e9, 5.0])
+def test_log_cdf_gradient_matches_mpmath_far_below(y: float) -> None:
+    """d log F / dy = p / F, which grows like the distance in scales."""
+    m = SCALAR["two modes"]
+    logits, loc, _ = numbers(m)
+    log_scale = m.scale.log()[:, 0].tolist()
+    scale = [mp.exp(mp.mpf(v)) for v in log_scale]  # p and F of one and the same mixture
+    row = oracles.Row((y,), tuple(logits), tuple((v,) for v in loc), tuple((v,) for v in log_scale))
+    truth = mp.exp(oracles.log_prob(row) - oracles.log_cdf(y, logits, loc, scale))
+    at = torch.tensor([y], dtype=F64, requires_grad=True)
+    (got,) = torch.autograd.grad(gaussian_mixture_log_cdf(at, m.logits, m.loc, m.scale.log()), at)
+    assert got.item() == pytest.approx(float(truth), rel=1e-9)
 
 
 LEVELS = (1e-300, 1e-100, 1e-16, 1e-6, 0.03, 0.25, 0.5, 0.75, 0.97, 1 - 1e-6, 1 - 1e-12, 1 - 1e-16)

@@ -26,6 +26,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -37,6 +38,7 @@ from ._likelihood import (
     log_responsibilities,
     log_weights,
     result_dtype,
+    work_dtype,
 )
 from ._modes import mixture_hdr, mixture_modes
 from ._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
@@ -131,9 +133,7 @@ def gaussian_mixture_log_cdf(y: Tensor, logits: Tensor, loc: Tensor, log_scale: 
         >>> gaussian_mixture_log_cdf(torch.tensor([[-40.0], [0.0]]), *standard)
         tensor([-804.6084,   -0.6931])
     """
-    y, logits, loc, log_scale = _checked(y, logits, loc, log_scale)
-    _univariate(loc, "gaussian_mixture_log_cdf")
-    return mixture_log_cdf(y[..., 0], logits, loc[..., 0], log_scale[..., 0].exp())
+    return _univariate("gaussian_mixture_log_cdf", mixture_log_cdf, "y", y, logits, loc, log_scale)
 
 
 def gaussian_mixture_icdf(p: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
@@ -161,9 +161,8 @@ def gaussian_mixture_icdf(p: Tensor, logits: Tensor, loc: Tensor, log_scale: Ten
                 [1.9600]])
     """
     y = p.unsqueeze(-1) if isinstance(p, Tensor) else p
-    y, logits, loc, log_scale = _checked(y, logits, loc, log_scale, name="p")
-    _univariate(loc, "gaussian_mixture_icdf")
-    return mixture_icdf(y[..., 0], logits, loc[..., 0], log_scale[..., 0].exp()).unsqueeze(-1)
+    out = _univariate("gaussian_mixture_icdf", mixture_icdf, "p", y, logits, loc, log_scale)
+    return out.unsqueeze(-1)
 
 
 def gaussian_mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
@@ -189,9 +188,7 @@ def gaussian_mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Ten
         >>> gaussian_mixture_crps(torch.zeros(1, 1), *standard)
         tensor([0.2337])
     """
-    y, logits, loc, log_scale = _checked(y, logits, loc, log_scale)
-    _univariate(loc, "gaussian_mixture_crps")
-    return mixture_crps(y[..., 0], logits, loc[..., 0], log_scale[..., 0].exp())
+    return _univariate("gaussian_mixture_crps", mixture_crps, "y", y, logits, loc, log_scale)
 
 
 def check_event(y: Tensor, dims: int, name: str = "y") -> None:
@@ -242,6 +239,14 @@ def _checked(
     return tuple(out)  # type: ignore[return-value]
 
 
-def _univariate(loc: Tensor, what: str) -> None:
-    if loc.shape[-1] != 1:
+def _univariate(
+    what: str, function: Callable[..., Tensor], name: str, y: Tensor, *params: Tensor
+) -> Tensor:
+    """A function of scales without event axis, for log scales with one."""
+    loc = params[1]
+    if isinstance(loc, Tensor) and loc.ndim >= 2 and loc.shape[-1] != 1:
         raise ValueError(f"{what} needs one target dimension; got loc {tuple(loc.shape)}")
+    y, logits, loc, log_scale = _checked(y, *params, name=name)
+    dtype = result_dtype(y, logits, loc, log_scale)
+    scale = log_scale[..., 0].to(work_dtype(dtype)).exp()  # a half's exp would carry 2 digits
+    return function(y[..., 0], logits, loc[..., 0], scale).to(dtype)

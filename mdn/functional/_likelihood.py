@@ -25,9 +25,8 @@ _INVERSE_MAX = {torch.float32: 3e34, torch.float64: 1e304}
 _EXACT_BELOW, _EXACT_BELOW_PER_DIM = -64.0, -8.0
 
 
-def work_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype the maths runs in: the common one, float32 at least."""
-    dtype = result_dtype(*tensors)
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype the maths runs in: float32 at least."""
     return torch.float32 if dtype in _HALVES else dtype
 
 
@@ -44,8 +43,8 @@ def diagonal_log_prob(
 ) -> Tensor:
     """Log density of checked tensors of one batch rank; ``scale`` in logs where ``log`` is true."""
     if torch.compiler.is_compiling():  # one traced graph beats a custom Function
-        dtype, work = result_dtype(y, logits, loc, scale), work_dtype(y, logits, loc, scale)
-        rows = _rows_last(y, logits, loc, scale, work)
+        dtype = result_dtype(y, logits, loc, scale)
+        rows = _rows_last(y, logits, loc, scale, work_dtype(dtype))
         t = _terms(*rows, log)[0]
         log_norm = torch.logsumexp(rows[1], 0) + y.shape[-1] * _HALF_LOG_2PI
         return (torch.logsumexp(t, 0) - log_norm).to(dtype)
@@ -54,9 +53,18 @@ def diagonal_log_prob(
 
 def log_responsibilities(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """Log posterior of the components given y, (*, K); ``scale`` not in logs."""
-    dtype, work = result_dtype(y, logits, loc, scale), work_dtype(y, logits, loc, scale)
-    t = _terms(*_rows_last(y, logits, loc, scale, work), False)[0]
-    return torch.log_softmax(t.movedim(0, -1), -1).to(dtype)
+    dtype = result_dtype(y, logits, loc, scale)
+    rows = _rows_last(y, logits, loc, scale, work_dtype(dtype))
+    batch = torch.broadcast_shapes(*(a.shape[e:] for a, e in zip(rows, (1, 1, 2, 2), strict=True)))
+    whole = [
+        a.detach().double().expand(*a.shape[:e], *batch)
+        for a, e in zip(rows, (1, 1, 2, 2), strict=True)
+    ]
+    exact = _exact_terms(*whole, False)[1].to(rows[0].dtype)
+    off = exact == -math.inf
+    plain = torch.log_softmax(_terms(*rows, False)[0], 0).masked_fill(off, 0.0)
+    log_r = _with_value(plain, exact.masked_fill(off, 0.0)).masked_fill(off, -math.inf)
+    return log_r.movedim(0, -1).to(dtype)
 
 
 def check_weights(logits: Tensor) -> None:
@@ -78,7 +86,7 @@ class LogWeights(Function):
     def forward(logits: Tensor) -> Tensor:
         check_weights(logits)
         # dim 0 is vectorised; the last axis is too short to be
-        return torch.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
+        return torch.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1).contiguous()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -153,7 +161,8 @@ class _DiagonalLogProb(Function):
     def forward(
         y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
     ) -> tuple[Tensor, ...]:
-        dtype, work = result_dtype(y, logits, loc, scale), work_dtype(y, logits, loc, scale)
+        dtype = result_dtype(y, logits, loc, scale)
+        work = work_dtype(dtype)
         y, logits, loc, scale = rows = _rows_last(y, logits, loc, scale, work)
         z_max = _Z_MAX[work]
         shifted = logits - logits.amax(0)
@@ -172,8 +181,11 @@ class _DiagonalLogProb(Function):
         far = ~(best > _EXACT_BELOW + _EXACT_BELOW_PER_DIM * y.shape[0])  # a NaN counts as far
         if bool(far.any()):
             check_weights(logits.movedim(0, -1))
-            if inv.shape[2:] != far.shape:
-                inv = inv.expand(*z.shape).clone()
+            whole = (*z.shape[:2], *far.shape)
+            if z.shape != whole:
+                z = z.expand(whole).clone()
+            if inv.shape != whole:
+                inv = inv.expand(whole).clone()
             _exact_rows(far, rows, log, out, r, z, inv)
         return out.to(dtype), r, z, inv, weights
 
@@ -288,12 +300,7 @@ def _exact_rows(
     z: Tensor,
     inv: Tensor,
 ) -> None:
-    r"""Recomputes the far rows in float64, in place.
-
-    With the nearest component m, ``log r_k - log r_m`` is written with factored differences
-    ``-(z_k - z_m)(z_k + z_m) / 2``, so that what is common to the components (1e40 nats, say) never
-    has to cancel.
-    """
+    """Recomputes the far rows in float64, in place."""
     if far.ndim == 0:  # no batch: views of one row
         far, out, r, z, inv = (a.unsqueeze(-1) for a in (far, out, r, z, inv))
         rows = tuple(a.unsqueeze(-1) for a in rows)  # type: ignore[assignment]
@@ -302,7 +309,26 @@ def _exact_rows(
     y, logits, loc, scale = (
         a.expand(*a.shape[: a.ndim - len(batch)], *batch)[(..., *index)].double() for a in rows
     )
+    value, log_r, z64, inv64 = _exact_terms(y, logits, loc, scale, log)
     big = torch.finfo(out.dtype).max
+    # backward multiplies z * z and z / scale: keep both in the dtype, their product as it is
+    z_out = z64.clamp(-((0.7 * big) ** 0.5), (0.7 * big) ** 0.5)
+    inv_out = torch.minimum(inv64 * (z64 / z_out).nan_to_num(nan=1.0), 0.5 * big / z_out.abs())
+    out[index] = value.to(out.dtype)
+    r[(slice(None), *index)] = log_r.exp().to(r.dtype)
+    z[(slice(None), slice(None), *index)] = z_out.to(z.dtype)
+    inv[(slice(None), slice(None), *index)] = inv_out.clamp(max=0.5 * big).to(inv.dtype)
+
+
+def _exact_terms(
+    y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Log density, log responsibilities, z and 1/scale in float64; rows last.
+
+    With the nearest component m, ``log r_k - log r_m`` is written with factored differences
+    ``-(z_k - z_m)(z_k + z_m) / 2``, so that what is common to the components (1e40 nats, say) never
+    has to cancel.
+    """
     log_scale = scale if log else scale.log()
     inv64 = (torch.exp(-scale) if log else scale.reciprocal()).clamp(max=1e304)
     d, d_low = _two_difference(y, loc)  # (K, D, n)
@@ -334,13 +360,7 @@ def _exact_rows(
     )[0]
     beyond = ((d * inv64).abs().gather(0, m.expand(1, *d.shape[1:])) > 1e150).any(1)[0]
     value = torch.where(beyond, -math.inf, value)  # z^2 / 2 > 5e299
-    # backward multiplies z * z and z / scale: keep both in the dtype, their product as it is
-    z_out = z64.clamp(-((0.7 * big) ** 0.5), (0.7 * big) ** 0.5)
-    inv_out = torch.minimum(inv64 * (z64 / z_out).nan_to_num(nan=1.0), 0.5 * big / z_out.abs())
-    out[index] = value.to(out.dtype)
-    r[(slice(None), *index)] = r_log.exp().to(r.dtype)
-    z[(slice(None), slice(None), *index)] = z_out.to(z.dtype)
-    inv[(slice(None), slice(None), *index)] = inv_out.clamp(max=0.5 * big).to(inv.dtype)
+    return value, r_log, z64, inv64
 
 
 def _two_difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,15 @@ from ._univariate import mixture_icdf
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _CHUNK = 1 << 20  # numbers a working array may hold: 8 MiB
-_GRID = torch.linspace(-5.0, 5.0, 41, dtype=torch.float64)  # in scales around each component
+# Grid around each component, in its scales: beyond 39 the density of any other, however light, is
+# larger.  The steps are coarse, as turning points of the score between them are looked for.
+_HALF_GRID = [*(0.5 * i for i in range(1, 13)), *(7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 27.0, 39.0)]
+_GRID = torch.tensor([-t for t in reversed(_HALF_GRID)] + [0.0] + _HALF_GRID, dtype=torch.float64)
 _BISECTIONS = 200
+_TURN_STEPS = 55  # halvings of a cell: to the last digit of float64
 _MEAN_SHIFTS = 2000
 _NEWTON_STEPS = 20
+_FLAT = 1e-6  # D > 1: upward curvature, in units of the local width, that makes a saddle
 _SAME_MODE = 1e-3  # D > 1: modes closer than this many scales are one
 
 
@@ -90,16 +95,18 @@ def _chunks(rows: int, per_row: int) -> list[slice]:
     return [slice(i, i + step) for i in range(0, rows, step)]
 
 
-def _density(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Log density and its derivative (the score) at x (n, P); parameters (n, K)."""
+def _density(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log density, its derivative (the score) and second derivative at x (n, P); parameters (n, K)."""
     log_w, loc, scale = (a.t().unsqueeze(-1) for a in (log_w, loc, scale))  # (K, n, 1)
     z = (x - loc) / scale  # (K, n, P)
     t = log_w - scale.log() - 0.5 * z * z
     best = t.amax(0)
     r = (t - best).exp_()
     total = r.sum(0)
-    score = -(r * (z / scale)).sum(0) / total
-    return best + total.log() - _HALF_LOG_2PI, score
+    pull = z.div_(scale)
+    score = -(r * pull).sum(0) / total
+    bend = (r * (pull.square_() - scale.square().reciprocal())).sum(0) / total - score * score
+    return best + total.log() - _HALF_LOG_2PI, score, bend
 
 
 def _cdf(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -111,38 +118,70 @@ def _cdf(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mode, antimode, mode, ... in rising order, (n, P), with validity and log density.
 
-    Outside the range of the means the density is monotone.  Inside, a change of the sign of the
-    score between neighbours of a grid of a quarter scale around every component is bisected.
+    Outside the range of the means the density is monotone.  Inside, the sign of the score is taken
+    on a grid.  Where it is the same at both ends of a cell but the score turns back towards zero in
+    between, its turning point is found: it may have crossed zero twice.  Changes of sign are then
+    bisected.
     """
+    params = (log_w, loc, scale)
     dead = log_w == -math.inf
     least = torch.where(dead, math.inf, loc).amin(1, keepdim=True)
     most = torch.where(dead, -math.inf, loc).amax(1, keepdim=True)
     grid = loc.unsqueeze(-1) + scale.unsqueeze(-1) * _GRID.to(loc.device)  # (n, K, T)
     grid = grid.flatten(1).clamp(least, most).sort(1).values
-    params = (log_w, loc, scale)
-    rising = torch.cat(
-        [
-            _density(grid[part], *(a[part] for a in params))[1] >= 0
-            for part in _chunks(len(loc), loc.shape[1] * grid.shape[1])
-        ]
-    )
+    parts = [
+        _density(grid[part], *(a[part] for a in params))[1:]
+        for part in _chunks(len(loc), loc.shape[1] * grid.shape[1])
+    ]
+    score, bend = (torch.cat(a) for a in zip(*parts, strict=True))
+    rising = score >= 0
+    # cells in which the score turns towards zero: downwards to it, or upwards to it
+    down = rising[:, :-1] & rising[:, 1:] & (bend[:, :-1] < 0) & (bend[:, 1:] > 0)
+    up = ~rising[:, :-1] & ~rising[:, 1:] & (bend[:, :-1] > 0) & (bend[:, 1:] < 0)
+    row, at = ((down | up) & (grid[:, 1:] > grid[:, :-1])).nonzero(as_tuple=True)
+    own = tuple(a[row] for a in params)
+    sign = torch.where(down[row, at], 1.0, -1.0).to(loc.dtype)
+    left, right = grid[row, at], grid[row, at + 1]
+    low, high, turn = left, right, left
+
+    def bracket(flip: Tensor) -> Tensor:
+        """Halves the brackets: ``flip`` says where the sought point lies below the middle."""
+        nonlocal low, high
+        middle = 0.5 * (low + high)
+        low, high = torch.where(flip, low, middle), torch.where(flip, middle, high)
+        return middle
+
+    for _ in range(_TURN_STEPS):
+        middle = 0.5 * (low + high)
+        _, s, b = _density(middle.unsqueeze(1), *own)
+        crossed = (s[:, 0] >= 0) != (sign > 0)
+        turn = torch.where(crossed, middle, turn)
+        bracket(b[:, 0] * sign > 0)
+    crossed = turn > left
+    row_t, turn, sign = row[crossed], turn[crossed], sign[crossed]
+    left, right = left[crossed], right[crossed]
+
     first, last = torch.ones_like(rising[:, :1]), torch.zeros_like(rising[:, :1])
     rising = torch.cat([first, rising, last], 1)  # it rises before the first mean, falls after
     grid = torch.cat([least, grid, most], 1)
-    change = rising[:, 1:] != rising[:, :-1]
-    count = change.sum(1)
-    width = int(count.max())
-    row, at = change.nonzero(as_tuple=True)
-    rank = change.cumsum(1)[row, at] - 1
-    low, high = grid[row, at], grid[row, at + 1]
-    up = rising[row, at]
+    row, at = (rising[:, 1:] != rising[:, :-1]).nonzero(as_tuple=True)
+    # every change of sign: from the grid, and two at each turning point beyond zero
+    low = torch.cat([grid[row, at], left, turn])
+    high = torch.cat([grid[row, at + 1], turn, right])
+    positive = torch.cat([rising[row, at], sign > 0, sign < 0])  # the score at its low end
+    row = torch.cat([row, row_t, row_t])
+    order = low.argsort(stable=True)
+    order = order[row[order].argsort(stable=True)]
+    row, low, high, positive = (a[order] for a in (row, low, high, positive))
     own = tuple(a[row] for a in params)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         if not bool(((middle != low) & (middle != high)).any()):
             break
-        same = (_density(middle.unsqueeze(1), *own)[1][:, 0] >= 0) == up
-        low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+        bracket((_density(middle.unsqueeze(1), *own)[1][:, 0] >= 0) != positive)
+    count = row.bincount(minlength=len(loc))
+    width = int(count.max())
+    rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
     x = loc.new_full((len(loc), width), math.nan)
     log_p = torch.full_like(x, -math.inf)
     x[row, rank] = low
@@ -150,9 +189,7 @@ def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor,
     return x, torch.arange(width, device=x.device) < count.unsqueeze(1), log_p
 
 
-def _region(
-    log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float
-) -> tuple[Tensor, Tensor]:
+def _region(log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float) -> tuple[Tensor, Tensor]:
     """Intervals (n, C, 2) of C modes and log level (n)."""
     params = (log_w, loc, scale)
     x, _, log_p = _critical_points(*params)
@@ -195,7 +232,7 @@ def _region(
         own = tuple(a[row] for a in some)
 
         def gap(at: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-            value, score = _density(at.unsqueeze(1), *(a[which] for a in own))
+            value, score, _ = _density(at.unsqueeze(1), *(a[which] for a in own))
             return value[:, 0] - level[row[which]], score[:, 0]
 
         start, stop = outer[rows][row, piece], inner[rows][row, piece]
@@ -319,7 +356,12 @@ def _climb(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         if not bool(better.any()):
             break
         x, log_p = torch.where(better.unsqueeze(-1), target, x), torch.where(better, new, log_p)
-    log_p = torch.where(log_w == -math.inf, -math.inf, log_p)
+    # mean shift also stops on saddles, where it started on one by symmetry
+    width = curvature.rsqrt()
+    curved = torch.linalg.eigvalsh(hessian * width.unsqueeze(-1) * width.unsqueeze(-2))[..., -1]
+    saddle = curved > _FLAT
+    saddle &= ~saddle.all(-1, keepdim=True)
+    log_p = torch.where(saddle | (log_w == -math.inf), -math.inf, log_p)
     # a later point within a thousandth of the local width of an earlier, higher one is the same
     order = log_p.argsort(dim=-1, descending=True, stable=True)
     x = x.gather(1, order.unsqueeze(-1).expand(-1, -1, dims))

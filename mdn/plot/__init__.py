@@ -11,22 +11,24 @@ their dashes, so a print in grey stays readable.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import cbook, patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from numpy.typing import ArrayLike
 
-__all__ = ["plot_density", "plot_conditional", "plot_history"]
+from . import _ask as ask
+from ._ask import Floats
+
+__all__ = ["plot_density", "plot_conditional", "plot_history", "plot_units", "panels"]
+
 
 _BLUE, _VERMILLION, _GREEN, _SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
 _BLACK, _PURPLE, _ORANGE, _GREY = "#000000", "#CC79A7", "#E69F00", "#BBBBBB"
@@ -41,8 +43,8 @@ _CURVES = (  # one a row: colour and dashes, alternating dark and light
 # White to dark blue in equal steps of CIE lightness (L* = 100 to 18), so equal steps of density
 # look equal, also in grey.
 _WHITE_TO_BLUE = (
-    *("#ffffff", "#d4e4f0", "#abc9e2", "#82aed4", "#5793c7"),
-    *("#3278b3", "#005e9f", "#00447f", "#002c60"),
+    *("#ffffff", "#d4e4f0", "#aac9e2", "#81aed4", "#5693c7"),
+    *("#3a77b1", "#1c5d9b", "#19427b", "#112a5b"),
 )
 
 _FLOOR = 0.01  # share of the uniform density below which a cell counts as empty
@@ -52,6 +54,7 @@ _TAIL = 5e-4  # probability left out on each side of plot_conditional
 _MINOR_MODE = 0.01  # share of the highest density below which a mode is not marked
 _OFFSETS = np.linspace(-6.0, 6.0, 97)  # points of a component's curve, in its scales
 _WORST_EPOCHS = 0.05  # share of the epochs, at least one, that may leave the frame at the top
+_ZERO_IN_REACH = 3.0  # heights of the curves from which on the line at 0 would squash them
 _SQUASH = 10.0  # they do if they make the range of the loss more than this times as large
 
 
@@ -70,9 +73,11 @@ def plot_density(
 ) -> Axes:
     r"""Draw p(y|x) as an image over one feature and the target, with the data and the mean on top.
 
-    A cell has the colour of the density at its centre, white for 0.  The colours end at the highest
-    density, unless that is a spike: then they end at the 98 % quantile of the cells that are not
-    empty (those above 1 % of the uniform density), and the colour bar gets a pointed end.
+    A cell has the colour of its average density, :math:`(P(y_2|x) - P(y_1|x)) / (y_2 - y_1)` with
+    the cdf P, so no component is so narrow that it falls between the cells; white is 0.  (Without
+    a cdf, it is the density at the centre of the cell.)  The colours end at the highest value,
+    unless that is a spike: then they end at the 98 % quantile of the cells that are not empty
+    (those above 1 % of the uniform density), and the colour bar gets a pointed end.
 
     Args:
         model: anything with ``predict_distribution(X)``, or a callable (such as an ``nn.Module``,
@@ -108,8 +113,8 @@ def plot_density(
         >>> ax.collections[0].colorbar.ax.get_ylabel()
         'density p(y|x) [1/m]'
     """
-    features, names = _features(x)
-    target = _target(y, len(features))
+    features, names = ask.features(x)
+    target = ask.target(y, len(features))
     n_features = features.shape[1]
     if not (isinstance(feature, int | np.integer) and 0 <= feature < n_features):
         raise ValueError(f"feature must be a column of x, 0 to {n_features - 1}; got {feature!r}")
@@ -120,8 +125,8 @@ def plot_density(
     ys = _span(target, 0.1, n_grid)
     grid = np.tile(np.median(features, axis=0), (n_grid, 1))  # (n_grid, F)
     grid[:, feature] = xs
-    dist = _predict(model, grid, x)
-    density = _density(dist, np.repeat(ys[:, None], n_grid, axis=1))  # (y, x)
+    dist = ask.predict(model, grid, x)
+    density = _cells(dist, ys)  # (y, x)
     if not np.isfinite(density).all():
         bad = xs[np.flatnonzero(~np.isfinite(density).all(0))[0]]
         raise ValueError(f"model must give a finite density; it does not at x = {bad:g}")
@@ -148,7 +153,7 @@ def plot_density(
         label="data",
     )
     halo = [patheffects.withStroke(linewidth=3.5, foreground="white")]
-    mean = _array(dist.mean)[:, 0]
+    mean = ask.array(dist.mean)[:, 0]
     ax.plot(xs, mean, "--", color=_VERMILLION, lw=2, path_effects=halo, label="mean of y given x")
     ax.set_ylim(ys[0], ys[-1])  # a mean far off must not rule the frame
 
@@ -220,7 +225,7 @@ def plot_conditional(
         median 2.667 min
         modes 2, 4 min
     """
-    dist, values = _conditional(model_or_dist, x)
+    dist, values = ask.conditional(model_or_dist, x)
     n = dist.batch_shape[0]
     if n > len(_CURVES) or n < 1:
         raise ValueError(f"x must have 1 to {len(_CURVES)} rows to be told apart; got {n}")
@@ -228,20 +233,23 @@ def plot_conditional(
         raise ValueError(f"labels must be a list of {n} names, one a row; got {labels!r}")
     names = list(labels) if labels is not None else _row_names(values, n)
 
-    tails = _array(dist.icdf(_like(dist, np.array([[_TAIL], [1 - _TAIL]]))))[..., 0]  # (2, N)
-    modes, log_heights = map(_array, dist.modes())
+    tails = ask.array(dist.icdf(ask.like(dist, np.array([[_TAIL], [1 - _TAIL]]))))[..., 0]  # (2, N)
+    modes, log_heights = map(ask.array, dist.modes())
     log_heights = np.where(np.isnan(log_heights), -math.inf, log_heights)
     major = log_heights >= log_heights.max(1, keepdims=True) + math.log(_MINOR_MODE)  # (N, K)
     modes = np.where(major, modes[..., 0], modes[:, :1, 0])  # (N, K), no NaN left
-    mean, median = _array(dist.mean)[:, 0], _array(dist.icdf(_like(dist, np.full(n, 0.5))))[:, 0]
-    interval = _array(dist.interval(coverage))  # (N, 2)
+    mean, median = (
+        ask.array(dist.mean)[:, 0],
+        ask.array(dist.icdf(ask.like(dist, np.full(n, 0.5))))[:, 0],
+    )
+    interval = ask.array(dist.interval(coverage))  # (N, 2)
 
     low, high = min(tails[0].min(), modes.min()), max(tails[1].max(), modes.max())
     if n == 1:
         low, high = min(low, mean.min()), max(high, mean.max())
     marks = np.concatenate([mean[:, None], median[:, None], interval, modes], axis=1)
     grid = _curve_grid(dist, low, high, marks, n_grid)  # (G, N)
-    density = _density(dist, grid)
+    density = np.exp(ask.on_grid(dist, dist.log_prob, grid))
 
     ax = _axes(ax)
     style = cbook.normalize_kwargs(style, Line2D)
@@ -255,7 +263,9 @@ def plot_conditional(
         _draw_summary(ax, grid[:, 0], density[:, 0], interval[0], coverage, mean, median, y_unit)
     for i in range(n):
         at = modes[i, major[i]]
-        what = f"mode{'s' * (len(at) > 1)} {_numbers(at, y_unit)}" if n == 1 else "modes"
+        what = (
+            f"mode{'s' * (len(at) > 1)} {_numbers(at, high - low, y_unit)}" if n == 1 else "modes"
+        )
         ax.plot(
             *(at, np.exp(log_heights[i, major[i]])),
             "o",
@@ -282,8 +292,8 @@ def plot_history(
 ) -> Axes:
     """Draw the NLL of every epoch, mark the best one, and say what zero means.
 
-    The line at 0 is drawn if it lies no farther from the curves than these are tall; otherwise the
-    legend says where it is.  If the worst 5 % of the epochs (at least one) would leave less than a
+    The line at 0 is drawn unless it lies farther from the curves than three times their height;
+    then the legend says where it is.  If the worst 5 % of the epochs (at least one) would leave less than a
     tenth of the height to the others, they leave the frame at the top, and the legend says so.
 
     Args:
@@ -312,7 +322,7 @@ def plot_history(
         0: a density may exceed 1,
         so the loss may go below
     """
-    train, val, best = _history(history)
+    train, val, best = ask.history(history)
     ax = _axes(ax)
     style = cbook.normalize_kwargs(style, Line2D)
     short = {"marker": "."} if len(train) < 20 else {}
@@ -338,7 +348,7 @@ def plot_history(
 
     low, high, cut = _frame(train, val)
     away = max(low, -high, 0.0)
-    if away <= high - low or away == 0:
+    if away <= _ZERO_IN_REACH * (high - low):
         text = "0: a density may exceed 1,\nso the loss may go below"
         ax.axhline(0.0, color=_BLACK, lw=1, ls=":", label=text, zorder=1)
         low, high = min(low, 0.0), max(high, 0.0)
@@ -358,179 +368,102 @@ def plot_history(
     return ax
 
 
-# -- asking the model -----------------------------------------------------------------------------
+def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any) -> Axes:
+    """Draw the loss of one fit in several units of y, as bars from the line at zero.
 
+    Args:
+        nll: NLL in nats per row by the name of the unit.
+        ax: where to draw; a new figure if None.
+        **style: keywords of ``Axes.barh``, as ``color``.
 
-def _predict(model: Any, rows: NDArray[np.float64], like: Any) -> Distribution:
-    """The model's distribution at the rows (N, F): batch (N,), event (1,)."""
-    with torch.no_grad():
-        if hasattr(model, "predict_distribution"):
-            # a model fitted on a data frame wants its columns back
-            frame = type(like)(rows, columns=like.columns) if hasattr(like, "columns") else rows
-            dist = model.predict_distribution(frame)
-        elif isinstance(model, nn.Module):
-            own = (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
-            to = next(own, torch.empty(0))
-            with _evaluating(model):
-                dist = model(torch.as_tensor(rows, dtype=to.dtype, device=to.device))
-        elif callable(model) and not isinstance(model, type):
-            dist = model(torch.as_tensor(rows, dtype=torch.get_default_dtype()))
-        else:
-            raise TypeError(
-                "model must have predict_distribution(X) or be a callable from a tensor (N, F) to "
-                f"a distribution; got {_kind(model)}"
-            )
-    if not isinstance(dist, Distribution):
-        raise TypeError(f"model must give a torch Distribution; got {_kind(dist)}")
-    dist = _checked(dist)
-    if tuple(dist.batch_shape) != (len(rows),):
-        raise ValueError(
-            f"model must give batch shape ({len(rows)},) for {len(rows)} rows; "
-            f"got {tuple(dist.batch_shape)}"
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: no unit, or an NLL that is not finite.
+
+    Example:
+        >>> ax = plot_units({"seconds": 4.63, "minutes": 0.54, "hours": -3.56})
+        >>> [text.get_text() for text in ax.texts[:3]]
+        ['+4.63', '+0.54', '-3.56']
+    """
+    if not nll:
+        raise ValueError("nll must name at least one unit; got none")
+    values = ask.numeric(list(nll.values()), "nll")
+    ax = _axes(ax)
+    rows = np.arange(len(values))[::-1]
+    look = {"color": _SKY, "edgecolor": _BLACK, "height": 0.55}
+    ax.barh(rows, values, **{**look, **cbook.normalize_kwargs(style, Patch)})
+    ax.axvline(0.0, color=_BLACK, lw=1, ls=":")
+    for row, value in zip(rows, values, strict=True):
+        side = 1 if value >= 0 else -1
+        ax.annotate(
+            f"{value:+.2f}",
+            (value, row),
+            xytext=(4 * side, 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
         )
-    return dist
+    ax.set_yticks(rows, [f"y in {unit}" for unit in nll])
+    ax.set_ylim(-0.6, len(values) - 0.05)
+    ax.annotate(
+        "0: p(y|x) = 1 per unit of y, no bound",
+        (0.0, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, -4),
+        textcoords="offset points",
+        va="top",
+        fontsize="small",
+    )
+    ax.margins(x=0.18)
+    ax.set_xlabel("NLL [nats per row]")
+    return ax
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout and the like off; every submodule gets its own mode back."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+def panels(
+    rows: int, columns: int, *, size: tuple[float, float] = (11.0, 8.0)
+) -> tuple[Figure, list[Axes]]:
+    """A figure of several Axes whose labels do not overlap, outside pyplot's list of figures.
 
+    Args:
+        rows: number of rows.
+        columns: number of columns.
+        size: width and height, inches.
 
-def _checked(dist: Distribution) -> Any:
-    """A distribution over one real target, in float64 on the CPU if it can be moved."""
-    if tuple(dist.event_shape) != (1,):
-        one = ". Take one target with .marginal(dims)" if dist.event_shape.numel() > 1 else ""
-        raise ValueError(
-            "a plot needs one target, a distribution with event shape (1,); "
-            f"got {tuple(dist.event_shape)} of {_kind(dist)}{one}"
-        )
-    move: Callable[..., Distribution] | None = getattr(dist, "to", None)
-    # between two float32 there may be no room for the grid of a narrow component
-    return dist if move is None else move("cpu", torch.float64)
+    Returns:
+        The figure and its Axes, row by row.
 
-
-def _conditional(model_or_dist: Any, x: Any) -> tuple[Any, NDArray[np.float64] | None]:
-    """The distribution of plot_conditional, with batch (N,), and the rows of x if given."""
-    values = None if x is None else _features(x)[0]
-    if isinstance(model_or_dist, Distribution):
-        dist = _checked(model_or_dist)
-        if len(dist.batch_shape) > 1:
-            raise ValueError(
-                f"model_or_dist must have batch shape () or (N,); got {tuple(dist.batch_shape)}"
-            )
-        dist = dist if dist.batch_shape else dist.expand((1,))
-    elif values is None:
-        raise TypeError(
-            "model_or_dist must be a distribution, or a model with rows of x; "
-            f"got {_kind(model_or_dist)} and x=None"
-        )
-    else:
-        dist = _predict(model_or_dist, values, x)
-    missing = [name for name in ("modes", "interval") if not hasattr(dist, name)]
-    if missing:
-        raise TypeError(
-            f"model_or_dist must have {' and '.join(missing)}, as a GaussianMixture; "
-            f"got {_kind(dist)}"
-        )
-    if values is not None and len(values) != dist.batch_shape[0]:
-        raise ValueError(
-            f"x must have one row for each of the {dist.batch_shape[0]} distributions; "
-            f"got {len(values)}"
-        )
-    return dist, values
-
-
-def _density(dist: Any, y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """exp(log_prob), (G, N), at y (G, N) for a batch (N,); some rows at a time to save memory."""
-    parts = torch.as_tensor(y).unsqueeze(-1).split(32)
-    with torch.no_grad():
-        return np.concatenate([np.exp(_array(dist.log_prob(_like(dist, p)))) for p in parts])
-
-
-def _like(dist: Any, values: NDArray[np.float64] | Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=dist.mean.dtype, device=dist.mean.device)
-
-
-def _array(values: Tensor) -> NDArray[np.float64]:
-    return values.detach().cpu().double().numpy()
-
-
-# -- checking what the user gave ------------------------------------------------------------------
-
-
-def _numeric(values: Any, name: str) -> NDArray[np.float64]:
-    values = values.detach().cpu() if isinstance(values, Tensor) else values
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must hold numbers; got {_kind(values)} ({error})") from None
-    finite = np.isfinite(array)
-    if not finite.all():
-        at = np.argwhere(~finite)[0]
-        row = f" in row {at[0]}" if array.ndim else ""
-        raise ValueError(f"{name} must be finite; got {array[tuple(at)]}{row}")
-    return array
-
-
-def _features(x: Any) -> tuple[NDArray[np.float64], list[str] | None]:
-    """Rows (N, F), and the names of the columns of a data frame."""
-    array = _numeric(x, "x")
-    array = array.reshape(-1, 1) if array.ndim < 2 else array
-    if array.ndim > 2 or not array.size:
-        raise ValueError(f"x must have shape (N,) or (N, F), not empty; got {array.shape}")
-    return array, [str(name) for name in x.columns] if hasattr(x, "columns") else None
-
-
-def _target(y: Any, n: int) -> NDArray[np.float64]:
-    array = _numeric(y, "y")
-    if array.ndim == 2 and array.shape[1] > 1:
-        raise ValueError(
-            f"y must have one target, shape (N,) or (N, 1); got {array.shape}. "
-            "Plot one column and the marginal of its dimension"
-        )
-    if array.shape not in ((n,), (n, 1)):
-        raise ValueError(f"y must have as many rows as x, shape ({n},); got {array.shape}")
-    return array.reshape(-1)
-
-
-def _history(history: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """The two curves, (n,) and (n,) or (0,), and the index of the best epoch."""
-    try:
-        train = np.asarray(history.train_nll, dtype=np.float64)
-        val = np.asarray(history.val_nll, dtype=np.float64)
-        best = int(history.best_epoch)
-    except (AttributeError, TypeError, ValueError):
-        raise TypeError(
-            "history must have the lists of numbers train_nll and val_nll and the index "
-            f"best_epoch; got {_kind(history)}"
-        ) from None
-    if not np.isfinite(train).any() and not np.isfinite(val).any():
-        raise ValueError(f"history must have an epoch with a finite NLL; got {len(train)} epochs")
-    return train, val, best
-
-
-def _kind(thing: Any) -> str:
-    return type(thing).__name__ if not isinstance(thing, type) else f"the class {thing.__name__}"
+    Example:
+        >>> figure, axes = panels(1, 2)
+        >>> len(axes)
+        2
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 # -- what to draw, as numbers ---------------------------------------------------------------------
 
 
-def _span(values: NDArray[np.float64], margin: float, n: int) -> NDArray[np.float64]:
+def _span(values: Floats, margin: float, n: int) -> Floats:
     """n even steps over the values plus a margin, a share of their range, on both sides."""
     low, high = values.min(), values.max()
     pad = margin * (high - low) or 0.1 * abs(low) or 1.0  # a single value still gets a range
     return np.linspace(low - pad, high + pad, n)
 
 
-def _colour_limit(density: NDArray[np.float64], ys: NDArray[np.float64]) -> float:
+def _cells(dist: Any, ys: Floats) -> Floats:
+    """Average density of the cells around evenly spaced ys (G,), (G, N)."""
+    half = (ys[1] - ys[0]) / 2
+    try:
+        cdf = ask.on_grid(dist, dist.cdf, np.append(ys - half, ys[-1] + half)[:, None])
+    except NotImplementedError:
+        return np.exp(ask.on_grid(dist, dist.log_prob, ys[:, None]))
+    return np.diff(cdf, axis=0).clip(min=0.0) / (2 * half)
+
+
+def _colour_limit(density: Floats, ys: Floats) -> float:
     """The density at which the colours end; see plot_density."""
     body = density[density > _FLOOR / (ys[-1] - ys[0])]
     if not body.size:
@@ -540,22 +473,20 @@ def _colour_limit(density: NDArray[np.float64], ys: NDArray[np.float64]) -> floa
     return peak if peak <= _CLIP_FACTOR * limit else limit
 
 
-def _curve_grid(
-    dist: Any, low: float, high: float, marks: NDArray[np.float64], n_grid: int
-) -> NDArray[np.float64]:
-    """Points of N curves, (G, N), sorted: even, dense where the mass is, and at the marks (N, M)."""
+def _curve_grid(dist: Any, low: float, high: float, marks: Floats, n_grid: int) -> Floats:
+    """Points of N curves, (G, N), sorted: even, dense where the mass is, and the marks (N, M)."""
     n = len(marks)
     even = np.repeat(np.linspace(low, high, n_grid)[:, None], n, axis=1)
     if hasattr(dist, "loc") and hasattr(dist, "scale"):
-        loc, scale = _array(dist.loc)[..., 0], _array(dist.scale)[..., 0]  # (N, K)
+        loc, scale = ask.array(dist.loc)[..., 0], ask.array(dist.scale)[..., 0]  # (N, K)
         dense = (loc + _OFFSETS[:, None, None] * scale).transpose(0, 2, 1).reshape(-1, n)
     else:
         levels = np.linspace(_TAIL, 1 - _TAIL, n_grid)[:, None]
-        dense = _array(dist.icdf(_like(dist, levels)))[..., 0]
+        dense = ask.array(dist.icdf(ask.like(dist, levels)))[..., 0]
     return np.sort(np.concatenate([even, dense, marks.T]).clip(low, high), axis=0)
 
 
-def _frame(train: NDArray[np.float64], val: NDArray[np.float64]) -> tuple[float, float, str | None]:
+def _frame(train: Floats, val: Floats) -> tuple[float, float, str | None]:
     """Lowest and highest NLL to show, and what to say of the epochs above; see plot_history."""
     n = max(len(train), len(val))
     both = np.full((2, n), -math.inf)
@@ -583,18 +514,16 @@ def _axes(ax: Axes | None) -> Axes:
 
         return plt.subplots(layout="constrained")[1]
     if not isinstance(ax, Axes):
-        raise TypeError(f"ax must be a matplotlib Axes or None; got {_kind(ax)}")
+        raise TypeError(f"ax must be a matplotlib Axes or None; got {ask.kind(ax)}")
     return ax
 
 
-def _draw_components(
-    ax: Axes, dist: Any, grid: NDArray[np.float64], density: NDArray[np.float64]
-) -> None:
+def _draw_components(ax: Axes, dist: Any, grid: Floats, density: Floats) -> None:
     """pi_k p_k(y) = p(y) r_k(y), with the responsibilities r: so of any family."""
     if not hasattr(dist, "responsibilities"):
         return
-    y = _like(dist, grid).unsqueeze(-1)
-    parts = density[..., None] * np.exp(_array(dist.responsibilities(y)))  # (G, 1, K)
+    y = ask.like(dist, grid).unsqueeze(-1)
+    parts = density[..., None] * np.exp(ask.array(dist.responsibilities(y)))  # (G, 1, K)
     for k, part in enumerate(parts[:, 0].T):
         label = "weighted components" if k == 0 else "_component"
         ax.fill_between(grid[:, 0], part, color=_SKY, alpha=0.25, linewidth=0)
@@ -603,12 +532,12 @@ def _draw_components(
 
 def _draw_summary(
     ax: Axes,
-    y: NDArray[np.float64],
-    density: NDArray[np.float64],
-    interval: NDArray[np.float64],
+    y: Floats,
+    density: Floats,
+    interval: Floats,
     coverage: float,
-    mean: NDArray[np.float64],
-    median: NDArray[np.float64],
+    mean: Floats,
+    median: Floats,
     y_unit: str | None,
 ) -> None:
     """Interval, mean and median of one curve."""
@@ -621,9 +550,9 @@ def _draw_summary(
         zorder=0.5,
         label=f"{100 * coverage:g} % central interval",
     )
-    looks = {"mean": (mean[0], _VERMILLION, "--"), "median": (median[0], _GREEN, "-.")}
+    looks = {"mean": (mean[0], _VERMILLION, "--"), "median": (median[0], _GREEN, ":")}
     for name, (at, colour, dashes) in looks.items():
-        label = f"{name} {_numbers([at], y_unit)}"
+        label = f"{name} {_numbers(at, y[-1] - y[0], y_unit)}"
         # as high as the peak, not as the curve: between two modes the mean may have no density
         ax.plot([at, at], [0, density.max()], dashes, color=colour, linewidth=2, label=label)
 
@@ -633,12 +562,15 @@ def _note(ax: Axes, text: str) -> None:
     ax.plot([], [], linestyle="none", label=text)
 
 
-def _numbers(values: ArrayLike, unit: str | None) -> str:
-    shown = ", ".join(f"{v:.4g}" for v in np.sort(values))
-    return f"{shown} {unit}" if unit else shown
+def _numbers(values: ArrayLike, span: float, unit: str | None) -> str:
+    """Rising, to a thousandth of the span; only how many if these are too many for a legend."""
+    if np.size(values) > 3:
+        return f"({np.size(values)})"
+    rounded = np.round(np.sort(np.ravel(values)), 3 - math.floor(math.log10(span))) + 0.0  # no -0
+    return " ".join([", ".join(f"{v:.10g}" for v in rounded), *([unit] if unit else [])])
 
 
-def _row_names(values: NDArray[np.float64] | None, n: int) -> list[str]:
+def _row_names(values: Floats | None, n: int) -> list[str]:
     if values is None:
         return ["p(y|x)"] if n == 1 else [f"row {i}" for i in range(n)]
     rows = [", ".join(f"{v:.4g}" for v in row) for row in values]
