@@ -26,7 +26,7 @@ _COVERAGE = 0.9
 # (in standard deviations, here 7 seconds) keeps the density from turning these ties into spikes.
 _FLOOR = 0.1
 _UNITS = (("seconds", 60.0), ("minutes", 1.0), ("hours", 1 / 60))  # per minute
-_SECOND_MODE = 0.1  # a second mode counts from this share of the highest density on
+_SECOND_PART = 0.1  # a second interval of the region counts from this probability on
 
 
 def run(
@@ -98,17 +98,21 @@ def describe(numbers: dict[str, Any]) -> str:
     for name, s in numbers["held_out"].items():
         lines.append(f"  {name:<32}{s['nll']:9.3f}{s['crps']:13.3f}{s['coverage']:15.1%}")
     b = numbers["bimodal"]
-    low, high = b["waiting_from"], b["waiting_to"]
+    parts = " or ".join(
+        f"{low:.2f} to {high:.2f} min ({p:.0%})"
+        for (low, high), p in zip(b["example_intervals"], b["example_probabilities"], strict=True)
+    )
     lines += [
         "  (nats in minutes, lower is better; the marginal density ignores the wait)",
         "",
-        f"Bimodal after waits of {low:.0f} to {high:.0f} min. After {b['example_waiting']:.0f} min: "
-        f"modes at {b['example_modes'][0]:.2f} and {b['example_modes'][1]:.2f} min,",
-        f"  mean {b['example_mean']:.2f} min, where the density is only "
-        f"{b['example_density_at_mean']:.2f} per min "
-        f"({b['example_density_at_mode']:.2f} at the higher mode).",
+        f"Bimodal: after waits of {b['waiting_from']:.0f} to {b['waiting_to']:.0f} min the "
+        f"{numbers['coverage']:.0%} region falls apart.",
+        f"  After {b['example_waiting']:.0f} min: {parts}.",
+        f"  The mean, {b['example_mean']:.2f} min, says neither: the density there is "
+        f"{b['example_density_at_mean']:.2f} per min, at the mode "
+        f"{b['example_density_at_mode']:.2f}.",
         "",
-        "Why is my loss negative? The same data and the same model, the duration in three units:",
+        "Why is my loss negative? One model of all the rows, the duration in three units:",
         "  unit        NLL [nats]   rows with p(y|x) > 1   highest density   integral of p",
     ]
     for unit, u in numbers["units"].items():
@@ -120,12 +124,11 @@ def describe(numbers: dict[str, Any]) -> str:
     lines += [
         f"  differences {d['seconds - minutes']:.10f} and {d['minutes - hours']:.10f}; "
         f"log 60 = {d['log 60']:.10f}",
-        "  It is one fit: quantiles agree to "
-        f"{numbers['largest_relative_difference_of_quantiles']:.0e} once converted. A density is per "
-        "unit of y,",
-        "  so it may exceed 1 where y is counted in large units, and its -log may be negative.",
-        "  The probability it spreads is 1 each time. Compare losses in one unit; the sign says "
-        "nothing.",
+        "  It is one fit: once converted, quantiles agree to a part in "
+        f"{1 / max(numbers['largest_relative_difference_of_quantiles'], 2e-16):.0e}.",
+        "  A density is per unit of y: in large units it exceeds 1, and minus its log is negative.",
+        "  The probability it spreads is 1 each time. Compare losses in one unit; the sign alone "
+        "says nothing.",
     ]
     return "\n".join(lines)
 
@@ -141,7 +144,7 @@ def draw(model: MDNRegressor, X: np.ndarray, y: np.ndarray, numbers: dict[str, A
     plot.plot_conditional(
         model, np.array([[at]]), ax=axes[1], y_label=y_label, y_unit="min"
     ).set_title(f"After a wait of {at:.0f} min")
-    plot.plot_history(model.history_, ax=axes[2]).set_title("Training")
+    plot.plot_history(model.history_, y_unit="min", ax=axes[2]).set_title("Training")
     losses = {unit: u["nll"] for unit, u in numbers["units"].items()}
     plot.plot_units(losses, ax=axes[3]).set_title("One fit, three units of the duration")
     return figure
@@ -197,25 +200,33 @@ def _in_unit(model: MDNRegressor, X: np.ndarray, y: np.ndarray) -> dict[str, flo
 
 
 def _bimodal(model: MDNRegressor, X: np.ndarray) -> dict[str, Any]:
-    """The range of waits after which two modes stand, and the wait with the most equal ones."""
+    """Where the highest-density region falls apart, and the wait that divides it most evenly."""
     grid = np.arange(math.ceil(X.min()), math.floor(X.max()) + 1, dtype=float)
-    height = model.predict_distribution(grid[:, None]).modes().log_density.numpy()
-    second = np.nan_to_num(np.exp(height[:, 1] - height[:, 0]), nan=0.0)
-    best = int(second.argmax())
-    where = np.flatnonzero(second >= _SECOND_MODE)
-    run = where[np.split(np.arange(len(where)), np.flatnonzero(np.diff(where) > 1) + 1)[0]]
-    for part in np.split(where, np.flatnonzero(np.diff(where) > 1) + 1):
-        if best in part:
-            run = part
-    dist = model.predict_distribution(grid[best : best + 1, None])
-    top = np.sort(dist.modes().loc[0, :2, 0].numpy())
+    dist = model.predict_distribution(grid[:, None])
+    intervals = dist.hdr(_COVERAGE).intervals  # (G, K, 2)
+    ends = intervals.nan_to_num(nan=0.0).movedim(0, 1).unsqueeze(-2)  # (K, G, 1, 2)
+    mass = (dist.cdf(ends[..., 1]) - dist.cdf(ends[..., 0])).t().numpy()  # (G, K)
+    parts = np.sort(mass, axis=1)[:, ::-1]
+    best = int(parts[:, 1].argmax())
+    split = parts[:, 1] >= _SECOND_PART
+    first = best - int(np.argmin(split[best::-1])) + 1 if not split[: best + 1].all() else 0
+    last = best + int(np.argmin(split[best:])) - 1 if not split[best:].all() else len(grid) - 1
+    row = dist[best]
+    modes, height = row.modes()
+    largest = np.sort(np.argsort(mass[best])[-2:])
+    peaks = []
+    for low, high in intervals[best, largest].tolist():
+        inside = (modes[:, 0] >= low) & (modes[:, 0] <= high)
+        peaks.append(float(modes[inside][0, 0]))  # modes come by falling density
     return {
-        "waiting_from": grid[run[0]],
-        "waiting_to": grid[run[-1]],
-        "second_mode_at_least": _SECOND_MODE,
+        "waiting_from": grid[first],
+        "waiting_to": grid[last],
+        "second_interval_at_least": _SECOND_PART,
         "example_waiting": grid[best],
-        "example_modes": top.tolist(),
-        "example_mean": dist.mean.item(),
-        "example_density_at_mean": math.exp(dist.log_prob(dist.mean).item()),
-        "example_density_at_mode": math.exp(height[best, 0]),
+        "example_intervals": intervals[best, largest].tolist(),
+        "example_probabilities": mass[best, largest].tolist(),
+        "example_modes": peaks,
+        "example_mean": row.mean.item(),
+        "example_density_at_mean": math.exp(row.log_prob(row.mean)),
+        "example_density_at_mode": math.exp(height[0]),
     }

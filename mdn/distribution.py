@@ -66,7 +66,8 @@ class GaussianMixture(Distribution):
         TypeError: a parameter is not a floating tensor.
 
     Example:
-        >>> two = GaussianMixture(torch.zeros(2), torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1))
+        >>> logits, loc = torch.tensor([0.4, 0.6]).log(), torch.tensor([[-3.0], [3.0]])
+        >>> two = GaussianMixture(logits, loc, torch.ones(2, 1))
         >>> two
         GaussianMixture(batch_shape=(), event_shape=(1,), n_components=2)
         >>> two.log_prob(torch.tensor([3.0]))
