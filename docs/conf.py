@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as installed_version
 
 from sphinx.application import Sphinx
@@ -36,13 +37,25 @@ html_copy_source = False
 html_show_sourcelink = False
 
 
-def _skip_tuple_fields(
+def _skip_elsewhere(
     app: Sphinx, what: str, name: str, member: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out "Alias for field number 0": the class docstring describes its fields."""
-    return True if type(member).__name__ == "_tuplegetter" else None
+    """Leave out what is described elsewhere: fields of tuples, and scikit-learn's own methods."""
+    requests = name.startswith("set_") and name.endswith("_request")
+    return True if requests or type(member).__name__ == "_tuplegetter" else None
+
+
+def _escape_shapes(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Shapes such as (*, D) are no emphasis; inside double backquotes they are literal already."""
+    for i, line in enumerate(lines):
+        parts = line.split("``")
+        parts[::2] = [re.sub(r"(?<=\()\*(?=[,)])", r"\\*", part) for part in parts[::2]]
+        lines[i] = "``".join(parts)
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the hook above."""
-    app.connect("autodoc-skip-member", _skip_tuple_fields)
+    """Connect the hooks above."""
+    app.connect("autodoc-skip-member", _skip_elsewhere)
+    app.connect("autodoc-process-docstring", _escape_shapes)

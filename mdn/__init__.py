@@ -16,7 +16,7 @@ from .nn import MDN, CategoricalHead, MDNHead
 from .train import History, TrainingError, fit
 
 if TYPE_CHECKING:
-    from . import estimator, plot
+    from . import plot
     from .estimator import MDNRegressor
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # scikit-learn and matplotlib are loaded when they are asked for
-_LAZY = {"MDNRegressor": "estimator", "estimator": "estimator", "plot": "plot"}
+_LAZY = {"MDNRegressor": "estimator", "plot": "plot"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from . import functional as F
+from .functional._likelihood import (
+    check_event,
+    check_weights,
+    diagonal_log_prob,
+    log_responsibilities,
+    log_weights,
+    result_dtype,
+)
+from .functional._modes import mixture_hdr, mixture_modes
+from .functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 
 __all__ = ["HDR", "GaussianMixture", "Modes"]
 
@@ -111,7 +120,7 @@ class GaussianMixture(Distribution):
     def logits(self) -> Tensor:
         """Normalised log weights, (*, K): their exponentials sum to 1."""
         if self._log_weights is None:
-            self._log_weights = F.log_weights(self._raw_logits)
+            self._log_weights = log_weights(self._raw_logits)
         return self._log_weights
 
     @property
@@ -133,11 +142,11 @@ class GaussianMixture(Distribution):
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log density in nats, (*); y is (*, D)."""
-        return F.diagonal_log_prob(*self._with(y), log=False)
+        return diagonal_log_prob(*self._with(y), log=False)
 
     def responsibilities(self, y: Tensor) -> Tensor:
         """Log posterior probability of the components given y, (*, K)."""
-        return F.log_responsibilities(*self._with(y))
+        return log_responsibilities(*self._with(y))
 
     # -- moments ------------------------------------------------------------------------------
 
@@ -206,12 +215,12 @@ class GaussianMixture(Distribution):
 
     def log_cdf(self, y: Tensor) -> Tensor:
         """Log of P(Y <= y), (*), accurate in both tails; D = 1, y is (*, 1)."""
-        return F.mixture_log_cdf(*self._scalar("log_cdf", y))
+        return mixture_log_cdf(*self._scalar("log_cdf", y))
 
     def log_sf(self, y: Tensor) -> Tensor:
         """Log of P(Y > y), (*), accurate in both tails; D = 1, y is (*, 1)."""
         y, logits, loc, scale = self._scalar("log_sf", y)
-        return F.mixture_log_cdf(-y, logits, -loc, scale)
+        return mixture_log_cdf(-y, logits, -loc, scale)
 
     def icdf(self, p: Tensor | float) -> Tensor:
         """Quantiles, (*, 1), in the unit of y; D = 1.
@@ -225,12 +234,12 @@ class GaussianMixture(Distribution):
         """
         self._need_scalar("icdf")
         # a number has no dtype of its own: it is taken at full precision
-        dtype = F.result_dtype(p, self.loc) if isinstance(p, Tensor) else self.loc.dtype
+        dtype = result_dtype(p, self.loc) if isinstance(p, Tensor) else self.loc.dtype
         level = torch.as_tensor(p, device=self.loc.device)
         if not isinstance(p, Tensor):
             level = torch.as_tensor(p, dtype=torch.float64, device=self.loc.device)
         level, logits, loc, scale = self._aligned(level.unsqueeze(-1), "p")
-        y = F.mixture_icdf(level[..., 0], logits, loc[..., 0], scale[..., 0])
+        y = mixture_icdf(level[..., 0], logits, loc[..., 0], scale[..., 0])
         return y.to(dtype).unsqueeze(-1)
 
     @property
@@ -251,7 +260,7 @@ class GaussianMixture(Distribution):
         """
         c = _check_coverage(coverage)
         self._need_scalar("hdr")
-        intervals, log_level = F.mixture_hdr(self.logits, self.loc[..., 0], self.scale[..., 0], c)
+        intervals, log_level = mixture_hdr(self.logits, self.loc[..., 0], self.scale[..., 0], c)
         dtype = self.loc.dtype
         return HDR(intervals.to(dtype), log_level.exp().to(dtype), c)
 
@@ -261,13 +270,13 @@ class GaussianMixture(Distribution):
         References:
             E. P. Grimit et al., Q. J. R. Meteorol. Soc. 132 (2006), eq. 5.
         """
-        return F.mixture_crps(*self._scalar("crps", y))
+        return mixture_crps(*self._scalar("crps", y))
 
     # -- modes --------------------------------------------------------------------------------
 
     def modes(self) -> Modes:
         """All modes for D = 1; for D > 1 those that mean shift reaches from the components."""
-        loc, log_density = F.mixture_modes(self.logits, self.loc, self.scale)
+        loc, log_density = mixture_modes(self.logits, self.loc, self.scale)
         return Modes(loc.to(self.loc.dtype), log_density.to(self.loc.dtype))
 
     @property
@@ -291,9 +300,8 @@ class GaussianMixture(Distribution):
             sample_shape = (sample_shape,)
         shape = torch.Size(sample_shape)
         n, (k, d), draws = self.batch_shape.numel(), self.loc.shape[-2:], shape.numel()
-        like = {"dtype": self.loc.dtype, "device": self.loc.device}
         loc, scale = self.loc.reshape(n, k, d), self.scale.reshape(n, k, d)
-        out = torch.empty(draws, n, d, **like)
+        out = self.loc.new_empty(draws, n, d)
         edges = self.weights.reshape(n, k).double().cumsum(-1)
         last = k - 1 - (self.logits.reshape(n, k).flip(-1) > -math.inf).int().argmax(-1)
         # beyond the last component that is alive nothing may be chosen, whatever the rounding
@@ -304,7 +312,7 @@ class GaussianMixture(Distribution):
             m = len(loc[rows])
             u = torch.rand(m, draws, generator=generator, dtype=torch.float64, device=loc.device)
             which = torch.searchsorted(edges[rows], u, right=True).unsqueeze(-1).expand(-1, -1, d)
-            noise = torch.randn(m, draws, d, generator=generator, **like)
+            noise = out.new_empty(m, draws, d).normal_(generator=generator)
             y = torch.addcmul(loc[rows].gather(1, which), scale[rows].gather(1, which), noise)
             out[:, rows] = y.movedim(1, 0)
         return out.reshape(*shape, *self.batch_shape, d)
@@ -359,7 +367,7 @@ class GaussianMixture(Distribution):
         rest = [d for d in range(self.loc.shape[-1]) if d not in known]
         if not rest:
             raise ValueError(f"dims must leave at least one dimension free; got {known}")
-        log_joint = F.log_responsibilities(*self.marginal(known)._with(value, "value"))
+        log_joint = log_responsibilities(*self.marginal(known)._with(value, "value"))
         return self._like(log_joint, self.loc[..., rest], self.scale[..., rest])
 
     @staticmethod
@@ -393,8 +401,8 @@ class GaussianMixture(Distribution):
         try:
             batch = torch.broadcast_shapes(*(m.batch_shape for m in mixtures))
         except RuntimeError:
-            shapes = ", ".join(str(tuple(m.batch_shape)) for m in mixtures)
-            raise ValueError(f"the batch shapes of mixtures do not broadcast: {shapes}") from None
+            found = ", ".join(str(tuple(m.batch_shape)) for m in mixtures)
+            raise ValueError(f"the batch shapes of mixtures do not broadcast: {found}") from None
         mixtures = [m.expand(batch) for m in mixtures]
         logits = [m.logits + lw for m, lw in zip(mixtures, (w / w.sum()).log(), strict=True)]
         return first._like(
@@ -450,7 +458,7 @@ class GaussianMixture(Distribution):
 
     @classmethod
     def _restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GaussianMixture:
-        return cls(**config, **tensors)
+        return cls(tensors["logits"], tensors["loc"], tensors["scale"])
 
     def _parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         return self._raw_logits, self.loc, self.scale
@@ -479,7 +487,7 @@ class GaussianMixture(Distribution):
         """y and the parameters, checked, of one batch rank."""
         if not isinstance(y, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor; got {type(y).__name__}")
-        F.check_event(y, self.loc.shape[-1], name)
+        check_event(y, self.loc.shape[-1], name)
         if self._validate_args and y.is_floating_point() and bool(y.isnan().any()):
             row = tuple(y.isnan().any(-1).nonzero()[0].tolist())
             where = f"; row {row[0] if len(row) == 1 else row} is" if y.ndim > 1 else ""
@@ -556,7 +564,7 @@ def _check_values(logits: Tensor, loc: Tensor, scale: Tensor) -> None:
         if not bool(good.all()):
             at = tuple((~good).nonzero()[0].tolist())
             raise ValueError(f"{name} must be {want}; got {value[at].item():g} at index {at}")
-    F.check_weights(logits)
+    check_weights(logits)
 
 
 def _check_coverage(coverage: float) -> float:

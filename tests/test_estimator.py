@@ -703,11 +703,12 @@ def test_the_users_larger_floor_stands() -> None:
 
 
 def test_the_coarsest_target_sets_the_floor_of_several() -> None:
-    """D = 2, one of them rounded: in standard deviations, the rounding error of that one."""
-    X, y = rows(400, dims=2)
-    y[:, 1] = np.round(y[:, 1] * 2) / 2
+    """D = 3, two of them rounded: in standard deviations, the rounding error of the coarser."""
+    X, y = rows(400, dims=3)
+    y[:, 0] = np.round(y[:, 0] * 2) / 2
+    y[:, 1] = np.round(y[:, 1] * 10) / 10
     model = regressor(max_epochs=1).fit(X, y)
-    expected = 0.5 / math.sqrt(12) / y[:, 1].std()
+    expected = 0.5 / math.sqrt(12) / y[:, 0].std()
     assert model.model_.head.min_scale == pytest.approx(expected, rel=1e-6)
 
 

@@ -32,15 +32,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._likelihood import (
-    check_weights,
-    diagonal_log_prob,
-    log_responsibilities,
-    log_weights,
-    result_dtype,
-    work_dtype,
-)
-from ._modes import mixture_hdr, mixture_modes
+from ._likelihood import check_event, diagonal_log_prob, result_dtype, work_dtype
 from ._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 
 __all__ = [
@@ -77,7 +69,7 @@ def gaussian_mixture_log_prob(y: Tensor, logits: Tensor, loc: Tensor, log_scale:
         >>> gaussian_mixture_log_prob(y, logits, loc, log_scale)
         tensor([   2.0811, -199.6333])
     """
-    return diagonal_log_prob(*_checked(y, logits, loc, log_scale), log=True)
+    return diagonal_log_prob(*_checked("y", y, logits, loc, log_scale), log=True)
 
 
 def gaussian_mixture_nll(
@@ -141,8 +133,8 @@ def gaussian_mixture_icdf(p: Tensor, logits: Tensor, loc: Tensor, log_scale: Ten
 
     A safeguarded Newton iteration on log F, in float64, from a bracket that is exact and free: the
     quantile lies between the smallest and the largest quantile of the components.  Gradients come
-    by implicit differentiation, ``dy/dp = 1 / p(y)``, ``dy/dloc_k = r_k``, ``dy/dscale_k = r_k z_k``
-    with the responsibilities r at y.
+    by implicit differentiation: ``dy/dp = 1 / p(y)``, ``dy/dloc_k = r_k`` and
+    ``dy/dscale_k = r_k z_k`` with the responsibilities r at y.
 
     Args:
         p: levels in [0, 1], (*), broadcast against the batch of the mixtures.  NaN gives NaN.
@@ -170,7 +162,8 @@ def gaussian_mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Ten
 
     .. math::
         \mathrm{CRPS} = \sum_k \pi_k A(y-\mu_k, \sigma_k)
-            - \tfrac12 \sum_{ij} \pi_i \pi_j A\!\left(\mu_i-\mu_j, \sqrt{\sigma_i^2+\sigma_j^2}\right)
+            - \tfrac12 \sum_{ij} \pi_i \pi_j
+              A\!\left(\mu_i-\mu_j, \sqrt{\sigma_i^2+\sigma_j^2}\right)
 
     with :math:`A(m, s) = E|m + s Z| = 2 s \varphi(m/s) + m\,(2\Phi(m/s) - 1)`.
 
@@ -191,15 +184,8 @@ def gaussian_mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Ten
     return _univariate("gaussian_mixture_crps", mixture_crps, "y", y, logits, loc, log_scale)
 
 
-def check_event(y: Tensor, dims: int, name: str = "y") -> None:
-    """Raises unless y ends in the event axis: (N,) against N mixtures would broadcast to (N, N)."""
-    if y.ndim == 0 or y.shape[-1] != dims:
-        hint = f". Did you mean {name}[:, None]?" if dims == 1 and y.ndim == 1 else ""
-        raise ValueError(f"{name} must have shape (*, {dims}); got {tuple(y.shape)}{hint}")
-
-
 def _checked(
-    y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, name: str = "y"
+    name: str, y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Checks types and shapes; gives all one batch rank, and integers a floating dtype."""
     named = ((name, y), ("logits", logits), ("loc", loc), ("log_scale", log_scale))
@@ -246,7 +232,7 @@ def _univariate(
     loc = params[1]
     if isinstance(loc, Tensor) and loc.ndim >= 2 and loc.shape[-1] != 1:
         raise ValueError(f"{what} needs one target dimension; got loc {tuple(loc.shape)}")
-    y, logits, loc, log_scale = _checked(y, *params, name=name)
+    y, logits, loc, log_scale = _checked(name, y, *params)
     dtype = result_dtype(y, logits, loc, log_scale)
     scale = log_scale[..., 0].to(work_dtype(dtype)).exp()  # a half's exp would carry 2 digits
     return function(y[..., 0], logits, loc[..., 0], scale).to(dtype)

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+Rows = tuple[Tensor, Tensor, Tensor, Tensor]
+_EVENTS = (1, 1, 2, 2)  # axes before the batch: D, K, (K, D), (K, D)
 _HALVES = (torch.float16, torch.bfloat16)
 # |z| is held below this so that z * z stays finite.  A component that far out has weight zero
 # unless all are, and then _exact_rows takes the row.
@@ -44,7 +46,7 @@ def diagonal_log_prob(
     """Log density of checked tensors of one batch rank; ``scale`` in logs where ``log`` is true."""
     if torch.compiler.is_compiling():  # one traced graph beats a custom Function
         dtype = result_dtype(y, logits, loc, scale)
-        rows = _rows_last(y, logits, loc, scale, work_dtype(dtype))
+        rows = _rows_last(work_dtype(dtype), y, logits, loc, scale)
         t = _terms(*rows, log)[0]
         log_norm = torch.logsumexp(rows[1], 0) + y.shape[-1] * _HALF_LOG_2PI
         return (torch.logsumexp(t, 0) - log_norm).to(dtype)
@@ -54,17 +56,19 @@ def diagonal_log_prob(
 def log_responsibilities(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """Log posterior of the components given y, (*, K); ``scale`` not in logs."""
     dtype = result_dtype(y, logits, loc, scale)
-    rows = _rows_last(y, logits, loc, scale, work_dtype(dtype))
-    batch = torch.broadcast_shapes(*(a.shape[e:] for a, e in zip(rows, (1, 1, 2, 2), strict=True)))
-    whole = [
-        a.detach().double().expand(*a.shape[:e], *batch)
-        for a, e in zip(rows, (1, 1, 2, 2), strict=True)
-    ]
-    exact = _exact_terms(*whole, False)[1].to(rows[0].dtype)
+    rows = _rows_last(work_dtype(dtype), y, logits, loc, scale)
+    exact = _exact_terms(*_whole(rows), log=False)[1].to(rows[0].dtype)
     off = exact == -math.inf
     plain = torch.log_softmax(_terms(*rows, False)[0], 0).masked_fill(off, 0.0)
     log_r = _with_value(plain, exact.masked_fill(off, 0.0)).masked_fill(off, -math.inf)
     return log_r.movedim(0, -1).to(dtype)
+
+
+def check_event(y: Tensor, dims: int, name: str = "y") -> None:
+    """Raises unless y ends in the event axis: (N,) against N mixtures would broadcast to (N, N)."""
+    if y.ndim == 0 or y.shape[-1] != dims:
+        hint = f". Did you mean {name}[:, None]?" if dims == 1 and y.ndim == 1 else ""
+        raise ValueError(f"{name} must have shape (*, {dims}); got {tuple(y.shape)}{hint}")
 
 
 def check_weights(logits: Tensor) -> None:
@@ -121,9 +125,7 @@ def log_weights(logits: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------
 
 
-def _rows_last(
-    y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _rows_last(dtype: torch.dtype, y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Rows:
     """(*, D), (*, K), (*, K, D) x 2 -> contiguous (D, *), (K, *), (K, D, *) x 2 of one dtype."""
     order = (loc.ndim - 2, loc.ndim - 1, *range(loc.ndim - 2))
     return (
@@ -132,6 +134,15 @@ def _rows_last(
         loc.to(dtype).permute(order).contiguous(),
         scale.to(dtype).permute(order).contiguous(),
     )
+
+
+def _whole(rows: Rows) -> Rows:
+    """Float64 and detached, under the broadcast batch (views)."""
+    batch = torch.broadcast_shapes(*(a.shape[e:] for a, e in zip(rows, _EVENTS, strict=True)))
+    y, logits, loc, scale = (
+        a.detach().double().expand(*a.shape[:e], *batch) for a, e in zip(rows, _EVENTS, strict=True)
+    )
+    return y, logits, loc, scale
 
 
 def _sum_event(a: Tensor) -> Tensor:
@@ -163,7 +174,7 @@ class _DiagonalLogProb(Function):
     ) -> tuple[Tensor, ...]:
         dtype = result_dtype(y, logits, loc, scale)
         work = work_dtype(dtype)
-        y, logits, loc, scale = rows = _rows_last(y, logits, loc, scale, work)
+        y, logits, loc, scale = rows = _rows_last(work, y, logits, loc, scale)
         z_max = _Z_MAX[work]
         shifted = logits - logits.amax(0)
         weights = shifted.exp()
@@ -205,7 +216,7 @@ class _DiagonalLogProb(Function):
             return (None,) * 5
         *inputs, r, z, inv, weights = ctx.saved_tensors
         if torch.is_grad_enabled():  # double backward and torch.func
-            r, z, inv, weights = _differentiable(*ctx.saved_tensors, ctx.log)
+            r, z, inv, weights = _differentiable(ctx.saved_tensors, ctx.log)
         grad = grad.to(r.dtype)
         rg = r * grad  # (K, *)
         rz = rg.unsqueeze(1) * z  # (K, D, *); r first: 0 * (z * z) could be 0 * inf
@@ -228,12 +239,12 @@ class _DiagonalLogProb(Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors[:4]
-        r, z, inv, weights = _differentiable(*ctx.saved_tensors, ctx.log)
+        r, z, inv, weights = _differentiable(ctx.saved_tensors, ctx.log)
         filled = [
             torch.zeros_like(a) if t is None else t
             for a, t in zip(inputs, tangents[:4], strict=True)
         ]
-        d_y, d_logits, d_loc, d_scale = _rows_last(*filled, r.dtype)
+        d_y, d_logits, d_loc, d_scale = _rows_last(r.dtype, *filled)
         d_scale = d_scale if ctx.log else d_scale * inv
         d_t = d_logits - _sum_event(z * ((d_y - d_loc) * inv) - (z * z - 1) * d_scale)
         out = (r * d_t).sum(0) - (weights * d_logits).sum(0)
@@ -254,19 +265,10 @@ def move_to_front(a: Tensor, dim: int | None, size: int) -> Tensor:
     return a.expand(size, *a.shape) if dim is None else a.movedim(dim, 0)
 
 
-def _differentiable(
-    y: Tensor,
-    logits: Tensor,
-    loc: Tensor,
-    scale: Tensor,
-    r: Tensor,
-    z: Tensor,
-    inv: Tensor,
-    weights: Tensor,
-    log: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _differentiable(saved: tuple[Tensor, ...], log: bool) -> Rows:
     """r, z, 1/scale and weights as functions of the inputs, for derivatives of derivatives."""
-    rows = _rows_last(y, logits, loc, scale, r.dtype)
+    y, logits, loc, scale, r, z, inv, weights = saved
+    rows = _rows_last(r.dtype, y, logits, loc, scale)
     t, z_d, inv_d = _terms(*rows, log)
     return (
         _with_value(torch.softmax(t, 0), r),
@@ -293,7 +295,7 @@ def _like(grad: Tensor, arg: Tensor) -> Tensor:
 
 def _exact_rows(
     far: Tensor,
-    rows: tuple[Tensor, Tensor, Tensor, Tensor],
+    rows: Rows,
     log: bool,
     out: Tensor,
     r: Tensor,
@@ -304,7 +306,7 @@ def _exact_rows(
     if far.ndim == 0:  # no batch: views of one row
         far, out, r, z, inv = (a.unsqueeze(-1) for a in (far, out, r, z, inv))
         rows = tuple(a.unsqueeze(-1) for a in rows)  # type: ignore[assignment]
-    index = far.nonzero(as_tuple=True)
+    index: tuple[Any, ...] = far.nonzero(as_tuple=True)
     batch = far.shape
     y, logits, loc, scale = (
         a.expand(*a.shape[: a.ndim - len(batch)], *batch)[(..., *index)].double() for a in rows

@@ -81,7 +81,7 @@ def mixture_hdr(
     intervals = flat[1].new_full((*flat[1].shape, 2), math.nan)
     log_level = flat[1].new_empty(len(intervals))
     for part in _chunks(len(intervals), n_components * len(_GRID)):
-        found, log_level[part] = _region(*(a[part] for a in flat), coverage)
+        found, log_level[part] = _region(coverage, *(a[part] for a in flat))
         intervals[part, : found.shape[1]] = found
     return intervals.reshape(*batch, n_components, 2), log_level.reshape(batch)
 
@@ -96,7 +96,7 @@ def _chunks(rows: int, per_row: int) -> list[slice]:
 
 
 def _density(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log density, its derivative (the score) and second derivative at x (n, P); parameters (n, K)."""
+    """Log density, score and derivative of the score at x (n, P); parameters (n, K)."""
     log_w, loc, scale = (a.t().unsqueeze(-1) for a in (log_w, loc, scale))  # (K, n, 1)
     z = (x - loc) / scale  # (K, n, P)
     t = log_w - scale.log() - 0.5 * z * z
@@ -189,7 +189,7 @@ def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor,
     return x, torch.arange(width, device=x.device) < count.unsqueeze(1), log_p
 
 
-def _region(log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float) -> tuple[Tensor, Tensor]:
+def _region(coverage: float, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Intervals (n, C, 2) of C modes and log level (n)."""
     params = (log_w, loc, scale)
     x, _, log_p = _critical_points(*params)

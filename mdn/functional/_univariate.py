@@ -301,8 +301,10 @@ class _MeanAbs(Function):
     @staticmethod
     def jvp(ctx: Any, d_m: Tensor | None, d_s: Tensor | None) -> Tensor:
         z = _ratio(*ctx.saved_tensors)
-        d_m = 0.0 if d_m is None else d_m * torch.erf(z * _SQRT_HALF)
-        return d_m + (torch.zeros_like(z) if d_s is None else d_s * _two_phi(z))
+        move = torch.zeros_like(z)
+        if d_m is not None:
+            move = move + d_m * torch.erf(z * _SQRT_HALF)
+        return move if d_s is None else move + d_s * _two_phi(z)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], m: Tensor, s: Tensor) -> tuple[Tensor, int]:

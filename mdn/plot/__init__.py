@@ -293,8 +293,9 @@ def plot_history(
     """Draw the NLL of every epoch, mark the best one, and say what zero means.
 
     The line at 0 is drawn unless it lies farther from the curves than three times their height;
-    then the legend says where it is.  If the worst 5 % of the epochs (at least one) would leave less than a
-    tenth of the height to the others, they leave the frame at the top, and the legend says so.
+    then the legend says where it is.  If the worst 5 % of the epochs (at least one) would leave
+    less than a tenth of the height to the others, they leave the frame at the top, and the legend
+    says so.
 
     Args:
         history: what a fit returned: lists ``train_nll`` and ``val_nll`` (it may be empty), in nats
