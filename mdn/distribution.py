@@ -80,12 +80,12 @@ class GaussianMixture(Distribution):
         >>> two
         GaussianMixture(batch_shape=(), event_shape=(1,), n_components=2)
         >>> two.log_prob(torch.tensor([3.0]))
-        tensor(-1.6121)
+        tensor(-1.4298)
         >>> two.modes().loc[:, 0]
         tensor([ 3.0000, -3.0000])
         >>> two.hdr(0.9).intervals
-        tensor([[-4.6449, -1.3551],
-                [ 1.3551,  4.6449]])
+        tensor([[-4.5080, -1.4918],
+                [ 1.2433,  4.7565]])
 
     References:
         C. M. Bishop, Mixture Density Networks, Aston University NCRG/94/004 (1994).

@@ -54,7 +54,7 @@ def fit(
     Args:
         module: `module(x)` returns a torch Distribution with batch shape (N,). Batches are moved
             to the device of its first parameter; dtypes are left alone.
-        train: tensors `(x, y)` or `(x, y, weight)`: x (N, ...), y (N, *event_shape) (class
+        train: tensors `(x, y)` or `(x, y, weight)`: x (N, ...), y ``(N, *event_shape)`` (class
             indices stay integers), weight (N,) at least 0, where 0 leaves the row out. Or a
             DataLoader of such batches; its order is then its own.
         val: the same for validation; None trains for `max_epochs` without early stopping.
