@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from .functional._likelihood import (
+from ..functional._likelihood import (
     check_event,
     check_weights,
     diagonal_log_prob,
@@ -19,8 +19,8 @@ from .functional._likelihood import (
     log_weights,
     result_dtype,
 )
-from .functional._modes import mixture_hdr, mixture_modes
-from .functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
+from ..functional._modes import mixture_hdr, mixture_modes
+from ..functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 
 __all__ = ["HDR", "GaussianMixture", "Modes"]
 
