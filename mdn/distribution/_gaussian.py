@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,20 +11,19 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ..functional._likelihood import (
-    check_event,
-    check_weights,
-    diagonal_log_prob,
-    log_responsibilities,
-    log_weights,
-    result_dtype,
-)
+from ..functional._likelihood import check_event, check_weights, log_weights, result_dtype
 from ..functional._modes import mixture_hdr, mixture_modes
+from ..functional._sampling import implicit_sample
 from ..functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
+from ._covariance import Covariance, Diagonal, Full, LowRank, Precision, joined, refuse
 
 __all__ = ["HDR", "GaussianMixture", "Modes"]
 
 _SAMPLE_CHUNK = 1 << 20  # draws made at a time, so that the working memory stays small
+
+_KINDS: dict[tuple[str, ...], type[Covariance]] = {
+    kind.names: kind for kind in (Diagonal, Full, Precision, LowRank)
+}
 
 
 class Modes(NamedTuple):
@@ -54,11 +53,15 @@ class HDR(NamedTuple):
 
 
 class GaussianMixture(Distribution):
-    r"""Mixture of K diagonal Gaussians over y in D dimensions.
+    r"""Mixture of K Gaussians over y in D dimensions.
 
     .. math::
-        p(y) = \sum_k \pi_k \prod_d \mathcal N(y_d; \mu_{kd}, \sigma_{kd}^2), \qquad
+        p(y) = \sum_k \pi_k \, \mathcal N(y; \mu_k, \Sigma_k), \qquad
         \pi = \mathrm{softmax}(\text{logits})
+
+    The covariances are diagonal by ``scale``, full by ``scale_tril`` (:math:`\Sigma = S S^\top`) or
+    ``precision_tril`` (:math:`\Sigma^{-1} = P P^\top`, the fastest), or low rank plus diagonal by
+    ``cov_factor`` and ``cov_diag`` (:math:`\Sigma = F F^\top + \mathrm{diag}(c)`): name one.
 
     The batch shape is the broadcast batch of the parameters, the event shape is ``(D,)``, also when
     D is 1: a target of shape (N,) against a batch of N is refused, never broadcast to (N, N).
@@ -67,6 +70,10 @@ class GaussianMixture(Distribution):
         logits: log weights up to a constant, (*, K); ``-inf`` switches a component off.
         loc: means, (*, K, D), in the unit of y.
         scale: standard deviations, (*, K, D), positive, in the unit of y.
+        scale_tril: lower triangular with a positive diagonal, (*, K, D, D), in the unit of y.
+        precision_tril: lower triangular with a positive diagonal, (*, K, D, D), in 1 / unit of y.
+        cov_factor: (*, K, D, R), in the unit of y; goes with ``cov_diag``.
+        cov_diag: variances, (*, K, D), positive.
         validate_args: check values of parameters and arguments; default as in torch.distributions.
             Shapes are always checked.
 
@@ -95,24 +102,64 @@ class GaussianMixture(Distribution):
         "logits": constraints.real_vector,
         "loc": constraints.independent(constraints.real, 2),
         "scale": constraints.independent(constraints.positive, 2),
+        "scale_tril": constraints.independent(constraints.lower_cholesky, 1),
     }
     support = constraints.independent(constraints.real, 1)
-    has_rsample = False
+    has_rsample = True
+
+    loc: Tensor
 
     def __init__(
-        self, logits: Tensor, loc: Tensor, scale: Tensor, *, validate_args: bool | None = None
+        self,
+        logits: Tensor,
+        loc: Tensor,
+        scale: Tensor | None = None,
+        *,
+        scale_tril: Tensor | None = None,
+        precision_tril: Tensor | None = None,
+        cov_factor: Tensor | None = None,
+        cov_diag: Tensor | None = None,
+        validate_args: bool | None = None,
     ) -> None:
-        batch = _check_parameters(logits, loc, scale)
-        self._raw_logits = logits.expand(*batch, *logits.shape[-1:])
-        self._log_weights: Tensor | None = None
-        self.loc = loc.expand(*batch, *loc.shape[-2:])
-        self.scale = scale.expand(*batch, *loc.shape[-2:])
-        super().__init__(batch, loc.shape[-1:], validate_args=False)
-        self._validate_args = (
-            Distribution._validate_args if validate_args is None else bool(validate_args)
+        given = {
+            "scale": scale,
+            "scale_tril": scale_tril,
+            "precision_tril": precision_tril,
+            "cov_factor": cov_factor,
+            "cov_diag": cov_diag,
+        }
+        named = {name: value for name, value in given.items() if value is not None}
+        kind = _KINDS.get(tuple(named))
+        if kind is None:
+            raise ValueError(
+                "the covariance must be given by one of scale, scale_tril, precision_tril, or "
+                f"cov_factor with cov_diag; got {' and '.join(named) or 'none of them'}"
+            )
+        _check_shapes(logits, loc, named)
+        covariance = kind(*named.values())
+        validate = Distribution._validate_args if validate_args is None else bool(validate_args)
+        if validate:
+            _check_values(logits, loc, covariance)
+        self._set(logits, loc, covariance.lower(), validate)
+
+    def _set(self, logits: Tensor, loc: Tensor, covariance: Covariance, validate: bool) -> None:
+        k, d = loc.shape[-2:]
+        if d == 1 and not isinstance(covariance, Diagonal):
+            covariance = Diagonal(covariance.scale())
+        batch = torch.broadcast_shapes(
+            logits.shape[:-1],
+            loc.shape[:-2],
+            *(
+                a.shape[: -1 - e]
+                for a, e in zip(covariance.tensors, covariance.events, strict=True)
+            ),
         )
-        if self._validate_args:
-            _check_values(logits, loc, scale)
+        self._raw_logits = logits.expand(*batch, k)
+        self._log_weights: Tensor | None = None
+        self.loc = loc.expand(*batch, k, d)
+        self._covariance = covariance.map(lambda a, e: a.expand(*batch, *a.shape[a.ndim - e :]))
+        super().__init__(batch, loc.shape[-1:], validate_args=False)
+        self._validate_args = validate
 
     # -- parameters ---------------------------------------------------------------------------
 
@@ -136,17 +183,27 @@ class GaussianMixture(Distribution):
     @property
     def covariance_matrix(self) -> Tensor:
         """Covariance of each component, (*, K, D, D)."""
-        return torch.diag_embed(self.scale.square())
+        return self._covariance.matrix()
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation of each component in each dimension, (*, K, D)."""
+        return self._covariance.scale()
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """Lower triangular factor of the covariance of each component, (*, K, D, D)."""
+        return self._covariance.root()
 
     # -- density ------------------------------------------------------------------------------
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log density in nats, (*); y is (*, D)."""
-        return diagonal_log_prob(*self._with(y), log=False)
+        return self._covariance.log_prob(*self._with(y))
 
     def responsibilities(self, y: Tensor) -> Tensor:
         """Log posterior probability of the components given y, (*, K)."""
-        return log_responsibilities(*self._with(y))
+        return self._covariance.log_responsibilities(*self._with(y))
 
     # -- moments ------------------------------------------------------------------------------
 
@@ -186,9 +243,10 @@ class GaussianMixture(Distribution):
     @property
     def covariance(self) -> Tensor:
         """Covariance, (*, D, D), squared unit of y."""
-        _, apart, scale, w = self._centred()
+        _, apart, _, w = self._centred()
         between = torch.einsum("...kd,...ke->...de", w * apart, apart)
-        return torch.diag_embed((w * scale.square()).sum(-2)) + between
+        within = self.covariance_matrix.masked_fill((w == 0).unsqueeze(-1), 0.0)
+        return (w.unsqueeze(-1) * within).sum(-3) + between
 
     @property
     def skewness(self) -> Tensor:
@@ -238,8 +296,8 @@ class GaussianMixture(Distribution):
         level = torch.as_tensor(p, device=self.loc.device)
         if not isinstance(p, Tensor):
             level = torch.as_tensor(p, dtype=torch.float64, device=self.loc.device)
-        level, logits, loc, scale = self._aligned(level.unsqueeze(-1), "p")
-        y = mixture_icdf(level[..., 0], logits, loc[..., 0], scale[..., 0])
+        level, logits, loc = self._aligned(level.unsqueeze(-1), "p")
+        y = mixture_icdf(level[..., 0], logits, loc[..., 0], self._scale_like(loc)[..., 0])
         return y.to(dtype).unsqueeze(-1)
 
     @property
@@ -276,7 +334,7 @@ class GaussianMixture(Distribution):
 
     def modes(self) -> Modes:
         """All modes for D = 1; for D > 1 those that mean shift reaches from the components."""
-        loc, log_density = mixture_modes(self.logits, self.loc, self.scale)
+        loc, log_density = mixture_modes(self.logits, self.loc, self.scale_tril)
         return Modes(loc.to(self.loc.dtype), log_density.to(self.loc.dtype))
 
     @property
@@ -296,26 +354,54 @@ class GaussianMixture(Distribution):
             sample_shape: shape of the draws per mixture.
             generator: source of randomness; torch's global one if None.
         """
-        if isinstance(sample_shape, int):
-            sample_shape = (sample_shape,)
-        shape = torch.Size(sample_shape)
+        shape = torch.Size((sample_shape,) if isinstance(sample_shape, int) else sample_shape)
         n, (k, d), draws = self.batch_shape.numel(), self.loc.shape[-2:], shape.numel()
-        loc, scale = self.loc.reshape(n, k, d), self.scale.reshape(n, k, d)
-        out = self.loc.new_empty(draws, n, d)
+        loc = self.loc.reshape(n, k, d)
+        diagonal = isinstance(self._covariance, Diagonal)
+        factor = self.scale if diagonal else self.scale_tril
+        factor = factor.reshape(n, k, d, 1 if diagonal else d)
+        out = loc.new_empty(draws, n, d)
         edges = self.weights.reshape(n, k).double().cumsum(-1)
         last = k - 1 - (self.logits.reshape(n, k).flip(-1) > -math.inf).int().argmax(-1)
         # beyond the last component that is alive nothing may be chosen, whatever the rounding
         edges[torch.arange(k, device=loc.device) >= last.unsqueeze(-1)] = math.inf
-        step = max(1, _SAMPLE_CHUNK // max(1, draws))
+        size = factor.shape[-1] * d
+        block = max(1, min(draws, _SAMPLE_CHUNK // size))
+        step = max(1, _SAMPLE_CHUNK // (size * block))
         for i in range(0, n, step):
-            rows = slice(i, i + step)
-            m = len(loc[rows])
-            u = torch.rand(m, draws, generator=generator, dtype=torch.float64, device=loc.device)
-            which = torch.searchsorted(edges[rows], u, right=True).unsqueeze(-1).expand(-1, -1, d)
-            noise = out.new_empty(m, draws, d).normal_(generator=generator)
-            y = torch.addcmul(loc[rows].gather(1, which), scale[rows].gather(1, which), noise)
-            out[:, rows] = y.movedim(1, 0)
+            for j in range(0, draws, block):
+                rows, part = slice(i, i + step), slice(j, j + block)
+                u = edges.new_empty(len(edges[rows]), min(block, draws - j))
+                u.uniform_(generator=generator)
+                which = torch.searchsorted(edges[rows], u, right=True)
+                row = torch.arange(len(u), device=u.device).unsqueeze(-1)
+                noise = out.new_empty(*u.shape, d).normal_(generator=generator)
+                chosen = factor[rows][row, which]
+                moved = chosen[..., 0] * noise if diagonal else (chosen @ noise[..., None])[..., 0]
+                out[part, rows] = moved.add_(loc[rows][row, which]).movedim(1, 0)
         return out.reshape(*shape, *self.batch_shape, d)
+
+    def rsample(
+        self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""Draws that are differentiable in all parameters, the logits too.
+
+        Implicit reparametrisation: a draw keeps its place :math:`u = F(y; \theta)`, so
+        :math:`dy = -(\partial F/\partial y)^{-1}\, \partial F/\partial\theta\, d\theta`, with F the
+        cdfs of each dimension given the ones before it.  First derivatives only.
+
+        Args:
+            sample_shape: shape of the draws per mixture.
+            generator: source of randomness; torch's global one if None.
+
+        References:
+            A. Graves, Stochastic backpropagation through mixture density distributions,
+            arXiv 1607.05690 (2016).
+
+            M. Figurnov, S. Mohamed, A. Mnih, Implicit reparameterization gradients, NeurIPS (2018).
+        """
+        y = self.sample(sample_shape, generator=generator)
+        return implicit_sample(y, self._raw_logits, self.loc, self.scale_tril)
 
     # -- new mixtures from old ----------------------------------------------------------------
 
@@ -342,7 +428,8 @@ class GaussianMixture(Distribution):
                 raise ValueError(f"{name} must be {want}; got {a.tolist()}")
             moved.append(a.unsqueeze(-2) if a.ndim else a)
         b, c = moved
-        return self._like(self._raw_logits, b + c * self.loc, c.abs() * self.scale)
+        whole = c.expand(*torch.broadcast_shapes(c.shape, self.loc.shape))
+        return self._like(self._raw_logits, b + c * self.loc, self._covariance.affine(whole))
 
     def marginal(self, dims: int | Sequence[int]) -> GaussianMixture:
         """The mixture of some target dimensions.
@@ -351,7 +438,7 @@ class GaussianMixture(Distribution):
             dims: which ones, from 0; the result has them in this order.
         """
         index = self._dims(dims)
-        return self._like(self._raw_logits, self.loc[..., index], self.scale[..., index])
+        return self._like(self._raw_logits, self.loc[..., index], self._covariance.marginal(index))
 
     def condition(self, dims: int | Sequence[int], value: Tensor) -> GaussianMixture:
         """The mixture of the other dimensions, given the values of some.
@@ -367,8 +454,11 @@ class GaussianMixture(Distribution):
         rest = [d for d in range(self.loc.shape[-1]) if d not in known]
         if not rest:
             raise ValueError(f"dims must leave at least one dimension free; got {known}")
-        log_joint = log_responsibilities(*self.marginal(known)._with(value, "value"))
-        return self._like(log_joint, self.loc[..., rest], self.scale[..., rest])
+        value, logits, loc = self.marginal(known)._with(value, "value")
+        posterior = self._covariance.marginal(known).log_responsibilities(value, logits, loc)
+        gap = value.unsqueeze(-2) - self.loc[..., known]
+        shift, covariance = self._covariance.condition(known, rest, gap)
+        return self._like(posterior, self.loc[..., rest] + shift, covariance)
 
     @staticmethod
     def pool(
@@ -408,36 +498,31 @@ class GaussianMixture(Distribution):
         return first._like(
             torch.cat(logits, -1),
             torch.cat([m.loc for m in mixtures], -2),
-            torch.cat([m.scale for m in mixtures], -2),
+            joined([m._covariance for m in mixtures]),
         )
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> GaussianMixture:
         """The same mixtures under a larger batch shape, as views."""
         batch = torch.Size(batch_shape)
-        return self._like(
-            self._raw_logits.expand(*batch, -1),
-            self.loc.expand(*batch, -1, -1),
-            self.scale.expand(*batch, -1, -1),
-        )
+        return self._map(lambda a, e: a.expand(*batch, *a.shape[a.ndim - e :]))
 
     def __getitem__(self, index: Any) -> GaussianMixture:
         """Mixtures of the batch, by integer, slice, mask, index tensor or a tuple of them."""
         n = self.batch_shape.numel()
         where = torch.arange(n, device=self.loc.device).reshape(self.batch_shape)[index]
-        flat = (a.reshape(n, *a.shape[len(self.batch_shape) :])[where] for a in self._parameters())
-        return self._like(*flat)
+        return self._map(lambda a, e: a.reshape(n, *a.shape[a.ndim - e :])[where])
 
     def to(self, *args: Any, **kwargs: Any) -> GaussianMixture:
         """The same mixture in another dtype or on another device, as ``Tensor.to``."""
-        return self._like(*(a.to(*args, **kwargs) for a in self._parameters()))
+        return self._map(lambda a, e: a.to(*args, **kwargs))
 
     def detach(self) -> GaussianMixture:
         """The same mixture, cut from the autograd graph."""
-        return self._like(*(a.detach() for a in self._parameters()))
+        return self._map(lambda a, e: a.detach())
 
     def numpy(self) -> dict[str, np.ndarray]:
-        """The parameters as arrays: logits (normalised), loc, scale."""
-        named = {"logits": self.logits, "loc": self.loc, "scale": self.scale}
+        """The parameters as arrays: logits (normalised), loc, the covariance as it was given."""
+        named = {"logits": self.logits, **self._named()}
         # NumPy has no bfloat16
         return {
             name: (a.float() if a.dtype == torch.bfloat16 else a).detach().cpu().numpy()
@@ -453,21 +538,29 @@ class GaussianMixture(Distribution):
     # -- inside -------------------------------------------------------------------------------
 
     def _saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        named = {"logits": self._raw_logits, "loc": self.loc, "scale": self.scale}
-        return {}, {name: a.detach().cpu().contiguous() for name, a in named.items()}
+        return {}, {"logits": self._raw_logits, **self._named()}
 
     @classmethod
     def _restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GaussianMixture:
-        return cls(tensors["logits"], tensors["loc"], tensors["scale"])
+        return cls(**tensors)  # type: ignore[arg-type]
 
-    def _parameters(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self._raw_logits, self.loc, self.scale
+    def _named(self) -> dict[str, Tensor]:
+        cov = self._covariance
+        return {"loc": self.loc, **dict(zip(cov.names, cov.tensors, strict=True))}
 
-    def _like(self, logits: Tensor, loc: Tensor, scale: Tensor) -> GaussianMixture:
+    def _map(self, f: Callable[[Tensor, int], Tensor]) -> GaussianMixture:
+        """f(tensor, axes behind the batch) applied to every parameter."""
+        return self._like(f(self._raw_logits, 1), f(self.loc, 2), self._covariance.map(f))
+
+    def _like(self, logits: Tensor, loc: Tensor, covariance: Covariance) -> GaussianMixture:
         """A mixture of checked parameters that validates its arguments if this one does."""
-        new = GaussianMixture(logits, loc, scale, validate_args=False)
-        new._validate_args = self._validate_args
+        new = GaussianMixture.__new__(GaussianMixture)
+        new._set(logits, loc, covariance, self._validate_args)
         return new
+
+    def _scale_like(self, loc: Tensor) -> Tensor:
+        """Scales with the leading axes that _aligned gave to loc."""
+        return self.scale[(None,) * (loc.ndim - self.loc.ndim)]
 
     def _dims(self, dims: int | Sequence[int]) -> list[int]:
         found = [dims] if isinstance(dims, int) else list(dims)
@@ -483,8 +576,8 @@ class GaussianMixture(Distribution):
     def _validate_sample(self, value: Tensor) -> None:
         self._with(value)
 
-    def _with(self, y: Tensor, name: str = "y") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """y and the parameters, checked, of one batch rank."""
+    def _with(self, y: Tensor, name: str = "y") -> tuple[Tensor, Tensor, Tensor]:
+        """y, logits and loc, checked, of one batch rank."""
         if not isinstance(y, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor; got {type(y).__name__}")
         check_event(y, self.loc.shape[-1], name)
@@ -494,8 +587,7 @@ class GaussianMixture(Distribution):
             raise ValueError(f"{name} must not be NaN{where}")
         return self._aligned(y if y.is_floating_point() else y.to(self.loc.dtype), name)
 
-    def _aligned(self, y: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits, loc, scale = self._parameters()
+    def _aligned(self, y: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
         batch = y.shape[:-1]
         try:
             rank = len(torch.broadcast_shapes(batch, self.batch_shape))
@@ -506,13 +598,13 @@ class GaussianMixture(Distribution):
             ) from None
         y = y[(None,) * (rank - len(batch))]
         more = (None,) * (rank - len(self.batch_shape))
-        return (y, logits[more], loc[more], scale[more]) if more else (y, logits, loc, scale)
+        return y, self._raw_logits[more], self.loc[more]
 
     def _scalar(self, what: str, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As _with, without the event axis, for D = 1."""
+        """y, logits, loc and scale without the event axis, for D = 1."""
         self._need_scalar(what)
-        y, logits, loc, scale = self._with(y)
-        return y[..., 0], logits, loc[..., 0], scale[..., 0]
+        y, logits, loc = self._with(y)
+        return y[..., 0], logits, loc[..., 0], self._scale_like(loc)[..., 0]
 
     def _need_scalar(self, what: str) -> None:
         if self.loc.shape[-1] != 1:
@@ -522,9 +614,10 @@ class GaussianMixture(Distribution):
             )
 
 
-def _check_parameters(logits: Tensor, loc: Tensor, scale: Tensor) -> torch.Size:
-    """Types and shapes; returns the batch shape."""
-    for name, value in (("logits", logits), ("loc", loc), ("scale", scale)):
+def _check_shapes(logits: Tensor, loc: Tensor, named: dict[str, Tensor]) -> None:
+    """Types and shapes of what the user gave."""
+    everything = {"logits": logits, "loc": loc, **named}
+    for name, value in everything.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
         if not value.is_floating_point():
@@ -535,35 +628,36 @@ def _check_parameters(logits: Tensor, loc: Tensor, scale: Tensor) -> torch.Size:
             + (". Did you mean loc[..., None]?" if loc.ndim == 1 else "")
         )
     k, d = loc.shape[-2:]
-    if scale.shape[-2:] != (k, d):
-        raise ValueError(
-            f"scale must have shape (*, {k}, {d}) to match loc {tuple(loc.shape)}; "
-            f"got {tuple(scale.shape)}"
-        )
-    if logits.ndim < 1 or logits.shape[-1] != k:
-        raise ValueError(
-            f"logits must have shape (*, {k}) to match loc {tuple(loc.shape)}; "
-            f"got {tuple(logits.shape)}"
-        )
+    events: dict[str, tuple[int | str, ...]] = {
+        "scale": (k, d),
+        "scale_tril": (k, d, d),
+        "precision_tril": (k, d, d),
+        "cov_factor": (k, d, "R"),
+        "cov_diag": (k, d),
+        "logits": (k,),
+    }
+    batches = [loc.shape[:-2]]
+    for name, value in {**named, "logits": logits}.items():
+        want = events[name]
+        got = value.shape[-len(want) :]
+        if len(got) < len(want) or any(w not in ("R", g) for w, g in zip(want, got, strict=True)):
+            raise ValueError(
+                f"{name} must have shape (*, {', '.join(map(str, want))}) to match loc "
+                f"{tuple(loc.shape)}; got {tuple(value.shape)}"
+            )
+        batches.append(value.shape[: value.ndim - len(want)])
     try:
-        return torch.broadcast_shapes(logits.shape[:-1], loc.shape[:-2], scale.shape[:-2])
+        torch.broadcast_shapes(*batches)
     except RuntimeError:
-        raise ValueError(
-            f"the batch axes do not broadcast: logits {tuple(logits.shape)}, "
-            f"loc {tuple(loc.shape)}, scale {tuple(scale.shape)}"
-        ) from None
+        found = ", ".join(f"{name} {tuple(value.shape)}" for name, value in everything.items())
+        raise ValueError(f"the batch axes do not broadcast: {found}") from None
 
 
-def _check_values(logits: Tensor, loc: Tensor, scale: Tensor) -> None:
+def _check_values(logits: Tensor, loc: Tensor, covariance: Covariance) -> None:
     """Ranges; the message names the first bad entry."""
-    for name, value, good, want in (
-        ("logits", logits, logits < math.inf, "less than inf and not NaN"),
-        ("loc", loc, loc.isfinite(), "finite"),
-        ("scale", scale, (scale > 0) & (scale < math.inf), "positive and finite"),
-    ):
-        if not bool(good.all()):
-            at = tuple((~good).nonzero()[0].tolist())
-            raise ValueError(f"{name} must be {want}; got {value[at].item():g} at index {at}")
+    refuse("logits", logits, logits < math.inf, "be less than inf and not NaN")
+    refuse("loc", loc, loc.isfinite(), "be finite")
+    covariance.check()
     check_weights(logits)
 
 

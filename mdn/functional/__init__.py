@@ -32,10 +32,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ._full import precision_terms, whitened_log_prob
 from ._likelihood import check_event, diagonal_log_prob, result_dtype, work_dtype
 from ._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 
 __all__ = [
+    "full_gaussian_mixture_log_prob",
     "gaussian_mixture_crps",
     "gaussian_mixture_icdf",
     "gaussian_mixture_log_cdf",
@@ -102,6 +104,55 @@ def gaussian_mixture_nll(
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
     nll = -gaussian_mixture_log_prob(y, logits, loc, log_scale)
     return nll.mean() if reduction == "mean" else nll.sum() if reduction == "sum" else nll
+
+
+def full_gaussian_mixture_log_prob(
+    y: Tensor, logits: Tensor, loc: Tensor, precision_tril: Tensor
+) -> Tensor:
+    r"""Log density of Gaussian mixtures with full covariance, in nats.
+
+    With the lower triangular factor P of each precision :math:`\Lambda = P P^\top`,
+
+    .. math::
+        \log p(y) = \log \sum_k \pi_k \prod_d P_{k,dd}\,
+            \varphi\!\left(\left[P_k^\top (y - \mu_k)\right]_d\right),
+
+    so one factor gives both the distance and the determinant, and no triangular system is solved.
+
+    Args:
+        y: targets, (*, D).
+        logits: log weights up to a constant, (*, K).
+        loc: means, (*, K, D).
+        precision_tril: lower triangular with a positive diagonal, (*, K, D, D), in 1 / unit of y;
+            what stands above the diagonal is not read.
+
+    Returns:
+        (*), one log density a row.
+
+    Raises:
+        ValueError: the shapes do not fit, or all logits of a row are ``-inf``.
+        TypeError: an argument is not a tensor of real numbers.
+
+    Example:
+        >>> eye = torch.eye(2)[None]
+        >>> full_gaussian_mixture_log_prob(torch.zeros(2), torch.zeros(1), torch.zeros(1, 2), eye)
+        tensor(-1.8379)
+    """
+    if not isinstance(precision_tril, Tensor):
+        raise TypeError(
+            f"precision_tril must be a torch.Tensor; got {type(precision_tril).__name__}"
+        )
+    dims = precision_tril.shape[-1] if precision_tril.ndim > 2 else 0
+    if precision_tril.ndim < 3 or precision_tril.shape[-2] != dims:
+        raise ValueError(
+            f"precision_tril must have shape (*, K, D, D); got {tuple(precision_tril.shape)}"
+        )
+    diagonal = precision_tril.diagonal(dim1=-2, dim2=-1)
+    y, logits, loc, _ = _checked("y", y, logits, loc, diagonal, last="precision_tril")
+    dtype = result_dtype(y, logits, loc, precision_tril)
+    work = work_dtype(dtype)
+    z, log_det = precision_terms(y.to(work), loc.to(work), precision_tril.to(work).tril())
+    return whitened_log_prob(z, log_det, logits.to(work)).to(dtype)
 
 
 def gaussian_mixture_log_cdf(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
@@ -185,10 +236,10 @@ def gaussian_mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Ten
 
 
 def _checked(
-    name: str, y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor
+    name: str, y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, last: str = "log_scale"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Checks types and shapes; gives all one batch rank, and integers a floating dtype."""
-    named = ((name, y), ("logits", logits), ("loc", loc), ("log_scale", log_scale))
+    named = ((name, y), ("logits", logits), ("loc", loc), (last, log_scale))
     for arg, value in named:
         if not isinstance(value, Tensor):
             raise TypeError(f"{arg} must be a torch.Tensor; got {type(value).__name__}")
@@ -203,8 +254,9 @@ def _checked(
             f"got {tuple(logits.shape)}"
         )
     if log_scale.shape[-2:] != loc.shape[-2:]:
+        shape = dims if last == "log_scale" else f"{dims}, {dims}"
         raise ValueError(
-            f"log_scale must have shape (*, {n_components}, {dims}) to match loc "
+            f"{last} must have shape (*, {n_components}, {shape}) to match loc "
             f"{tuple(loc.shape)}; got {tuple(log_scale.shape)}"
         )
     check_event(y, dims, name)

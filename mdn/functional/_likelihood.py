@@ -344,7 +344,7 @@ def _exact_terms(
     if log:
         step = of_m(inv64) * torch.expm1(of_m(log_scale) - log_scale)  # 1/scale_k - 1/scale_m
     else:
-        step = (of_m(scale) - scale) * (of_m(inv64) * inv64)
+        step = ((of_m(scale) - scale) * inv64) * of_m(inv64)
     step = torch.nan_to_num(step, nan=0.0)
     z_m, d_m = of_m(z64), of_m(d)
     minus = _nearer(z64 - z_m, z64.abs() + z_m.abs(), (of_m(loc) - loc) * inv64, d_m * step)

@@ -24,17 +24,19 @@ _GRID = torch.tensor([-t for t in reversed(_HALF_GRID)] + [0.0] + _HALF_GRID, dt
 _BISECTIONS = 200
 _TURN_STEPS = 55  # halvings of a cell: to the last digit of float64
 _MEAN_SHIFTS = 2000
+_SHIFTED = 1e-9  # D > 1: mean shift ends at steps this short, in units of the local width
 _NEWTON_STEPS = 20
 _FLAT = 1e-6  # D > 1: upward curvature, in units of the local width, that makes a saddle
 _SAME_MODE = 1e-3  # D > 1: modes closer than this many scales are one
 
 
-def mixture_modes(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
     """All local maxima of the density by falling density, NaN-padded.
 
     Args:
         log_w: normalised log weights, (*, K).
-        loc, scale: (*, K, D).
+        loc: (*, K, D).
+        root: lower triangular factors of the covariances, (*, K, D, D).
 
     Returns:
         (*, K, D) places and (*, K) log densities.
@@ -42,17 +44,18 @@ def mixture_modes(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Te
     batch, (n_components, dims) = loc.shape[:-2], loc.shape[-2:]
     log_w = log_w.detach().double().reshape(-1, n_components)
     loc = loc.detach().double().reshape(-1, n_components, dims)
-    scale = scale.detach().double().reshape(-1, n_components, dims)
+    root = root.detach().double().reshape(-1, n_components, dims, dims)
     place = loc.new_full(loc.shape, math.nan)
     height = loc.new_full(loc.shape[:-1], -math.inf)
-    per_row = n_components * (len(_GRID) if dims == 1 else n_components * dims)
+    per_row = n_components * (len(_GRID) if dims == 1 else n_components * dims * dims)
     for part in _chunks(len(loc), per_row):
         if dims == 1:
-            x, is_mode, log_p = _critical_points(log_w[part], loc[part, :, 0], scale[part, :, 0])
+            flat = log_w[part], loc[part, :, 0], root[part, :, 0, 0]
+            x, is_mode, log_p = _critical_points(*flat)
             log_p = torch.where(is_mode, log_p, -math.inf)[:, ::2]
             x = torch.where(is_mode, x, math.nan)[:, ::2].unsqueeze(-1)
         else:
-            x, log_p = _climb(log_w[part], loc[part], scale[part])
+            x, log_p = _climb(log_w[part], loc[part], root[part])
         order = log_p.argsort(dim=-1, descending=True, stable=True)[:, :n_components]
         width = order.shape[1]
         height[part, :width] = log_p.gather(1, order)
@@ -310,64 +313,81 @@ def _roots(
 # several dimensions
 
 
-def _climb(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _climb(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
     """Local maxima reached from every component: mean shift, then Newton, duplicates merged.
 
     Args:
-        log_w: (n, K); loc, scale: (n, K, D).
+        log_w: (n, K); loc: (n, K, D); root: (n, K, D, D).
 
     Returns:
-        (n, K, D) and (n, K) log density, -inf where a duplicate was dropped.
+        (n, K, D) and (n, K) log density, -inf where a duplicate or a saddle was dropped.
+
+    References:
+        M. A. Carreira-Perpinan, Mode-finding for mixtures of Gaussian distributions, IEEE Trans.
+        Pattern Anal. Mach. Intell. 22 (2000).
     """
     n_components, dims = loc.shape[1:]
     x = loc.clone()  # (n, P = K, D)
-    precision = scale.reciprocal().square().unsqueeze(1)  # (n, 1, K, D)
-    start = (log_w - scale.log().sum(-1)).unsqueeze(1)  # (n, 1, K)
+    eye = torch.eye(dims, dtype=x.dtype, device=x.device)
+    whiten = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)  # (n, K, D, D)
+    precision = whiten.mT @ whiten
+    log_det = whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    start = (log_w + log_det).unsqueeze(1)  # (n, 1, K)
 
-    def terms(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log density (n, P), responsibilities (n, P, K), pull (n, P, K, D) = -z / scale."""
-        z = (x.unsqueeze(2) - loc.unsqueeze(1)) / scale.unsqueeze(1)
+    def terms(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log density, responsibilities (n, P, K), pull of each (n, P, K, D), mean precision."""
+        z = torch.einsum("nkij,npkj->npki", whiten, x.unsqueeze(2) - loc.unsqueeze(1))
         t = start - 0.5 * z.square().sum(-1)
-        return t.logsumexp(-1) - dims * _HALF_LOG_2PI, t.softmax(-1), -z / scale.unsqueeze(1)
+        r = t.softmax(-1)
+        pull = -torch.einsum("nkij,npki->npkj", whiten, z)
+        curvature = torch.einsum("npk,nkij->npij", r, precision)
+        return t.logsumexp(-1) - dims * _HALF_LOG_2PI, r, pull, curvature
 
     for _ in range(_MEAN_SHIFTS):
-        _, r, pull = terms(x)
-        r = r.unsqueeze(-1)
-        weight = (r * precision).sum(2)
-        step = (r * pull).sum(2) / weight
+        _, r, pull, curvature = terms(x)
+        score = (r.unsqueeze(-1) * pull).sum(2)
+        step = torch.linalg.solve(curvature, score)
         x = x + step
-        if bool((step.abs() * weight.sqrt() < 1e-9).all()):
+        if bool(((step * score).sum(-1) < _SHIFTED**2).all()):
             break
-    eye = torch.eye(dims, dtype=x.dtype, device=x.device)
-    log_p = terms(x)[0]
+    log_p, r, pull, curvature = terms(x)
     for _ in range(_NEWTON_STEPS):
-        _, r, pull = terms(x)
         score = (r.unsqueeze(-1) * pull).sum(2)  # (n, P, D)
-        spread = torch.einsum("npk,npkd,npke->npde", r, pull, pull)
-        curvature = (r.unsqueeze(-1) * precision).sum(2)
-        hessian = spread - score.unsqueeze(-1) * score.unsqueeze(-2) - curvature.unsqueeze(-1) * eye
+        hessian = _hessian(r, pull, curvature)
         factor, info = torch.linalg.cholesky_ex(-hessian)
-        step = torch.cholesky_solve(
-            score.unsqueeze(-1), torch.where(info[..., None, None] == 0, factor, eye)
-        )
+        fine = (info == 0)[..., None, None]
+        step = torch.cholesky_solve(score.unsqueeze(-1), torch.where(fine, factor, eye))
         target = x + step.squeeze(-1)
-        new = terms(target)[0]
+        new, r_new, pull_new, curvature_new = terms(target)
         better = (info == 0) & (new > log_p)
         if not bool(better.any()):
             break
         x, log_p = torch.where(better.unsqueeze(-1), target, x), torch.where(better, new, log_p)
+        wide = better[..., None]
+        r = torch.where(wide, r_new, r)
+        pull = torch.where(wide[..., None], pull_new, pull)
+        curvature = torch.where(wide[..., None], curvature_new, curvature)
     # mean shift also stops on saddles, where it started on one by symmetry
-    width = curvature.rsqrt()
-    curved = torch.linalg.eigvalsh(hessian * width.unsqueeze(-1) * width.unsqueeze(-2))[..., -1]
-    saddle = curved > _FLAT
+    width = torch.linalg.cholesky(curvature)  # whitens by the local precision
+    bent = torch.linalg.solve_triangular(width, _hessian(r, pull, curvature), upper=False)
+    bent = torch.linalg.solve_triangular(width, bent.mT, upper=False)
+    saddle = torch.linalg.eigvalsh(bent)[..., -1] > _FLAT
     saddle &= ~saddle.all(-1, keepdim=True)
     log_p = torch.where(saddle | (log_w == -math.inf), -math.inf, log_p)
     # a later point within a thousandth of the local width of an earlier, higher one is the same
     order = log_p.argsort(dim=-1, descending=True, stable=True)
-    x = x.gather(1, order.unsqueeze(-1).expand(-1, -1, dims))
     log_p = log_p.gather(1, order)
-    width = (terms(x)[1].unsqueeze(-1) * precision).sum(2).rsqrt()  # (n, P, D)
-    apart = ((x.unsqueeze(2) - x.unsqueeze(1)) / width.unsqueeze(2)).abs().amax(-1)
+    order = order.unsqueeze(-1)
+    x = x.gather(1, order.expand(-1, -1, dims))
+    width = width.gather(1, order.unsqueeze(-1).expand(-1, -1, dims, dims))
+    apart = torch.einsum("npij,npqi->npqj", width, x.unsqueeze(2) - x.unsqueeze(1))
     earlier = torch.ones(n_components, n_components, device=x.device).tril(-1).bool()
-    double = ((apart < _SAME_MODE) & earlier).any(-1)
+    double = ((apart.abs().amax(-1) < _SAME_MODE) & earlier).any(-1)
     return x, torch.where(double, -math.inf, log_p)
+
+
+def _hessian(r: Tensor, pull: Tensor, curvature: Tensor) -> Tensor:
+    """Second derivative of the log density, (n, P, D, D)."""
+    score = (r.unsqueeze(-1) * pull).sum(2)
+    spread = torch.einsum("npk,npkd,npke->npde", r, pull, pull)
+    return spread - score.unsqueeze(-1) * score.unsqueeze(-2) - curvature

@@ -1,0 +1,283 @@
+"""Covariances of the components: diagonal, full by either factor, low rank plus diagonal.
+
+Each kind answers the same questions, so that GaussianMixture asks and never looks which it is.
+Shapes: (*, K, ...) with * the batch, K components and D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.linalg import cholesky, solve_triangular
+
+from ..functional._full import low_rank_terms, precision_terms, whitened_log_prob
+from ..functional._likelihood import (
+    diagonal_log_prob,
+    log_responsibilities,
+    log_weights,
+    result_dtype,
+    work_dtype,
+)
+
+__all__ = ["Covariance", "Diagonal", "Full", "LowRank", "Precision"]
+
+
+class Covariance:
+    """What a mixture asks of the covariances of its components.
+
+    Attributes:
+        tensors: the parameters, each (*, K, ...), in the order of the constructor.
+    """
+
+    names: tuple[str, ...] = ()
+    events: tuple[int, ...] = ()  # axes behind K of each parameter
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors
+
+    def map(self, f: Callable[[Tensor, int], Tensor]) -> Covariance:
+        """The same kind with f(tensor, axes behind the batch) applied to each parameter."""
+        return type(self)(*(f(a, e + 1) for a, e in zip(self.tensors, self.events, strict=True)))
+
+    def aligned(self, loc: Tensor) -> Covariance:
+        """With as many leading axes as loc."""
+        return self.map(lambda a, e: a[(None,) * (loc.ndim - 2 - (a.ndim - e))])
+
+    def matrix(self) -> Tensor:
+        """Covariance of each component, (*, K, D, D)."""
+        root = self.root()
+        return root @ root.mT
+
+    def scale(self) -> Tensor:
+        """Standard deviation of each component in each dimension, (*, K, D)."""
+        return torch.linalg.vector_norm(self.root(), dim=-1)
+
+    def root(self) -> Tensor:
+        """Lower triangular factor, (*, K, D, D)."""
+        raise TypeError(f"{type(self).__name__} has no factor")  # every kind below has one
+
+    def affine(self, c: Tensor) -> Covariance:
+        """The covariance of c * y, c broadcast to (*, K, D)."""
+        return Full(_signed(c.unsqueeze(-1) * self.root()))
+
+    def marginal(self, dims: Sequence[int]) -> Covariance:
+        """The covariance of some dimensions."""
+        return Full(_triangular(self.root()[..., list(dims), :]))
+
+    def condition(
+        self, known: Sequence[int], rest: Sequence[int], gap: Tensor
+    ) -> tuple[Tensor, Covariance]:
+        """Mean shift (*, K, len(rest)) and covariance of the rest, known lying ``gap`` off.
+
+        With the known dimensions first, the lower right block of the triangular factor is the
+        factor of the conditional covariance: nothing is subtracted.
+        """
+        n = len(known)
+        root = _triangular(self.root()[..., [*known, *rest], :])
+        z = _solve(root[..., :n, :n], gap)
+        return _apply(root[..., n:, :n], z), Full(root[..., n:, n:])
+
+    def terms(self, y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened y - loc, (*, K, D), and minus half the log determinant, (*, K)."""
+        root = self.root()
+        return _solve(root, y.unsqueeze(-2) - loc), -_log_diagonal(root)
+
+    def log_prob(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
+        """Log density of the mixture, (*)."""
+        dtype = result_dtype(y, logits, loc, *self.tensors)
+        work = work_dtype(dtype)
+        like = self.aligned(loc).map(lambda a, e: a.to(work))
+        z, half_log_det = like.terms(y.to(work), loc.to(work))
+        return whitened_log_prob(z, half_log_det, logits.to(work)).to(dtype)
+
+    def log_responsibilities(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
+        """Log posterior of the components, (*, K)."""
+        dtype = result_dtype(y, logits, loc, *self.tensors)
+        like = self.aligned(loc).map(lambda a, e: a.double())
+        z, half_log_det = like.terms(y.double(), loc.double())
+        t = log_weights(logits.double()) + half_log_det - 0.5 * z.square().sum(-1)
+        return torch.log_softmax(t, -1).to(dtype)
+
+    def lower(self) -> Covariance:
+        """Triangular factors without what stands above their diagonal, so it gets no gradient."""
+        return self
+
+    def check(self) -> None:
+        """Raises ValueError where a value is out of its range, naming the first."""
+        for name, a, e in zip(self.names, self.tensors, self.events, strict=True):
+            if e == 2 and name != "cov_factor":
+                diagonal = a.diagonal(dim1=-2, dim2=-1)
+                refuse(
+                    name,
+                    diagonal,
+                    (diagonal > 0) & (diagonal < math.inf),
+                    "have a positive and finite diagonal (a singular factor has no density)",
+                )
+                upper = a.triu(1)
+                refuse(name, upper, upper == 0, "be lower triangular (0 above the diagonal)")
+                refuse(name, a, a.isfinite(), "be finite")
+            elif name == "cov_factor":
+                refuse(name, a, a.isfinite(), "be finite")
+            else:
+                refuse(name, a, (a > 0) & (a < math.inf), "be positive and finite")
+
+
+class Diagonal(Covariance):
+    """Independent dimensions: ``scale`` (*, K, D)."""
+
+    names = ("scale",)
+    events = (1,)
+
+    def matrix(self) -> Tensor:
+        return torch.diag_embed(self.tensors[0].square())
+
+    def scale(self) -> Tensor:
+        return self.tensors[0]
+
+    def root(self) -> Tensor:
+        return torch.diag_embed(self.tensors[0])
+
+    def affine(self, c: Tensor) -> Covariance:
+        return Diagonal(c.abs() * self.tensors[0])
+
+    def marginal(self, dims: Sequence[int]) -> Covariance:
+        return Diagonal(self.tensors[0][..., list(dims)])
+
+    def condition(
+        self, known: Sequence[int], rest: Sequence[int], gap: Tensor
+    ) -> tuple[Tensor, Covariance]:
+        return gap.new_zeros(()), self.marginal(rest)
+
+    def terms(self, y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
+        return (y.unsqueeze(-2) - loc) / self.tensors[0], -self.tensors[0].log().sum(-1)
+
+    def log_prob(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
+        return diagonal_log_prob(y, logits, loc, self.aligned(loc).tensors[0], log=False)
+
+    def log_responsibilities(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
+        return log_responsibilities(y, logits, loc, self.aligned(loc).tensors[0])
+
+
+class Full(Covariance):
+    """Full by ``scale_tril`` (*, K, D, D), lower triangular: covariance = S S'."""
+
+    names = ("scale_tril",)
+    events = (2,)
+
+    def root(self) -> Tensor:
+        return self.tensors[0]
+
+    def lower(self) -> Covariance:
+        return Full(self.tensors[0].tril())
+
+
+class Precision(Covariance):
+    """Full by ``precision_tril`` (*, K, D, D), lower triangular: precision = P P'.
+
+    The likelihood needs one product, y -> P'(y - loc), and no triangular system.
+    """
+
+    names = ("precision_tril",)
+    events = (2,)
+
+    def root(self) -> Tensor:
+        p = self.tensors[0]
+        eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device).expand_as(p)
+        return _triangular(solve_triangular(p.mT, eye, upper=True))
+
+    def lower(self) -> Covariance:
+        return Precision(self.tensors[0].tril())
+
+    def affine(self, c: Tensor) -> Covariance:
+        return Precision(_signed(self.tensors[0] / c.unsqueeze(-1)))
+
+    def terms(self, y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
+        return precision_terms(y, loc, self.tensors[0])
+
+
+class LowRank(Covariance):
+    """``cov_factor`` (*, K, D, R) and ``cov_diag`` (*, K, D): covariance = F F' + diag."""
+
+    names = ("cov_factor", "cov_diag")
+    events = (2, 1)
+
+    def matrix(self) -> Tensor:
+        factor, diagonal = self.tensors
+        return factor @ factor.mT + torch.diag_embed(diagonal)
+
+    def scale(self) -> Tensor:
+        factor, diagonal = self.tensors
+        return (factor.square().sum(-1) + diagonal).sqrt()
+
+    def root(self) -> Tensor:
+        return cholesky(self.matrix())
+
+    def affine(self, c: Tensor) -> Covariance:
+        factor, diagonal = self.tensors
+        return LowRank(c.unsqueeze(-1) * factor, c.square() * diagonal)
+
+    def marginal(self, dims: Sequence[int]) -> Covariance:
+        factor, diagonal = self.tensors
+        return LowRank(factor[..., list(dims), :], diagonal[..., list(dims)])
+
+    def log_prob(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
+        # float64: the determinant lemma subtracts two quadratic forms
+        dtype = result_dtype(y, logits, loc, *self.tensors)
+        factor, diagonal = (a.double() for a in self.aligned(loc).tensors)
+        square, half_log_det = low_rank_terms(y.double(), loc.double(), factor, diagonal)
+        z = square.clamp(min=0).unsqueeze(-1)
+        return whitened_log_prob(z, half_log_det, logits.double(), y.shape[-1], squared=True).to(
+            dtype
+        )
+
+
+def joined(parts: Sequence[Covariance]) -> Covariance:
+    """The components of several mixtures under one batch, one after the other along K."""
+    kinds = {
+        (type(p), *(a.shape[a.ndim - e :] for a, e in zip(p.tensors, p.events, strict=True)))
+        for p in parts
+    }
+    if len(kinds) == 1:
+        columns = zip(*(p.tensors for p in parts), strict=True)
+        tensors = [torch.cat(c, -1 - e) for c, e in zip(columns, parts[0].events, strict=True)]
+        return type(parts[0])(*tensors)
+    return Full(torch.cat([p.root() for p in parts], -3))
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _solve(root: Tensor, gap: Tensor) -> Tensor:
+    """root^-1 gap; where gaps outnumber factors, by the inverse, so that nothing is copied."""
+    if gap.shape[:-1].numel() > root.shape[:-2].numel():
+        eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device).expand_as(root)
+        return _apply(solve_triangular(root, eye, upper=False), gap)
+    return solve_triangular(root, gap.unsqueeze(-1), upper=False).squeeze(-1)
+
+
+def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def _log_diagonal(root: Tensor) -> Tensor:
+    return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _triangular(root: Tensor) -> Tensor:
+    """Lower triangular L with L L' = root root', by QR: the condition is not squared."""
+    return _signed(torch.linalg.qr(root.mT, mode="r").R.mT)
+
+
+def _signed(root: Tensor) -> Tensor:
+    """The same factor with a positive diagonal."""
+    return root * root.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+
+
+def refuse(name: str, value: Tensor, good: Tensor, want: str) -> None:
+    """Raises with the first entry that is not good."""
+    if not bool(good.all()):
+        at = tuple((~good).nonzero()[0].tolist())
+        raise ValueError(f"{name} must {want}; got {value[at].item():g} at index {at}")

@@ -1,0 +1,63 @@
+"""Gradients of draws from a Gaussian mixture by implicit reparametrisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ._likelihood import log_weights
+
+__all__ = ["implicit_sample"]
+
+
+def implicit_sample(y: Tensor, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
+    """Draws y, S + (*, D), made differentiable in logits (*, K), loc (*, K, D) and the factor."""
+    return _Implicit.apply(y, logits, loc, scale_tril)
+
+
+class _Implicit(Function):
+    """y as a function of the parameters, its place u under the cdfs held fixed."""
+
+    @staticmethod
+    def forward(y: Tensor, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, *params = (a.detach().double().requires_grad_() for a in ctx.saved_tensors)
+        with torch.enable_grad():
+            u = _places(y, *params)  # (S, *, D)
+            rows = [
+                torch.autograd.grad(u[..., d].sum(), y, retain_graph=True)[0]
+                for d in range(u.shape[-1])
+            ]
+            jacobian = torch.stack(rows, -2)  # du_i / dy_j, lower triangular
+            pull = torch.linalg.solve_triangular(
+                jacobian.mT, grad.double().unsqueeze(-1), upper=True
+            ).squeeze(-1)
+            found = torch.autograd.grad(u, params, -pull)
+        saved = ctx.saved_tensors[1:]
+        return None, *(g.to(a.dtype) for g, a in zip(found, saved, strict=True))
+
+
+def _places(y: Tensor, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
+    """u_d = P(Y_d <= y_d | y_1, ..., y_{d-1}), S + (*, D): a mixture of normal cdfs in each d."""
+    # the inverse factor is small and shared by the draws
+    eye = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device).expand_as(scale_tril)
+    whiten = torch.linalg.solve_triangular(scale_tril, eye, upper=False)
+    z = torch.einsum("...kij,...kj->...ki", whiten, y.unsqueeze(-2) - loc)  # (S, *, K, D)
+    log_r = log_weights(logits)  # of the components given the dimensions before d
+    out = []
+    for d in range(z.shape[-1]):
+        r = torch.softmax(log_r, -1)
+        out.append((r * torch.special.ndtr(z[..., d])).sum(-1))
+        log_r = log_r - 0.5 * z[..., d].square() + whiten[..., d, d].log()
+    return torch.stack(out, -1)
