@@ -1050,14 +1050,6 @@ def test_samples_follow_the_cdf(name: str) -> None:
     assert scipy.stats.kstest(u, "uniform").pvalue > 1e-6
 
 
-def test_rsample_is_not_offered() -> None:
-    """has_rsample says so, and torch's own error follows."""
-    dist = mixture("two modes")
-    assert not dist.has_rsample
-    with pytest.raises(NotImplementedError):
-        dist.rsample()
-
-
 # --- laws ---------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from ._gaussian import HDR, GaussianMixture, Modes
+from ._divergence import divergence
+from ._gaussian import GaussianMixture
+from ._results import HDR, Bounds, Divergence, Estimate, Modes
 
-__all__ = ["HDR", "GaussianMixture", "Modes"]
+__all__ = ["GaussianMixture", "divergence", "HDR", "Modes", "Bounds", "Estimate", "Divergence"]

@@ -278,13 +278,18 @@ def _checked(
 
 
 def _univariate(
-    what: str, function: Callable[..., Tensor], name: str, y: Tensor, *params: Tensor
+    what: str,
+    function: Callable[..., Tensor],
+    name: str,
+    y: Tensor,
+    logits: Tensor,
+    loc: Tensor,
+    log_scale: Tensor,
 ) -> Tensor:
     """A function of scales without event axis, for log scales with one."""
-    loc = params[1]
     if isinstance(loc, Tensor) and loc.ndim >= 2 and loc.shape[-1] != 1:
         raise ValueError(f"{what} needs one target dimension; got loc {tuple(loc.shape)}")
-    y, logits, loc, log_scale = _checked(name, y, *params)
+    y, logits, loc, log_scale = _checked(name, y, logits, loc, log_scale)
     dtype = result_dtype(y, logits, loc, log_scale)
     scale = log_scale[..., 0].to(work_dtype(dtype)).exp()  # a half's exp would carry 2 digits
     return function(y[..., 0], logits, loc[..., 0], scale).to(dtype)

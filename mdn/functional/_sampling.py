@@ -1,7 +1,8 @@
-"""Gradients of draws from a Gaussian mixture by implicit reparametrisation."""
+"""Draws from Gaussian mixtures, and their gradients by implicit reparametrisation."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,45 @@ from torch.autograd import Function
 
 from ._likelihood import log_weights
 
-__all__ = ["implicit_sample"]
+__all__ = ["implicit_sample", "mixture_sample"]
+
+_CHUNK = 1 << 19  # numbers drawn at a time, so that they stay in cache
+
+
+def mixture_sample(
+    draws: int, log_w: Tensor, loc: Tensor, factor: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Draws (draws, n, D): a component by its weight, then only that component.
+
+    Args:
+        draws: number of draws of each mixture.
+        log_w: (n, K); loc: (n, K, D).
+        factor: scales (n, K, D, 1) or lower triangular factors (n, K, D, D).
+        generator: source of randomness.
+    """
+    n, k, d = loc.shape
+    diagonal = factor.shape[-1] == 1
+    out = loc.new_empty(draws, n, d)
+    edges = log_w.double().exp().cumsum(-1)
+    last = k - 1 - (log_w.flip(-1) > -math.inf).int().argmax(-1)
+    # beyond the last component that is alive nothing may be chosen, whatever the rounding
+    edges[torch.arange(k, device=loc.device) >= last.unsqueeze(-1)] = math.inf
+    size = factor.shape[-1] * d
+    block = max(1, min(draws, _CHUNK // size))
+    step = max(1, _CHUNK // (size * block))
+    for i in range(0, n, step):
+        rows = slice(i, i + step)
+        base = k * torch.arange(len(edges[rows]), device=loc.device).unsqueeze(-1)
+        here, spread = loc[rows].reshape(-1, d), factor[rows].reshape(-1, d, factor.shape[-1])
+        for j in range(0, draws, block):
+            u = edges.new_empty(len(base), min(block, draws - j)).uniform_(generator=generator)
+            which = (torch.searchsorted(edges[rows], u, right=True) + base).flatten()
+            noise = loc.new_empty(len(which), d).normal_(generator=generator)
+            chosen = spread[which]
+            moved = chosen[..., 0] * noise if diagonal else (chosen @ noise[..., None])[..., 0]
+            moved += here[which]
+            out[j : j + block, rows] = moved.reshape(*u.shape, d).movedim(1, 0)
+    return out
 
 
 def implicit_sample(y: Tensor, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
