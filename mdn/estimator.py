@@ -23,6 +23,7 @@ from sklearn.utils.validation import (
 from . import io
 from .distribution import HDR, GaussianMixture
 from .nn import MDN, MIN_SCALE, standardization
+from .scoring import weighted_mean
 from .train import History, fit
 
 __all__ = ["MDNRegressor"]
@@ -123,46 +124,48 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         Warns:
             UserWarning: y is constant, so the density is as narrow as its floor allows.
         """
-        X, y = self._validated(X, y)
+        inputs, targets = self._validated(X, y)
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+                sample_weight, inputs, dtype=np.float64, ensure_non_negative=True
             )
             if np.count_nonzero(weight) < 2:
                 raise ValueError("sample_weight must be positive for at least 2 rows")
-            X, y, weight = (a[weight > 0] for a in (X, y, weight))
+            inputs, targets, weight = (a[weight > 0] for a in (inputs, targets, weight))
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must lie between 0 and 1; got {self.validation_fraction}"
             )
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
-        n = len(X)
+        n = len(inputs)
         order = torch.as_tensor(rng.permutation(n))
         n_val = min(max(1, round(self.validation_fraction * n)), n - 1)
 
-        x_all, y_all = _tensor(X), _tensor(y.reshape(n, -1))
+        x_all, y_all = _tensor(inputs), _tensor(targets.reshape(n, -1))
+        floor = self.min_scale
+        if floor > 0:  # a floor that is not is refused by the head
+            floor = max(floor, _resolution(y_all))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds the GPUs too
             model = MDN(
-                X.shape[1],
+                x_all.shape[1],
                 y_all.shape[1],
                 self.n_components,
                 self.hidden,
                 covariance_type=self.covariance_type,
-                min_scale=max(self.min_scale, _resolution(y_all))
-                if self.min_scale > 0
-                else self.min_scale,
+                min_scale=floor,
             ).standardize_(x_all, y_all)
-        if (y == y[:1]).all():
+        for column in (y_all == y_all[:1]).all(0).nonzero().flatten().tolist():
+            name = "y" if y_all.shape[1] == 1 else f"column {column} of y"
             warnings.warn(
-                f"y is constant ({np.ravel(y)[0]:g}): the fitted density is as narrow as its floor "
-                "allows, and its height says nothing about the data",
+                f"{name} is constant ({y_all[0, column]:g}): the fitted density is as narrow as "
+                "its floor allows, and its height says nothing about the data",
                 UserWarning,
                 stacklevel=2,
             )
-        data = model.standard_units(x_all, y_all)
+        data: tuple[torch.Tensor, ...] = model.standard_units(x_all, y_all)
         if weight is not None:
             data = (*data, torch.as_tensor(weight, dtype=data[1].dtype))
         history = fit(
@@ -180,7 +183,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         self.model_ = model.eval()
         # training ran in standard units: a density in y's unit is lower by the scale
         self.history_ = history.shifted(float(model.y_scale.log().sum()))
-        self._flat = y.ndim == 1
+        self._flat = targets.ndim == 1
         return self
 
     def _validated(self, X: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
@@ -193,10 +196,10 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             raise ValueError(f"X and y must have one length; got {rows[0]} and {rows[1]} rows")
         # values are checked below, where the message can name the row
         check = {"dtype": np.float64, "ensure_min_samples": 2, "ensure_all_finite": False}
-        X, y = validate_data(self, X, y, validate_separately=(check, {**check, "ensure_2d": False}))
-        self._check_finite("X", X)
-        self._check_finite("y", y)
-        return X, y
+        both = validate_data(self, X, y, validate_separately=(check, {**check, "ensure_2d": False}))
+        self._check_finite("X", both[0])
+        self._check_finite("y", both[1])
+        return both
 
     def _check_finite(self, name: str, a: Floats) -> None:
         bad = ~np.isfinite(a.reshape(len(a), -1))
@@ -213,10 +216,10 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     def predict_distribution(self, X: ArrayLike) -> GaussianMixture:
         """The conditional distribution of each row, batch (N,), event (D,), float64, y's unit."""
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False)
-        self._check_finite("X", X)
+        inputs = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=False)
+        self._check_finite("X", inputs)
         with torch.no_grad():
-            return self.model_(_tensor(X))
+            return self.model_(_tensor(inputs))
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
         """Conditional mean, (N,) or (N, D); with ``return_std`` also the standard deviation."""
@@ -265,7 +268,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     def nll(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Mean negative log-likelihood, nats in y's unit; negative where densities exceed 1."""
-        return -float(np.average(self.log_prob(X, y), weights=sample_weight))
+        return weighted_mean(-self.log_prob(X, y), sample_weight)
 
     def _targets(self, a: torch.Tensor) -> Floats:
         """(..., D) as an array, without the last axis if y had none."""

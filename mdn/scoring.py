@@ -102,13 +102,13 @@ def pit(dist: Any, y: Array) -> Array:
 
 def nll_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
     """Minus the mean NLL of an estimator, for ``GridSearchCV(scoring=nll_scorer)``."""
-    return -float(np.average(-estimator.log_prob(X, y), weights=sample_weight))
+    return -weighted_mean(-estimator.log_prob(X, y), sample_weight)
 
 
 def crps_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
     """Minus the mean CRPS of an estimator, for ``GridSearchCV(scoring=crps_scorer)``."""
     score = crps(estimator.predict_distribution(X), np.asarray(y, dtype=float).reshape(-1, 1))
-    return -float(np.average(score, weights=sample_weight))
+    return -weighted_mean(score, sample_weight)
 
 
 def _scalar(dist: Any, y: Tensor) -> Tensor:
@@ -145,3 +145,16 @@ def _apply(function: Callable[[Tensor], Tensor], dist: Any, y: Array) -> Array:
     array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
     device = getattr(dist.mean, "device", None)
     return function(torch.as_tensor(array, device=device)).detach().cpu().numpy()
+
+
+def weighted_mean(score: np.ndarray, sample_weight: Any = None) -> float:
+    """Mean of scores (N,), weighted by (N,) numbers if they are given."""
+    if sample_weight is None:
+        return float(score.mean())
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != score.shape or not (weight >= 0).all() or not weight.sum() > 0:
+        raise ValueError(
+            f"sample_weight must be {len(score)} non-negative numbers, not all 0; "
+            f"got shape {weight.shape}"
+        )
+    return float(np.average(score, weights=weight))
