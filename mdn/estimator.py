@@ -43,7 +43,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     Args:
         n_components: K, Gaussians in the mixture.
         hidden: widths of the hidden layers.
-        covariance_type: ``"diagonal"`` or ``"isotropic"``, for several targets.
+        covariance_type: for several targets, as in :class:`mdn.MDNHead`.
         min_scale: floor of the scales in standard deviations of y.  It bounds the likelihood and is
             raised to the rounding error of a y that holds few distinct values.
         learning_rate: of AdamW.
@@ -157,11 +157,13 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 covariance_type=self.covariance_type,
                 min_scale=floor,
             ).standardize_(x_all, y_all)
-        for column in (y_all == y_all[:1]).all(0).nonzero().flatten().tolist():
-            name = "y" if y_all.shape[1] == 1 else f"column {column} of y"
+        constant = (y_all == y_all[:1]).all(0)
+        if bool(constant.any()):
+            columns = ", ".join(str(i) for i in constant.nonzero().flatten().tolist())
+            name = "y" if bool(constant.all()) else f"y in column {columns}"
             warnings.warn(
-                f"{name} is constant ({y_all[0, column]:g}): the fitted density is as narrow as "
-                "its floor allows, and its height says nothing about the data",
+                f"{name} is constant ({y_all[0, constant][0]:g}): the fitted density is as narrow "
+                "as its floor allows, and its height says nothing about the data",
                 UserWarning,
                 stacklevel=2,
             )

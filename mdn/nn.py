@@ -15,7 +15,14 @@ from torch.distributions import Categorical
 
 from .distribution import GaussianMixture
 
-__all__ = ["MDN", "CategoricalHead", "MDNHead", "MixtureParameters"]
+__all__ = [
+    "MDN",
+    "MDNHead",
+    "CategoricalHead",
+    "MixtureParameters",
+    "FullParameters",
+    "LowRankParameters",
+]
 
 MIN_SCALE = 1e-3
 """Default floor of the scales, in standard deviations of the target.
@@ -24,12 +31,15 @@ Without a floor the likelihood has no maximum: a component that sits on one poin
 density without end.  With this one a component can gain at most log(1000) = 6.9 nats a dimension.
 """
 
-_COVARIANCE_TYPES = ("diagonal", "isotropic")
+_COVARIANCE_TYPES = ("diagonal", "isotropic", "tied", "full", "low_rank")
+_RANK = 2  # of the factor of a low-rank covariance, less in fewer dimensions
 _FIRST_SCALE = 0.1  # least initial scale, in standard deviations: a group of equal targets has 0
 
 
 class MixtureParameters(NamedTuple):
-    """Raw tensors of a Gaussian mixture, for vmap, export and data-parallel wrappers.
+    """Tensors of a Gaussian mixture, for vmap, export and data-parallel wrappers.
+
+    The names are those of ``GaussianMixture``'s arguments: ``GaussianMixture(**p._asdict())``.
 
     Attributes:
         logits: (*, K), not normalised.
@@ -40,6 +50,36 @@ class MixtureParameters(NamedTuple):
     logits: Tensor
     loc: Tensor
     scale: Tensor
+
+
+class FullParameters(NamedTuple):
+    """The same for full and tied covariances.
+
+    Attributes:
+        logits: (*, K), not normalised.
+        loc: (*, K, D).
+        precision_tril: (*, K, D, D), lower triangular.
+    """
+
+    logits: Tensor
+    loc: Tensor
+    precision_tril: Tensor
+
+
+class LowRankParameters(NamedTuple):
+    """The same for low-rank covariances.
+
+    Attributes:
+        logits: (*, K), not normalised.
+        loc: (*, K, D).
+        cov_factor: (*, K, D, R).
+        cov_diag: (*, K, D).
+    """
+
+    logits: Tensor
+    loc: Tensor
+    cov_factor: Tensor
+    cov_diag: Tensor
 
 
 class MDNHead(nn.Module):
@@ -54,10 +94,12 @@ class MDNHead(nn.Module):
         in_features: F, features of h.
         out_features: D, dimensions of y.
         n_components: K.
-        covariance_type: ``"diagonal"``, or ``"isotropic"`` (one scale for all dimensions of a
-            component).
+        covariance_type: ``"diagonal"``; ``"isotropic"``, one scale for all dimensions of a
+            component; ``"full"``; ``"tied"``, one full covariance for all components;
+            ``"low_rank"``, a factor of rank 2 plus a diagonal.  With one dimension all are alike.
         min_scale: floor of the scales in the unit of y as the head sees it; by default a
             thousandth, meant for a standardised y.  It bounds the likelihood (see ``MIN_SCALE``).
+            With full covariance it is that of each dimension given the later ones.
 
     Raises:
         ValueError: a size below 1, an unknown covariance type, a floor that is not positive.
@@ -93,29 +135,53 @@ class MDNHead(nn.Module):
         self.n_components, self.covariance_type = n_components, covariance_type
         self.min_scale = float(min_scale)
         k, d = n_components, out_features
-        self._sizes = [k, k * d, k * d if covariance_type == "diagonal" else k]
+        if d == 1:
+            covariance_type = "diagonal" if covariance_type != "tied" else "tied"
+        shared = 1 if covariance_type == "tied" else k
+        scales = k if covariance_type == "isotropic" else shared * d
+        off = {
+            "full": shared * d * (d - 1) // 2,
+            "tied": shared * d * (d - 1) // 2,
+            "low_rank": k * d * min(_RANK, d),
+        }
+        self._sizes = [k, k * d, scales, off.get(covariance_type, 0)]
+        self._kind = covariance_type
         self.linear = nn.Linear(in_features, sum(self._sizes))
 
-    def params(self, h: Tensor) -> MixtureParameters:
-        """The parameters as plain tensors; h is (*, F)."""
+    def params(self, h: Tensor) -> MixtureParameters | FullParameters | LowRankParameters:
+        """The parameters as plain tensors, named by the kind of covariance; h is (*, F)."""
         _check_features(h, self.in_features)
         k, d, batch = self.n_components, self.out_features, h.shape[:-1]
         # components first in memory, as the likelihood wants them: its reductions run over rows
         bias, weight = self.linear.bias.unsqueeze(-1), self.linear.weight
         out = torch.addmm(bias, weight, h.reshape(-1, self.in_features).t())  # (P, N)
-        logits, loc, raw = out.split(self._sizes)
-        scale = nn.functional.softplus(raw) + self.min_scale
+        logits, loc, raw, off = out.split(self._sizes)
         order = (*range(2, 2 + len(batch)), 0, 1)
-        scale = scale.reshape(k, self._sizes[2] // k, *batch).permute(order).expand(*batch, k, d)
-        return MixtureParameters(
-            logits.reshape(k, *batch).movedim(0, -1),
-            loc.reshape(k, d, *batch).permute(order),
-            scale,
-        )
+        shared = 1 if self._kind == "tied" else k
+
+        def wide(a: Tensor, columns: int) -> Tensor:  # (shared * C, N) -> (*, K, C)
+            return a.reshape(shared, columns, *batch).permute(order).expand(*batch, k, columns)
+
+        logits = logits.reshape(k, *batch).movedim(0, -1)
+        loc = loc.reshape(k, d, *batch).permute(order)
+        scale = wide(nn.functional.softplus(raw) + self.min_scale, self._sizes[2] // shared)
+        if self._kind == "low_rank":
+            rank = min(_RANK, d)
+            factor = wide(off, d * rank).reshape(*batch, k, d, rank)
+            return LowRankParameters(logits, loc, factor, scale.square())
+        if self._kind == "full" or (self._kind == "tied" and d > 1):
+            # column j of the factor, in units of its diagonal, holds the regression of dimension
+            # j on the later ones: numbers near 1 whatever the scale
+            precision = scale.reciprocal()
+            row, column = torch.tril_indices(d, d, -1, device=h.device)
+            lower = precision.new_zeros(*batch, k, d, d)
+            lower[..., row, column] = wide(off, len(row)) * precision[..., column]
+            return FullParameters(logits, loc, lower + torch.diag_embed(precision))
+        return MixtureParameters(logits, loc, scale.expand(*batch, k, d))
 
     def forward(self, h: Tensor) -> GaussianMixture:
         """The mixture for features h, (*, F)."""
-        return GaussianMixture(*self.params(h), validate_args=False)
+        return GaussianMixture(**self.params(h)._asdict(), validate_args=False)
 
     @torch.no_grad()
     def initialize_from(self, y: Tensor) -> None:
@@ -137,12 +203,13 @@ class MDNHead(nn.Module):
         spread = np.stack([g.std(0) for g in groups])
         floor = np.maximum(_FIRST_SCALE * y.double().cpu().numpy().std(0), self.min_scale)
         scale = np.maximum(spread, floor) - self.min_scale
-        if self.covariance_type == "isotropic":
-            scale = scale.mean(1, keepdims=True)
+        if self._kind in ("isotropic", "tied"):
+            scale = scale.mean(1 if self._kind == "isotropic" else 0, keepdims=True)
         scale = np.maximum(scale, 1e-6)
         raw = scale + np.log(-np.expm1(-scale))  # inverse softplus
         share = np.log([len(g) for g in groups])
-        bias = np.concatenate([share - share.mean(), loc.reshape(-1), raw.reshape(-1)])
+        off = np.zeros(self._sizes[3])
+        bias = np.concatenate([share - share.mean(), loc.reshape(-1), raw.reshape(-1), off])
         self.linear.bias.copy_(torch.as_tensor(bias))
         self.linear.weight.mul_(0.1)
 

@@ -268,7 +268,7 @@ def _log_diagonal(root: Tensor) -> Tensor:
 
 def _triangular(root: Tensor) -> Tensor:
     """Lower triangular L with L L' = root root', by QR: the condition is not squared."""
-    return _signed(torch.linalg.qr(root.mT, mode="r").R.mT)
+    return _signed(torch.linalg.qr(root.mT).R.mT)  # mode "r" has no derivative
 
 
 def _signed(root: Tensor) -> Tensor:

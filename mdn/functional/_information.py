@@ -19,6 +19,7 @@ _CHUNK = 1 << 21  # numbers a working array may hold
 _ENDS = (0.0, 0.75, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 39.0)
 _NODES = 10  # Gauss-Legendre nodes a panel
 _BOUND_STEPS = 50  # alternating updates of the variational bound
+_NOTHING = -1e30  # a log weight whose exponential is 0, but whose differences are numbers
 
 
 def log_squared_norm(log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -110,6 +111,7 @@ def divergence_bound(log_p: Tensor, log_q: Tensor, pairs: Tensor) -> Tensor:
     Weights of both are divided among the pairs so that the sum of the pairs' divergences is least
     (Hershey and Olsen 2007, section 7), by alternating updates that never raise it.
     """
+    log_p, log_q = log_p.clamp(min=_NOTHING), log_q.clamp(min=_NOTHING)
     lp, lq = log_p.unsqueeze(-1), log_q.unsqueeze(-2)  # (*, K_p, 1), (*, 1, K_q)
     phi = lp + lq
     psi = phi
