@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.linalg import cholesky, solve_triangular
+from torch.linalg import solve_triangular
 
 from ..functional._full import low_rank_terms, precision_terms, whitened_log_prob
 from ..functional._likelihood import (
@@ -213,7 +213,8 @@ class LowRank(Covariance):
         return (factor.square().sum(-1) + diagonal).sqrt()
 
     def root(self) -> Tensor:
-        return cholesky(self.matrix())
+        factor, diagonal = self.tensors  # F F' + diag = [F, diag^1/2] [F, diag^1/2]'
+        return _triangular(torch.cat([factor, torch.diag_embed(diagonal.sqrt())], -1))
 
     def affine(self, c: Tensor) -> Covariance:
         factor, diagonal = self.tensors

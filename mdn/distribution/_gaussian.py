@@ -515,10 +515,12 @@ class GaussianMixture(Distribution):
             raise ValueError(f"n must be between 1 and the {k} components there are; got {n}")
         if n == k:
             return self
+        # a covariance has the squared condition of its factor: in float64
+        wide = self.to(torch.float64)
         logits, loc, covariance = merged(
-            self.logits, self.loc, self.scale, self.covariance_matrix, n
+            wide.logits, wide.loc, wide.scale, wide.covariance_matrix, n
         )
-        return self._like(logits, loc, covariance)
+        return self._like(logits, loc, covariance).to(self.loc.dtype)
 
     @staticmethod
     def pool(

@@ -20,11 +20,12 @@ Rows = Callable[[Tensor], Tensor]
 _ROOT_STEPS = 400  # a bisection from 1e20 down to 1e-100 is this long
 _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 _GOLDEN_STEPS = 45  # a bracket shrinks to 4e-10 of itself: below, values no longer differ
+_LEVEL = 1e-13  # relative difference of log densities that may be rounding
 _SPLITS = 12  # halvings of a panel at most
 _AGREE = 1e-7  # the 7- and 15-point rules differ by this share of the total at most
 _CHUNK = 1 << 19  # places evaluated at a time in an integral
-# Abscissas and weights of the 15-point Kronrod rule on [-1, 1], from the end to the middle (QUADPACK
-# qk15); every second abscissa is one of Gauss's 7-point rule.
+# Abscissas and weights of the 15-point Kronrod rule on [-1, 1], from the end to the middle
+# (QUADPACK, qk15); every second abscissa is one of Gauss's 7-point rule.
 _KRONROD_X = (
     0.991455371120812639206854697526329,
     0.949107912342758524526189684047851,
@@ -100,7 +101,10 @@ def turning_points(value: Tensor) -> tuple[Tensor, Tensor]:
         (C, n) indices, C odd, and (C, n) whether there is one.
     """
     size = len(value)
-    step = (value[1:] - value[:-1]).nan_to_num(nan=0.0).sign()  # inf - inf: level
+    step = (value[1:] - value[:-1]).nan_to_num(nan=0.0)  # inf - inf: level
+    noise = _LEVEL * value.abs().clamp(min=1.0)
+    # also what rounding makes of two places that are nearly one
+    step = torch.where(step.abs() > torch.minimum(noise[1:], noise[:-1]), step.sign(), 0.0)
     step = torch.cat([torch.ones_like(value[:1]), step, -torch.ones_like(value[:1])])  # (G + 1, n)
     # a level stretch goes on as the slope before it
     at = torch.arange(size + 1, device=value.device).unsqueeze(1)
@@ -109,7 +113,7 @@ def turning_points(value: Tensor) -> tuple[Tensor, Tensor]:
     turns = slope[1:] != slope[:-1]  # (G, n)
     count = turns.sum(0)
     width = int(count.max())
-    index = (~turns).int().argsort(0, stable=True)[:width]
+    index = (~turns).int().argsort(dim=0, stable=True)[:width]
     return index, torch.arange(width, device=value.device).unsqueeze(1) < count
 
 

@@ -176,7 +176,9 @@ def gaussian_mixture_log_cdf(y: Tensor, logits: Tensor, loc: Tensor, log_scale: 
         >>> gaussian_mixture_log_cdf(torch.tensor([[-10.0], [0.0]]), *standard)
         tensor([-53.2313,  -0.6931])
     """
-    return _univariate("gaussian_mixture_log_cdf", mixture_log_cdf, "y", y, logits, loc, log_scale)
+    return _one_dimension(
+        "gaussian_mixture_log_cdf", mixture_log_cdf, "y", y, logits, loc, log_scale
+    )
 
 
 def gaussian_mixture_icdf(p: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
@@ -204,7 +206,7 @@ def gaussian_mixture_icdf(p: Tensor, logits: Tensor, loc: Tensor, log_scale: Ten
                 [1.9600]])
     """
     y = p.unsqueeze(-1) if isinstance(p, Tensor) else p
-    out = _univariate("gaussian_mixture_icdf", mixture_icdf, "p", y, logits, loc, log_scale)
+    out = _one_dimension("gaussian_mixture_icdf", mixture_icdf, "p", y, logits, loc, log_scale)
     return out.unsqueeze(-1)
 
 
@@ -232,7 +234,7 @@ def gaussian_mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Ten
         >>> gaussian_mixture_crps(torch.zeros(1, 1), *standard)
         tensor([0.2337])
     """
-    return _univariate("gaussian_mixture_crps", mixture_crps, "y", y, logits, loc, log_scale)
+    return _one_dimension("gaussian_mixture_crps", mixture_crps, "y", y, logits, loc, log_scale)
 
 
 def _checked(
@@ -277,7 +279,7 @@ def _checked(
     return tuple(out)  # type: ignore[return-value]
 
 
-def _univariate(
+def _one_dimension(
     what: str,
     function: Callable[..., Tensor],
     name: str,

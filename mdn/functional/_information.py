@@ -38,12 +38,15 @@ def log_squared_norm(log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 def log_overlaps(loc: Tensor, root: Tensor) -> Tensor:
     """Log of the integral of the product of components i and j, (*, K, K)."""
+    # a covariance has the squared condition of its factor: in float64
+    dtype, loc, root = loc.dtype, loc.double(), root.double()
     covariance = root @ root.mT
     both = torch.linalg.cholesky(covariance.unsqueeze(-3) + covariance.unsqueeze(-4))
     gap = (loc.unsqueeze(-2) - loc.unsqueeze(-3)).unsqueeze(-1)
     z = torch.linalg.solve_triangular(both, gap, upper=False).squeeze(-1)
     log_det = both.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -0.5 * z.square().sum(-1) - log_det - loc.shape[-1] * _HALF_LOG_2PI
+    out = -0.5 * z.square().sum(-1) - log_det - loc.shape[-1] * _HALF_LOG_2PI
+    return out.to(dtype)
 
 
 def entropy(log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:

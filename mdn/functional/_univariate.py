@@ -22,6 +22,8 @@ _CHUNK = 1 << 18  # numbers in one working array of the solver: 2 MiB, so that i
 _CDF_NOISE = 4 * 2.0**-53  # relative rounding of a cdf in float64: nothing to gain below it
 _STEERING_PASSES = 2  # with the cheaper cdf
 _COMPACT_BELOW = 0.7  # share of open quantiles below which the others are dropped
+_MANY_LEVELS = 16  # from here on knots pay
+_KNOTS = (-1.8, -0.6, 0.6, 1.8)  # in scales around each component
 _MAX_PASSES = 2200  # bisection alone needs 2100 halvings from 1e308 to 1e-308
 
 
@@ -118,20 +120,22 @@ class _Quantile(Function):
         batch = torch.broadcast_shapes(p.shape, log_w.shape[:-1], loc.shape[:-1], scale.shape[:-1])
         params = torch.broadcast_tensors(log_w, loc, scale)  # (*, K)
         n_components = params[0].shape[-1]
-        # flat index of the mixture that each level belongs to; nothing of size (levels, rows, K)
         rows = params[0].shape[:-1]
-        row_of = (
-            torch.arange(math.prod(rows), device=p.device).reshape(rows).expand(batch).reshape(-1)
-        )
-        flat = [a.reshape(-1, n_components) for a in params]
-        levels = p.expand(batch).reshape(-1)
+        if batch[len(batch) - len(rows) :] != rows:  # levels vary inside the batch of the mixtures
+            rows = batch
+        # (L, R) levels of R mixtures; nothing of size (L, R, K) but in parts
+        flat = [a.expand(*rows, n_components).reshape(-1, n_components) for a in params]
+        n_rows = math.prod(rows)
+        levels = p.expand(batch).reshape(-1, n_rows) if n_rows else p.expand(batch).reshape(0, 0)
         out = torch.empty(batch, dtype=p.dtype, device=p.device)
-        y = out.view(-1)
-        step = max(1, _CHUNK // n_components)
-        for i in range(0, levels.numel(), step):
-            part = slice(i, i + step)
-            chosen = (a[row_of[part]].t().contiguous() for a in flat)  # (K, n)
-            y[part] = _solve(levels[part], *chosen)
+        y = out.view(levels.shape)
+        block = max(1, min(len(levels), _CHUNK // n_components))
+        step = max(1, _CHUNK // (n_components * block))
+        for i in range(0, n_rows, step):
+            chosen = [a[i : i + step].t().contiguous() for a in flat]  # (K, n)
+            for j in range(0, len(levels), block):
+                part = slice(j, j + block), slice(i, i + step)
+                y[part] = _solve(levels[part], *chosen)
         return out
 
     @staticmethod
@@ -179,41 +183,50 @@ def _quantile_slopes(
 
 
 def _solve(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """Roots of F(y) = p in float64; p (n), the rest (K, n).
+    """Roots of F(y) = p in float64; p (L, n), the rest (K, n).
 
-    The lower tail is solved (the upper one mirrored), by Newton on log F inside a bracket that is
-    exact and free: the quantile lies between the least and the greatest quantile of the components.
-    Newton may cycle inside a bracket, so a step that does not halve gives way to bisection.
+    The lower tail is solved (the upper one mirrored), by Halley's iteration on log F inside a
+    bracket that is exact and free: the quantile lies between the least and the greatest quantile of
+    the components.  A step may cycle inside a bracket, so one that does not halve gives way to
+    bisection.
     """
+    shape = p.shape
     upper = p > 0.5
     sign = torch.where(upper, -1.0, 1.0).to(p.dtype)
-    q = torch.where(upper, 1.0 - p, p)  # exact for p in [1/2, 1]
-    out = torch.where(q == 0, -math.inf, q)  # NaN stays
-    todo = (q > 0).nonzero().squeeze(-1)
-    q, loc, scale, log_w = q[todo], (loc * sign)[:, todo], scale[:, todo], log_w[:, todo]
-    quantile = loc + scale * torch.special.ndtri(q)
+    tail = torch.where(upper, 1.0 - p, p)  # exact for p in [1/2, 1]
+    solvable = tail > 0  # not 0, nor NaN
+    q = torch.where(solvable, tail, 0.25)
+    log_w, loc, scale = (a.unsqueeze(1) for a in (log_w, loc, scale))  # (K, 1, n)
     alive = log_w > -math.inf
+    quantile = sign * loc + scale * torch.special.ndtri(q)  # (K, L, n)
     low = torch.where(alive, quantile, math.inf).amin(0)
     high = torch.where(alive, quantile, -math.inf).amax(0)
     weight = log_w.exp()
-    y = ((weight * quantile).sum(0)).clamp(low, high)
+    y = quantile.mul_(weight).sum(0).clamp(low, high)
+    del quantile
     inv = scale.reciprocal()
     slope = weight * inv * math.exp(-_HALF_LOG_2PI)
     half = 0.5 * weight
     # Halley's error is cubic: after a step this short (in scales) nothing is left to correct
     short = 1e-6 * torch.where(alive, scale, math.inf).amin(0)
     # erf takes half the time of erfc and is exact enough to steer by, away from the tail
-    central = bool((q > 1e-4).all())
+    steer = _STEERING_PASSES if bool((q > 1e-4).all()) else 0
+    if steer and shape[0] >= _MANY_LEVELS:
+        below, above_, y = (sign * a for a in _interpolated(p, loc, inv, slope, half))
+        low = torch.maximum(low, torch.minimum(below, above_))
+        high = torch.minimum(high, torch.maximum(below, above_))
+        y = y.clamp(low, high)
+        steer = 1
     last = high - low
-    found = torch.empty_like(q)
-    place = torch.arange(q.numel(), device=q.device)
+    found = torch.empty_like(q).flatten()
+    place: Tensor | None = None  # of the open ones among all, once the others are dropped
     open_ = torch.ones_like(q, dtype=torch.bool)
     for passes in range(_MAX_PASSES):
-        z = (y - loc).mul_(inv)
-        if central and passes < _STEERING_PASSES:
-            cdf = (half * torch.erf(z * _SQRT_HALF).add_(1.0)).sum(0)
+        z = (y * sign - loc).mul_(inv).mul_(sign)
+        if passes < steer:
+            cdf = torch.erf(z * _SQRT_HALF).add_(1.0).mul_(half).sum(0)
         else:
-            cdf = (half * torch.erfc(z * -_SQRT_HALF)).sum(0)
+            cdf = torch.erfc(z * -_SQRT_HALF).mul_(half).sum(0)
         parts = torch.exp(z.square().mul_(-0.5)).mul_(slope)
         pdf = parts.sum(0)
         above = cdf > q
@@ -222,7 +235,7 @@ def _solve(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         error = cdf - q
         ratio = error / q
         # log1p keeps the digits that log(cdf) - log(q) loses
-        log_ratio = torch.where(ratio.abs() < 0.1, torch.log1p(ratio), cdf.log() - q.log())
+        log_ratio = torch.where(ratio.abs() < 0.1, torch.log1p(ratio), torch.log(cdf / q))
         move = -log_ratio * cdf / pdf
         bend = (parts.mul_(z).mul_(inv).sum(0) / pdf + pdf / cdf) * move * -0.5
         move = move / torch.where(bend > -0.5, 1.0 + bend, 1.0)
@@ -235,27 +248,65 @@ def _solve(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         eps = 2.0**-53 * torch.maximum(low.abs(), high.abs())
         exact = error.abs() <= _CDF_NOISE * q
         done = exact | (width <= 2 * eps) | (newton & (size <= torch.maximum(eps, short)))
-        y_done = torch.where(exact, y, target)
         last = torch.where(newton, size, 0.5 * width)
+        settled = torch.where(exact, y, target)
         y = target
-        if central and passes < _STEERING_PASSES:
+        if passes < steer:
             continue
         new = done & open_
-        found[place[new]] = y_done[new]
+        at = new.flatten().nonzero().squeeze(-1) if place is None else place[new.flatten()]
+        found[at] = settled[new]
         open_ &= ~done
         left = int(open_.sum())
         if not left:
             break
-        if left < _COMPACT_BELOW * len(q):  # copying costs a third of a pass
-            keep = open_.nonzero().squeeze(-1)
-            place, q, y, low, high, last, short, open_ = (
-                a[keep] for a in (place, q, y, low, high, last, short, open_)
+        if left < _COMPACT_BELOW * open_.numel():  # copying costs a third of a pass
+            keep = open_.flatten().nonzero().squeeze(-1)
+            place = keep if place is None else place[keep]
+            column = keep % loc.shape[-1]
+            short, loc, inv, slope, half = (
+                a.index_select(-1, column) for a in (short, loc, inv, slope, half)
             )
-            loc, inv, slope, half = (a[:, keep] for a in (loc, inv, slope, half))
+            sign, q, y, low, high, last, open_ = (
+                a.flatten()[keep].unsqueeze(0) for a in (sign, q, y, low, high, last, open_)
+            )
+            sign = sign.contiguous()
     else:
-        found[place[open_]] = y[open_]
-    out[todo] = found
-    return out * sign
+        rest = open_.flatten()
+        found[rest.nonzero().squeeze(-1) if place is None else place[rest]] = y[open_]
+    ends = torch.where(tail == 0, -math.inf, tail)  # NaN stays
+    return torch.where(solvable, found.reshape(shape), ends) * torch.where(upper, -1.0, 1.0)
+
+
+def _interpolated(
+    p: Tensor, loc: Tensor, inv: Tensor, slope: Tensor, half: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Brackets and a first guess for many levels of one mixture, each (L, n).
+
+    The cdf is taken at a few knots around every component, and inverted between them by the cubic
+    that has its slopes.
+    """
+    offsets = torch.tensor(_KNOTS, dtype=p.dtype, device=p.device).reshape(-1, 1, 1)
+    x = (loc.transpose(0, 1) + offsets / inv.transpose(0, 1)).flatten(0, 1).sort(0).values  # (G, n)
+    z = (x - loc).mul_(inv)  # (K, G, n)
+    cdf = torch.erf(z * _SQRT_HALF).add_(1.0).mul_(half).sum(0).t().contiguous()  # (n, G)
+    pdf = torch.exp(z.square_().mul_(-0.5)).mul_(slope).sum(0).t()
+    x = x.t()
+    right = torch.searchsorted(cdf, p.t().contiguous()).clamp_(1, cdf.shape[1] - 1)
+    left = right - 1
+    f0, f1, x0, x1 = (a.gather(1, i) for a in (cdf, x) for i in (left, right))
+    slopes = pdf.reciprocal()
+    h = f1 - f0
+    m0, m1 = (slopes.gather(1, i) * h for i in (left, right))
+    t = ((p.t() - f0) / h).clamp(0.0, 1.0)
+    cubic = x0 + t * (m0 + t * (3 * (x1 - x0) - 2 * m0 - m1 + t * (m0 + m1 - 2 * (x1 - x0))))
+    fine = (cubic >= x0) & (cubic <= x1)  # not so where the density all but vanishes
+    guess = torch.where(fine, cubic, x0 + t.nan_to_num(nan=0.5) * (x1 - x0))
+    # a level outside the knots is bracketed by what is known already
+    outside = (p.t() <= cdf[:, :1]) | (p.t() >= cdf[:, -1:])
+    lower = torch.where(outside, -math.inf, x0)
+    upper = torch.where(outside, math.inf, x1)
+    return lower.t(), upper.t(), guess.t()
 
 
 def mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -263,14 +314,28 @@ def mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tenso
     dtype = result_dtype(y, logits, loc, scale)
     work = work_dtype(dtype)
     y, loc, scale = y.to(work), loc.to(work), scale.to(work)
-    w = log_weights(logits.to(work)).exp().movedim(-1, 0)  # (K, *), rows last: faster
-    loc, scale = loc.movedim(-1, 0).contiguous(), scale.movedim(-1, 0).contiguous()
+    w = log_weights(logits.to(work)).exp()
+    batch = torch.broadcast_shapes(y.shape, w.shape[:-1], loc.shape[:-1], scale.shape[:-1])
+    n, k = math.prod(batch), loc.shape[-1]
+    step = max(1, _CHUNK // k)
+    if n <= step or torch.compiler.is_compiling():
+        return _crps(y, w, loc, scale).to(dtype)
+    flat = [a.expand(*batch, k).reshape(n, k) for a in (w, loc, scale)]
+    points = y.expand(batch).reshape(n)
+    parts = [
+        _crps(points[i : i + step], *(a[i : i + step] for a in flat)) for i in range(0, n, step)
+    ]
+    return torch.cat(parts).reshape(batch).to(dtype)
+
+
+def _crps(y: Tensor, w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    w, loc, scale = (a.movedim(-1, 0).contiguous() for a in (w, loc, scale))  # rows last: faster
     score = (w * _mean_abs(y - loc, scale)).sum(0)
     score = score - (w * w * scale).sum(0) * (1.0 / math.sqrt(math.pi))
     for k in range(1, loc.shape[0]):
         spread = torch.hypot(scale[k:], scale[:-k])
         score = score - (w[k:] * w[:-k] * _mean_abs(loc[k:] - loc[:-k], spread)).sum(0)
-    return score.to(dtype)
+    return score
 
 
 def _mean_abs(m: Tensor, s: Tensor) -> Tensor:

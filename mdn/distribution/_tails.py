@@ -1,0 +1,620 @@
+r"""What torch's families lack: tails in log space, quantiles from either tail, safe gradients.
+
+For a univariate distribution (event shape ``()``) of any of these families the functions below give
+log densities without NaN gradients, the logs of both tails, quantiles from either tail and moments,
+all in float64:
+
+================= ============================================= ===============================
+family            tails                                         derivatives of the tails
+================= ============================================= ===============================
+Normal, LogNormal log of the normal cdf                         closed form
+Laplace, Logistic closed form in log space                      closed form
+Weibull           closed form in log space                      closed form
+Student-t         regularised incomplete beta (SciPy)           y, loc, scale: closed form; df: *
+Gamma, Poisson    regularised incomplete gamma (SciPy)          y, rate: closed form; shape: *
+Beta, negative    regularised incomplete beta (SciPy)           y, logits: closed form;
+binomial                                                        shapes: *
+von Mises         Gauss-Legendre quadrature, 1e-14              through the quadrature
+PointMass         a step                                        none
+others            the log of ``cdf``, and of its complement     torch's
+================= ============================================= ===============================
+
+(*) five-point central differences, good to about 1e-8 relative.  Derivatives marked so, and all
+others of incomplete gamma and beta functions, are of first order only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.special
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.distributions import Distribution, constraints
+from torch.nn.functional import softplus
+
+from ..functional._univariate import _log_ndtr
+from ._families import Logistic, PointMass
+from ._numerics import find_root, legendre
+
+__all__ = [
+    "bounds",
+    "is_atom",
+    "is_circular",
+    "is_discrete",
+    "joined",
+    "log_prob",
+    "log_tails",
+    "moments",
+    "quantile",
+    "rebuilt",
+    "requires_grad",
+]
+
+_LOG_HALF = -math.log(2.0)
+_TINY = torch.finfo(torch.float64).tiny
+
+
+# -- taking distributions apart ---------------------------------------------------------------
+
+
+def parameters(dist: Distribution) -> dict[str, Tensor] | None:
+    """What the constructor takes, under the whole batch shape; None if that is not known."""
+    if isinstance(dist, td.Independent):
+        return parameters(dist.base_dist)
+    # those that the constructor stored, or properties if it stored none
+    known = dist.arg_constraints
+    names = [n for n in known if n in dist.__dict__] or list(known)
+    if "scale_tril" in known:
+        names = ["loc", "scale_tril"]
+    elif "probs" in known and "logits" in known:
+        names = [n for n in known if n not in ("probs", "logits")]
+        names.append("probs" if dist._param is dist.__dict__.get("probs") else "logits")  # type: ignore[attr-defined]
+    accepted = inspect.signature(type(dist).__init__).parameters
+    if not names or any(n not in accepted for n in names):
+        return None
+    found = {n: getattr(dist, n) for n in names}
+    return {
+        n: p.expand(*dist.batch_shape, *p.shape[p.ndim - known[n].event_dim :])
+        for n, p in found.items()
+    }
+
+
+def _made(like: Distribution, found: dict[str, Tensor]) -> Distribution:
+    """A distribution of the same kind with other parameters."""
+    if isinstance(like, td.Independent):
+        base = _made(like.base_dist, found)
+        return td.Independent(base, like.reinterpreted_batch_ndims, validate_args=False)
+    make: Callable[..., Distribution] = type(like)
+    new = make(**found, validate_args=False)
+    new._validate_args = like._validate_args
+    return new
+
+
+def rebuilt(dist: Distribution, change: Callable[[Tensor], Tensor]) -> Distribution | None:
+    """The distribution with ``change`` done to each parameter, or None if they are not known.
+
+    ``change`` gets tensors that begin with the whole batch shape and may only alter those axes,
+    the dtype or the device.
+    """
+    found = parameters(dist)
+    return None if found is None else _made(dist, {n: change(p) for n, p in found.items()})
+
+
+def joined(dists: list[Distribution]) -> Distribution | None:
+    """One distribution with the last batch axes one after the other; None if of several kinds."""
+    every = [parameters(dist) for dist in dists]
+    first = dists[0]
+    kinds = {(type(d), type(_base(d)), tuple(p or ())) for d, p in zip(dists, every, strict=True)}
+    if every[0] is None or len(kinds) > 1:
+        return None
+    axis = len(first.batch_shape) - 1
+    columns = zip(*((p or {}).values() for p in every), strict=True)
+    return _made(first, {n: torch.cat(c, axis) for n, c in zip(every[0], columns, strict=True)})
+
+
+def requires_grad(dist: Distribution) -> bool:
+    """Whether a parameter does; assumed of a distribution whose parameters are not known."""
+    found = parameters(dist)
+    return found is None or any(p.requires_grad for p in found.values())
+
+
+def is_atom(dist: Distribution) -> bool:
+    """Whether the distribution is a (product of) point mass(es)."""
+    return isinstance(_base(dist), PointMass)
+
+
+def is_discrete(dist: Distribution) -> bool:
+    """Whether the distribution has a probability mass, not a density."""
+    return bool(_base(dist).support.is_discrete)  # type: ignore[union-attr]
+
+
+def is_circular(dist: Distribution) -> bool:
+    """Whether the ends of the support are one place."""
+    return isinstance(_base(dist), td.VonMises)
+
+
+def _base(dist: Distribution) -> Distribution:
+    while isinstance(dist, td.Independent):
+        dist = dist.base_dist
+    return dist
+
+
+def bounds(dist: Distribution) -> tuple[Tensor, Tensor]:
+    """The ends of the support, each a scalar or of the batch shape."""
+    if isinstance(dist, PointMass):
+        return dist.loc, dist.loc
+    if isinstance(dist, td.VonMises):
+        return torch.tensor(-math.pi).double(), torch.tensor(math.pi).double()
+    low = getattr(dist.support, "lower_bound", -math.inf)
+    high = getattr(dist.support, "upper_bound", math.inf)
+    return torch.as_tensor(low, dtype=torch.float64), torch.as_tensor(high, dtype=torch.float64)
+
+
+def _somewhere(low: Tensor, high: Tensor) -> Tensor:
+    """A point inside the support; a whole number if only the lower end is finite."""
+    middle = torch.where(high.isfinite(), 0.5 * (low + high), low + 1.0)
+    return torch.where(low.isfinite(), middle, torch.where(high.isfinite(), high - 1.0, 0.0))
+
+
+def log_prob(dist: Distribution, y: Tensor) -> Tensor:
+    """Log density or log mass; ``-inf``, with gradient 0, outside the support; NaN at NaN.
+
+    Any event shape; a distribution of one that is no product of univariate families is asked as is.
+    """
+    if isinstance(dist, td.Independent):
+        value = log_prob(dist.base_dist, y)
+        return value.flatten(value.ndim - dist.reinterpreted_batch_ndims).sum(-1)
+    if dist.event_shape:
+        return dist.log_prob(y)
+    if isinstance(dist, PointMass):
+        hit = torch.where(y == dist.loc, 0.0, -math.inf).to(y.dtype)
+        return torch.where(y.isnan(), y, hit)
+    tools = _tools(dist)
+    ask = dist.log_prob if tools.log_prob is None else tools.log_prob(dist)
+    y = y.expand(torch.broadcast_shapes(y.shape, dist.batch_shape))
+    low, high = bounds(dist)
+    inside = _somewhere(low, high).to(y)
+    if isinstance(dist, td.VonMises):
+        outside = y.abs() > _PI_ROUNDED_UP
+    else:  # torch has the Weibull's support without 0, where it may have a mode
+        support: Any = constraints.nonnegative if isinstance(dist, td.Weibull) else dist.support
+        outside = y.isinf() | ~support.check(torch.where(y.isnan(), inside, y))
+    bad = outside | y.isnan()
+    value = ask(torch.where(bad, inside, y))
+    # a density of 0 inside, such as on an end, would turn the gradient into 0 * inf
+    zero = value.detach() == -math.inf
+    if bool(zero.any()):
+        bad = bad | zero
+        value = ask(torch.where(bad, inside, y))
+    return torch.where(y.isnan(), y, value.masked_fill(bad, -math.inf))
+
+
+def log_tails(dist: Distribution, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logs of P(Y <= y) and P(Y > y) of a univariate distribution, in float64.
+
+    Raises:
+        TypeError: the family has no cdf here or in torch.
+    """
+    y = y.double().expand(torch.broadcast_shapes(y.shape, dist.batch_shape))
+    if isinstance(dist, PointMass):
+        zero = torch.where(y.isnan(), y, 0.0)
+        return zero.masked_fill(y < dist.loc, -math.inf), zero.masked_fill(y >= dist.loc, -math.inf)
+    low, high = (a.to(y.device) for a in bounds(dist))
+    if is_discrete(dist):
+        y = y.floor()
+        below = y < low
+    else:
+        below = y <= low
+    above = y >= high
+    lower, upper = _tools(dist).tails(dist, torch.where(below | above, _somewhere(low, high), y))
+    return (
+        lower.masked_fill(below, -math.inf).masked_fill(above, 0.0),
+        upper.masked_fill(below, 0.0).masked_fill(above, -math.inf),
+    )
+
+
+@torch.no_grad()
+def quantile(dist: Distribution, q: Tensor, upper: Tensor) -> Tensor:
+    """The y with P(Y <= y) = q, or P(Y > y) = q where ``upper``; continuous families; float64.
+
+    Args:
+        dist: univariate, continuous or a point mass.
+        q: probability of the tail, in (0, 1/2].
+        upper: which tail, of the shape of q.
+    """
+    q, upper = torch.broadcast_tensors(q, upper)
+    shape = torch.broadcast_shapes(q.shape, dist.batch_shape)
+    if isinstance(dist, PointMass):
+        return dist.loc.double().expand(shape)
+    solve = _tools(dist).quantile
+    if solve is not None:
+        return solve(dist, q, upper).expand(shape)
+    q, upper = q.expand(shape), upper.expand(shape)
+    log_q, sign = q.log(), torch.where(upper, -1.0, 1.0).double()
+
+    def excess(y: Tensor) -> Tensor:
+        lower_tail, upper_tail = log_tails(dist, y)
+        return sign * (torch.where(upper, upper_tail, lower_tail) - log_q)
+
+    low, high = (a.to(q.device).expand(shape) for a in bounds(dist))
+    try:
+        centre, spread = dist.mean.double(), dist.variance.double().sqrt()
+    except NotImplementedError:
+        centre, spread = q.new_zeros(()), q.new_ones(())
+    centre, spread = centre.nan_to_num(), torch.where(spread.isfinite(), spread, 1.0)
+    left, right = (centre - spread).expand(shape), (centre + spread).expand(shape)
+    for _ in range(_EXPANSIONS):
+        short_left, short_right = excess(left.clamp(low, high)) > 0, excess(right) < 0
+        short_left, short_right = short_left & (left > low), short_right & (right < high)
+        if not bool((short_left | short_right).any()):
+            break
+        width = right - left
+        left = torch.where(short_left, left - width, left)
+        right = torch.where(short_right, right + width, right)
+    return find_root(excess, left.clamp(low, high), right.clamp(low, high))
+
+
+def moments(dist: Distribution) -> tuple[Tensor, Tensor]:
+    """Mean and variance of y on its line: torch's, but for the von Mises, whose are circular."""
+    if isinstance(dist, td.Independent):
+        return moments(dist.base_dist)
+    if isinstance(dist, td.VonMises):
+        return _von_mises_moments(dist)
+    return dist.mean, dist.variance
+
+
+# -- the families -----------------------------------------------------------------------------
+
+_PI_ROUNDED_UP = 3.1415927410125732  # pi in float32, which draws may be
+_EXPANSIONS = 1100  # doublings of a bracket, to the largest float64
+
+
+class _Tools(NamedTuple):
+    """What is known of a family; y is inside the support."""
+
+    tails: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+    quantile: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+    log_prob: Callable[[Any], Callable[[Tensor], Tensor]] | None = None
+
+
+def _tools(dist: Distribution) -> _Tools:
+    for kind in type(dist).__mro__:
+        if kind in _KNOWN:
+            return _KNOWN[kind]
+    return _OTHER
+
+
+def _log(p: Tensor) -> Tensor:
+    """Log of a probability, with gradient 0 where it is 0."""
+    return torch.where(p > 0, p.clamp(min=5e-324).log(), -math.inf)
+
+
+def _symmetric(log_cdf: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    def tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        z = (y - d.loc) / d.scale
+        return log_cdf(z), log_cdf(-z)
+
+    return tails
+
+
+def _from_standard(standard: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Quantiles of a symmetric location-scale family from the standard lower ones."""
+
+    def solve(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+        return d.loc + d.scale * torch.where(upper, -standard(q), standard(q))
+
+    return solve
+
+
+def _laplace_log_cdf(z: Tensor) -> Tensor:
+    return torch.where(z < 0, z + _LOG_HALF, torch.log1p(-0.5 * torch.exp(-z.abs())))
+
+
+def _log_normal_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    z = (y.log() - d.loc) / d.scale
+    return _log_ndtr(z), _log_ndtr(-z)
+
+
+def _log_normal_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    z = torch.special.ndtri(q)
+    return (d.loc + d.scale * torch.where(upper, -z, z)).exp()
+
+
+def _weibull_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    log_t = d.concentration * (y.log() - d.scale.log())
+    t = log_t.exp()
+    # log(1 - exp(-t)), which is log t - t / 2 for small t
+    small = log_t < -18.0
+    ordinary = torch.log(-torch.expm1(-torch.where(small, 1.0, t)))
+    return torch.where(small, log_t - 0.5 * t, ordinary), -t
+
+
+def _weibull_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    def ask(y: Tensor) -> Tensor:
+        z, c = y / d.scale, d.concentration
+        return torch.special.xlogy(c - 1.0, z) - z.pow(c) + (c / d.scale).log()
+
+    return ask
+
+
+def _weibull_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    return d.scale * torch.where(upper, -q.log(), -torch.log1p(-q)) ** d.concentration.reciprocal()
+
+
+# Incomplete gamma and beta functions: SciPy's values, pdfs as slopes, differences in the shapes.
+
+
+class _Law(NamedTuple):
+    """Both tails as functions of x and shapes (arrays), and the log of the slope in x (tensors)."""
+
+    tails: Callable[..., tuple[np.ndarray, np.ndarray]]
+    log_slope: Callable[..., Tensor]
+
+
+def _gamma_law(x: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return scipy.special.gammainc(a, x), scipy.special.gammaincc(a, x)
+
+
+def _gamma_log_slope(x: Tensor, a: Tensor) -> Tensor:
+    return torch.special.xlogy(a - 1, x) - x - torch.lgamma(a)
+
+
+def _betainc(
+    x: np.ndarray, one_minus_x: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """I_x(a, b) and its complement, of which only that on x's side of the mean is computed."""
+    swap = x * b > one_minus_x * a
+    part = scipy.special.betainc(
+        np.where(swap, b, a), np.where(swap, a, b), np.where(swap, one_minus_x, x)
+    )
+    return np.where(swap, 1.0 - part, part), np.where(swap, part, 1.0 - part)
+
+
+def _beta_law(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _betainc(x, 1.0 - x, a, b)
+
+
+def _log_beta(a: Tensor, b: Tensor) -> Tensor:
+    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
+def _beta_log_slope(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return (a - 1) * x.log() + (b - 1) * torch.log1p(-x) - _log_beta(a, b)
+
+
+def _logit_law(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """In the logit of the argument, so that both ends keep their digits."""
+    return _betainc(scipy.special.expit(x), scipy.special.expit(-x), a, b)
+
+
+def _logit_log_slope(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return -a * softplus(-x) - b * softplus(x) - _log_beta(a, b)
+
+
+def _student_law(x: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    far = x * x / (df + x * x)  # exact near 0, its complement far out
+    inner, outer = _betainc(far, df / (df + x * x), np.full_like(df, 0.5), 0.5 * df)
+    tail, body = 0.5 * outer, 0.5 + 0.5 * inner
+    return np.where(x < 0, tail, body), np.where(x < 0, body, tail)
+
+
+def _student_log_slope(x: Tensor, df: Tensor) -> Tensor:
+    half = 0.5 * df
+    norm = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * (df * math.pi).log()
+    return norm - (half + 0.5) * torch.log1p(x * x / df)
+
+
+_GAMMA = _Law(_gamma_law, _gamma_log_slope)
+_BETA = _Law(_beta_law, _beta_log_slope)
+_LOGIT = _Law(_logit_law, _logit_log_slope)
+_STUDENT = _Law(_student_law, _student_log_slope)
+_STEP = 2e-3  # of the differences, in units on which a tail varies with the shape
+_STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
+
+
+class _LawTails(Function):
+    """Both tails; first derivatives only."""
+
+    @staticmethod
+    def forward(ctx: Any, law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, ...]:
+        ctx.law = law
+        ctx.save_for_backward(x, *shapes)
+        arrays = [a.detach().cpu().numpy() for a in (x, *shapes)]
+        return tuple(torch.as_tensor(np.asarray(t), device=x.device) for t in law.tails(*arrays))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *shapes = ctx.saved_tensors
+        lower, upper = grads
+        found: list[Tensor | None] = [None] * (2 + len(shapes))
+        if ctx.needs_input_grad[1]:
+            found[1] = (lower - upper) * ctx.law.log_slope(x, *shapes).exp()
+        arrays = [a.detach().cpu().numpy() for a in (x, *shapes)]
+        for i, shape in enumerate(shapes, start=1):
+            if not ctx.needs_input_grad[i + 1]:
+                continue
+            step = _STEP * np.minimum(arrays[i], np.sqrt(arrays[i]))
+            slopes = [np.zeros_like(step), np.zeros_like(step)]
+            for times, factor in _STENCIL:
+                moved = [*arrays[:i], arrays[i] + times * step, *arrays[i + 1 :]]
+                for slope, tail in zip(slopes, ctx.law.tails(*moved), strict=True):
+                    slope += factor * tail / step
+            below, above = (torch.as_tensor(s, device=shape.device) for s in slopes)
+            found[i + 1] = lower * below + upper * above
+        return tuple(found)
+
+
+def _law_tails(law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, Tensor]:
+    """Logs of both tails."""
+    lower, upper = _LawTails.apply(law, *torch.broadcast_tensors(x, *shapes))
+    return _log(lower), _log(upper)
+
+
+def _by_scipy(solve: Callable[..., Any], *args: Tensor) -> Tensor:
+    found = solve(*(a.detach().cpu().numpy() for a in args))
+    return torch.as_tensor(np.asarray(found), dtype=torch.float64, device=args[0].device)
+
+
+def _student_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    return _law_tails(_STUDENT, (y - d.loc) / d.scale, d.df)
+
+
+def _student_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    z = _by_scipy(scipy.special.stdtrit, d.df, q)
+    return d.loc + d.scale * torch.where(upper, -z, z)
+
+
+def _student_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    return lambda y: _student_log_slope((y - d.loc) / d.scale, d.df) - d.scale.log()
+
+
+def _gamma_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    return _law_tails(_GAMMA, y * d.rate, d.concentration)
+
+
+def _gamma_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    lower_x = _by_scipy(scipy.special.gammaincinv, d.concentration, q)
+    upper_x = _by_scipy(scipy.special.gammainccinv, d.concentration, q)
+    return torch.where(upper, upper_x, lower_x) / d.rate
+
+
+def _beta_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    return _law_tails(_BETA, y, d.concentration1, d.concentration0)
+
+
+def _beta_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    a, b = d.concentration1, d.concentration0
+    lower_x = _by_scipy(scipy.special.betaincinv, a, b, q)
+    upper_x = 1.0 - _by_scipy(scipy.special.betaincinv, b, a, q)
+    return torch.where(upper, upper_x, lower_x)
+
+
+def _poisson_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    lower, upper = _law_tails(_GAMMA, d.rate, y + 1.0)  # sf(k) = P(k + 1, rate)
+    return upper, lower
+
+
+def _negative_binomial_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    return _law_tails(_LOGIT, -d.logits, d.total_count, y + 1.0)  # I_(1-p)(r, k + 1)
+
+
+# -- von Mises, on [-pi, pi] ------------------------------------------------------------------
+
+_NATS = 40.0  # a density this far below another adds nothing to it
+_NODES = 40  # of the quadrature over that range, exact to 1e-15
+
+
+def _reach(cos: Tensor, concentration: Tensor) -> Tensor:
+    """The angle from the mean at which the density is 40 nats lower than where the cosine is."""
+    return torch.arccos((cos - _NATS / concentration.clamp(min=_TINY)).clamp(min=-1.0)).detach()
+
+
+def _von_mises_tail(theta: Tensor, concentration: Tensor) -> Tensor:
+    """P(-pi < angle from the mean <= theta) for theta in [-pi, 0]."""
+    x, w = legendre(_NODES, theta)
+    start = -_reach(theta.cos(), concentration)
+    width = (theta - start).clamp(min=0.0)
+    gap = width.unsqueeze(-1) * (1.0 - x)  # from the nodes up to theta
+    # cos t - cos theta as a product, which does not cancel
+    fall = 2.0 * torch.sin(theta.unsqueeze(-1) - 0.5 * gap) * torch.sin(0.5 * gap)
+    total = width * (w * torch.exp(concentration.unsqueeze(-1) * fall)).sum(-1)
+    return total * torch.exp(_von_mises_log_density(theta, concentration))
+
+
+def _von_mises_log_density(theta: Tensor, concentration: Tensor) -> Tensor:
+    bend = torch.sin(0.5 * theta)
+    return (
+        -2.0 * concentration * bend * bend
+        - math.log(2.0 * math.pi)
+        - torch.special.i0e(concentration).log()
+    )
+
+
+def _turned(y: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
+    """Cdf over the whole line, which rises by 1 a turn, and 1 minus it."""
+    turns = torch.round(y.detach() / (2.0 * math.pi))
+    theta = y - 2.0 * math.pi * turns
+    tail = _von_mises_tail(-theta.abs(), concentration)
+    left = theta <= 0
+    return (
+        turns + torch.where(left, tail, 1.0 - tail),
+        torch.where(left, 1.0 - tail, tail) - turns,
+    )
+
+
+def _wrapped(loc: Tensor) -> Tensor:
+    """The angle in [-pi, pi)."""
+    return loc - 2.0 * math.pi * torch.floor((loc.detach() + math.pi) / (2.0 * math.pi))
+
+
+def _von_mises_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    loc = _wrapped(d.loc)
+    here, start, end = (_turned(a - loc, d.concentration) for a in (y, -math.pi, math.pi))
+    return _log((here[0] - start[0]).clamp(0.0, 1.0)), _log((here[1] - end[1]).clamp(0.0, 1.0))
+
+
+def _von_mises_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    return lambda y: _von_mises_log_density(y - d.loc, d.concentration)
+
+
+def _von_mises_moments(d: Any) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the number y in [-pi, pi], by quadrature on both sides of the cut."""
+    loc, k = _wrapped(d.loc).double(), d.concentration.double()
+    x, w = legendre(_NODES, loc)
+    reach = _reach(torch.ones_like(k), k)
+    turn = torch.where(loc >= 0, 1.0, -1.0).double()
+    cut = torch.minimum(torch.maximum(turn * math.pi - loc, -reach), reach)
+    first = second = torch.zeros_like(loc)
+    # from one end of the reach over the mean to the cut, and from the cut to the other end
+    for low, high in ((-reach, torch.zeros_like(cut)), (torch.zeros_like(cut), reach)):
+        for a, b in ((low, cut.clamp(low, high)), (cut.clamp(low, high), high)):
+            theta = a.unsqueeze(-1) + (b - a).unsqueeze(-1) * x
+            middle = 0.5 * (a + b)
+            beyond = torch.where((middle - cut) * turn > 0, 2.0 * math.pi * turn, 0.0)
+            mass = (b - a).unsqueeze(-1) * w
+            mass = mass * _von_mises_log_density(theta, k.unsqueeze(-1)).exp()
+            off = theta - beyond.unsqueeze(-1)  # y - loc
+            first = first + (mass * off).sum(-1)
+            second = second + (mass * off * off).sum(-1)
+    return (loc + first).to(d.loc.dtype), (second - first * first).to(d.loc.dtype)
+
+
+# -- any other family of torch ----------------------------------------------------------------
+
+
+def _other_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        p = d.cdf(y)
+    except NotImplementedError:
+        raise TypeError(
+            f"components must have a cdf for this; {type(d).__name__} has none in torch or here"
+        ) from None
+    return _log(p), _log(1.0 - p)
+
+
+_KNOWN: dict[type, _Tools] = {
+    td.Normal: _Tools(_symmetric(_log_ndtr), _from_standard(torch.special.ndtri)),
+    td.LogNormal: _Tools(_log_normal_tails, _log_normal_quantile),
+    td.Laplace: _Tools(_symmetric(_laplace_log_cdf), _from_standard(lambda q: (2.0 * q).log())),
+    Logistic: _Tools(
+        _symmetric(torch.nn.functional.logsigmoid),
+        _from_standard(lambda q: q.log() - torch.log1p(-q)),
+    ),
+    td.Weibull: _Tools(_weibull_tails, _weibull_quantile, _weibull_log_prob),
+    td.StudentT: _Tools(_student_tails, _student_quantile, _student_log_prob),
+    td.Gamma: _Tools(_gamma_tails, _gamma_quantile),
+    td.Beta: _Tools(_beta_tails, _beta_quantile),
+    td.VonMises: _Tools(_von_mises_tails, None, _von_mises_log_prob),
+    td.NegativeBinomial: _Tools(_negative_binomial_tails),
+    td.Poisson: _Tools(_poisson_tails),
+}
+_OTHER = _Tools(_other_tails)
