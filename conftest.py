@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from tempfile import TemporaryDirectory
 
@@ -31,6 +32,13 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Close the figures a test left open; those of a page live until the page ends."""
     if item.path.suffix == ".py":
         _close_figures()
+
+
+@pytest.fixture(autouse=True)
+def _validation_stays_on() -> Iterator[None]:
+    """``torch.compile`` switches the validation of all distributions off, for good."""
+    yield
+    torch.distributions.Distribution.set_default_validate_args(True)
 
 
 def _close_figures() -> None:

@@ -40,6 +40,7 @@ from torch.distributions import (
 
 from mdn import GaussianMixture
 from mdn.functional import full_gaussian_mixture_log_prob, gaussian_mixture_log_prob
+from mdn.nn import MDNHead
 
 __all__ = ["FULL", "QUICK", "Line", "Sizes", "main", "measure", "peak_growth"]
 
@@ -99,6 +100,7 @@ MEMORY_GOAL = 2 * GIB
 
 N_COMPONENTS = 10  # of quantiles, draws, modes and regions
 MEMORY_COMPONENTS = 40
+HEAD_FEATURES = 16
 LEVELS = 99
 COVERAGE = 0.9
 MODE_GRID, MODE_GRID_ROWS = 2001, 1000  # where a higher density is looked for
@@ -127,6 +129,7 @@ def measure(sizes: Sizes) -> Iterator[Line]:
         yield _one_tensor(*sizes.diagonal[1], dtype, sizes)
     for n, k, d in sizes.full:
         yield _full(n, k, d, sizes)
+        yield _full_head(n, k, d, sizes)
     yield from _icdf(sizes)
     yield _sample(sizes)
     for k in sizes.crps_components:
@@ -213,6 +216,29 @@ def _full(n: int, k: int, d: int, sizes: Sizes) -> Line:
     note = _difference((values,), (same_family_full(*some, scale_tril),))
     goal = FULL_GOALS.get(d) if sizes.has_goals else None
     return _line(f"full covariance + gradients {n}x{k}x{d} f32", MSF, times, goal, note)
+
+
+def _full_head(n: int, k: int, d: int, sizes: Sizes) -> Line:
+    """With what makes the parameters: a linear layer of few features, and its gradient."""
+    g = _generator()
+    h, y = torch.randn(n, HEAD_FEATURES, generator=g), torch.randn(n, d, generator=g)
+    head = MDNHead(HEAD_FEATURES, d, k, covariance_type="full")
+    other = torch.nn.Linear(HEAD_FEATURES, head.linear.out_features)
+    row, column = torch.tril_indices(d, d, -1)
+    parts = [k, k * d, k * d, k * len(row)]
+
+    def scale_tril_head(y: Tensor, *_: Tensor) -> Tensor:
+        logits, loc, raw, off = other(h).split(parts, 1)
+        scale = torch.nn.functional.softplus(raw.reshape(n, k, d)) + head.min_scale
+        lower = torch.diag_embed(scale)
+        lower[..., row, column] = off.reshape(n, k, -1)
+        return same_family_full(y, logits, loc.reshape(n, k, d), lower)
+
+    ours = _with_gradients(lambda y, *_: head(h).log_prob(y), y, [*head.parameters()])
+    rival = _with_gradients(scale_tril_head, y, [*other.parameters()])
+    times = _race(ours, rival, sizes)
+    note = "linear layer included; other parameters, so other values"
+    return _line(f"full covariance, MDNHead {n}x{k}x{d} f32", f"Linear + {MSF}", times, None, note)
 
 
 def _icdf(sizes: Sizes) -> Iterator[Line]:
@@ -428,7 +454,7 @@ def _row(line: Line) -> str:
     ratio = "" if line.ratio is None else f"{line.ratio:.1f}x"
     reached = "" if line.reached is None else "reached" if line.reached else "MISSED"
     return (
-        f"{line.question:49} {line.rival:23} {ours if line.question else '':>9} {ratio:>7} "
+        f"{line.question:49} {line.rival:26} {ours if line.question else '':>9} {ratio:>7} "
         f"{line.goal:>8} {reached:8} {line.note}"
     ).rstrip()
 
@@ -446,7 +472,7 @@ def main(argv: list[str] | None = None) -> int:
     missed = judged = 0
     try:
         print("sizes are rows x components x dimensions; ratio: time of the rival / ours\n")
-        print(f"{'question':49} {'against':23} {'ours':>9} {'ratio':>7} {'goal':>8}")
+        print(f"{'question':49} {'against':26} {'ours':>9} {'ratio':>7} {'goal':>8}")
         with torch.random.fork_rng(devices=[]):  # MixtureSameFamily draws from the global one
             torch.manual_seed(0)
             for line in measure(sizes):

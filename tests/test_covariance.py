@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import mpmath
@@ -1035,7 +1034,7 @@ def changed(*entries: tuple[tuple[int, ...], float], to: Tensor = EYE) -> Tensor
         ({"precision_tril": changed(((0, 0, 0), INF))}, "precision_tril must have a positive and"),
         ({"cov_factor": FACTOR, "cov_diag": changed(((1, 0), -1.0), to=ONES)},
          r"cov_diag must be positive and finite; got -1 at index \(1, 0\)"),
-        ({"cov_factor": FACTOR, "cov_diag": changed(((1, 0), 0.0), to=ONES)}, "cov_diag must be po"),
+        ({"cov_factor": FACTOR, "cov_diag": changed(((1, 0), 0.0), to=ONES)}, "cov_diag must be"),
         ({"cov_factor": changed(((2, 1, 0), math.nan), to=FACTOR), "cov_diag": ONES},
          r"cov_factor must be finite; got nan at index \(2, 1, 0\)"),
     ],

@@ -542,8 +542,11 @@ class GaussianMixture(Distribution):
         if any(m.event_shape != first.event_shape for m in mixtures):
             shapes = [tuple(m.event_shape) for m in mixtures]
             raise ValueError(f"mixtures must have one event shape; got {shapes}")
-        w = torch.ones(len(mixtures)) if weights is None else torch.as_tensor(weights)
-        w = w.to(dtype=first.loc.dtype, device=first.loc.device)
+        w = torch.as_tensor(
+            [1.0] * len(mixtures) if weights is None else weights,
+            dtype=first.loc.dtype,
+            device=first.loc.device,
+        )
         fine = w.shape == (len(mixtures),) and bool((w >= 0).all() & (w.sum() > 0))
         if not fine or not bool(w.isfinite().all()):
             raise ValueError(

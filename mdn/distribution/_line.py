@@ -64,7 +64,7 @@ class Part(NamedTuple):
         return self._per_component(lower), self._per_component(upper)
 
     def quantile(self, q: Tensor, upper: Tensor) -> Tensor:
-        """Quantile of the components at q in the lower or the upper tail, (*, k)."""
+        """Quantile of the components at q in a tail, (*, k); roughly, for the von Mises."""
         base, q = self._against(q)
         return self._per_component(_tails.quantile(base, q, self._against(upper)[1]))
 
@@ -88,6 +88,26 @@ class Part(NamedTuple):
         if self.stacked == split:
             return value.squeeze(-1) if split else value.unsqueeze(-1)
         return value
+
+
+class _Turns(NamedTuple):
+    """Modes and antimodes in rising order, from a grid along which the density was taken.
+
+    Attributes:
+        place: mode, antimode, ..., mode, (C, *).
+        log_density: there, (C, *).
+        there: whether there are so many, (C, *).
+        nearest: of the grid's point next to it, (C, *).
+        grid: (G, *), sorted.
+        height: log density on the grid, (G, *).
+    """
+
+    place: Tensor
+    log_density: Tensor
+    there: Tensor
+    nearest: Tensor
+    grid: Tensor
+    height: Tensor
 
 
 def log_sum_exp(terms: Tensor) -> Tensor:
@@ -317,7 +337,7 @@ class Line:
             x = log_p = self.log_w.new_zeros(0, *self.log_w.shape[:-1])
             there = x > 0
         else:
-            x, log_p, there = self._turns()
+            x, log_p, there = self._turns()[:3]
         x, log_p, there = (a[::2].movedim(0, -1) for a in (x, log_p, there))
         if self.circular:  # the ends are one place, a mode if the density rises towards both
             first, last = (x < -_AT_END) & there, (x > _AT_END) & there
@@ -364,60 +384,68 @@ class Line:
         first = torch.where(grid.isnan(), math.inf, grid).amin(0)
         return torch.where(grid.isnan(), first, grid).sort(dim=0).values
 
-    def _turns(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mode, antimode, ..., mode in rising order, (C, *); log density; whether there is one."""
+    def _turns(self) -> _Turns:
         grid = self._grid(_FAR + _NEAR)
-        batch = grid.shape[1:]
-        flat = grid.reshape(len(grid), -1)
-        index, there = turning_points(self.log_density(grid).reshape(flat.shape))
+        height = self.log_density(grid)
+        index, there = turning_points(height.flatten(1) if height.ndim > 1 else height[:, None])
+        index, there = (a.reshape(-1, *grid.shape[1:]) for a in (index, there))
         at, left, right = (
-            flat.gather(0, (index + move).clamp(0, len(grid) - 1)).reshape(-1, *batch)
-            for move in (0, -1, 1)
+            grid.gather(0, (index + move).clamp(0, len(grid) - 1)) for move in (0, -1, 1)
         )
         sign = torch.ones_like(at)
         sign[1::2] = -1.0
         x = refine_extrema(lambda y: sign * self.log_density(y), left, at, right)
-        return x, self.log_density(x), there.reshape(x.shape)
+        return _Turns(x, self.log_density(x), there, index, grid, height)
 
     def _region(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """Where the density is at least a level, such that it holds the probability ``target``."""
-        x, log_p, there = self._turns()
-        grid = self._grid(_FAR)
-        heights = self.log_density(grid)
-        heights = torch.where(heights.isfinite(), heights, math.nan)
-        lowest = heights.nan_to_num(nan=math.inf).amin(0) - 1.0
-        highest = torch.where(
-            (log_p < math.inf) & there, log_p, torch.where(heights.isnan(), -math.inf, heights)
-            .amax(0)
-        ).amax(0)  # fmt: skip
+        x, log_p, there, index, grid, heights = self._turns()
+        finite = heights.isfinite()
+        lowest = torch.where(finite, heights, math.inf).amin(0) - 1.0
+        highest = torch.cat(
+            [
+                torch.where((log_p < math.inf) & there, log_p, -math.inf),
+                torch.where(finite, heights, -math.inf),
+            ]
+        ).amax(0)
+        end = len(grid) - 1
         x = torch.where(there, x, grid[-1])
         log_p = torch.where(there, log_p, -math.inf)
-        mode, peak, antimode, depth = x[::2], log_p[::2], x[1::2], log_p[1::2]
-        nowhere = torch.full_like(peak[:1], -math.inf)
+        index = torch.where(there, index, end)
         # each mode has a rising piece on its left and a falling one on its right: (2 M, *)
-        outer = torch.cat([grid[:1], antimode, antimode, grid[-1:]])
-        outer_height = torch.cat([nowhere, depth, depth, nowhere])
-        inner, height = torch.cat([mode, mode]), torch.cat([peak, peak])
+        nowhere, first = torch.full_like(log_p[:1], -math.inf), torch.zeros_like(index[:1])
+        outer = torch.cat([grid[:1], x[1::2], x[1::2], grid[-1:]])
+        outer_height = torch.cat([nowhere, log_p[1::2], log_p[1::2], nowhere])
+        outer_index = torch.cat([first, index[1::2], index[1::2], first + end])
+        inner, height, inner_index = (torch.cat([a[::2]] * 2) for a in (x, log_p, index))
+        n_modes = len(inner) // 2
         side = torch.ones_like(inner)
-        side[: len(mode)] = -1.0
+        side[:n_modes] = -1.0
 
         def edges(level: Tensor) -> tuple[Tensor, Tensor]:
             free = (height >= level) & (outer_height < level)
-            start = torch.where(free, outer, inner)
-            return find_root(lambda y: self.log_density(y) - level, start, inner), free
+            low, high = outer_index, inner_index
+            while bool(((high - low).abs() > 1).any()):  # the cell of the grid
+                middle = (low + high) // 2
+                above = heights.gather(0, middle) >= level
+                low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+            start = torch.where(low == outer_index, outer, grid.gather(0, low))
+            stop = torch.where(high == inner_index, inner, grid.gather(0, high))
+            start = torch.where(free, start, stop)
+            return find_root(lambda y: self.log_density(y) - level, start, stop, noise=1e-14), free
 
         def missing(level: Tensor) -> Tensor:
             at, free = edges(level)
             below = self.log_tails(at, smooth=True)[0].exp()
             return target - (side * below * free).sum(0)
 
-        level = find_root(missing, lowest, highest)
+        level = find_root(missing, lowest, highest, noise=1e-14)
         at, free = edges(level)
         # a side that is not free touches the neighbour's piece: together they are one interval
-        out = at.new_full((*mode.shape, 2), math.nan).movedim(0, -2)
+        out = at.new_full((n_modes, *level.shape, 2), math.nan).movedim(0, -2)
         for which, (edge, mask) in enumerate(zip(at.chunk(2), free.chunk(2), strict=True)):
             rank = (mask.cumsum(0) - 1).clamp(min=0)
-            for i in range(len(mode)):
+            for i in range(n_modes):
                 slot = rank[i].unsqueeze(-1)
                 old = out[..., which].gather(-1, slot)
                 new = torch.where(mask[i].unsqueeze(-1), edge[i].unsqueeze(-1), old)

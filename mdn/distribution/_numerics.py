@@ -48,8 +48,10 @@ _KRONROD_W = (
 )
 
 
-def find_root(f: Rows, low: Tensor, high: Tensor) -> Tensor:
+def find_root(f: Rows, low: Tensor, high: Tensor, *, noise: float = 0.0) -> Tensor:
     """Roots of f between ``low`` and ``high``, where f changes sign, to the last digits.
+
+    A value of at most ``noise`` is a root.
 
     Inverse quadratic interpolation that gives way to bisection (T. R. Chandrupatla, Adv. Eng.
     Softw. 28 (1997)); f may jump.  Where the signs agree, the end with the smaller value.
@@ -60,7 +62,7 @@ def find_root(f: Rows, low: Tensor, high: Tensor) -> Tensor:
     t = torch.full_like(x1, 0.5)
     agree = (f1 > 0) == (f2 > 0)
     best = torch.where(f1.abs() <= f2.abs(), x1, x2)
-    closed = agree | (f1 == 0) | (f2 == 0)
+    closed = agree | (f1.abs() <= noise) | (f2.abs() <= noise)
     for _ in range(_ROOT_STEPS):
         width = (x2 - x1).abs()
         # two neighbouring numbers, or a step that cannot be resolved
@@ -77,7 +79,7 @@ def find_root(f: Rows, low: Tensor, high: Tensor) -> Tensor:
         x2, f2 = torch.where(same, x2, x1), torch.where(same, f2, f1)
         x1, f1 = x, fx
         best = torch.where(done, best, torch.where(f1.abs() <= f2.abs(), x1, x2))
-        closed = done | (fx == 0)
+        closed = done | (fx.abs() <= noise)
         xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
         smooth = (phi * phi < xi) & ((1 - phi) * (1 - phi) < 1 - xi)
         step = f1 / (f2 - f1) * f3 / (f2 - f3)

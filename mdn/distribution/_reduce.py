@@ -28,8 +28,9 @@ def merged(
         )
         member = torch.nn.functional.one_hot(label.reshape(logits.shape), n).bool()  # (*, K, n)
     log_w = torch.where(member, logits.unsqueeze(-1), -math.inf)
-    out = torch.logsumexp(log_w, -2)  # (*, n)
-    dead = out == -math.inf
+    dead = log_w.amax(-2) == -math.inf  # (*, n); of nothing but -inf the gradient would be NaN
+    out = torch.logsumexp(log_w.masked_fill(dead.unsqueeze(-2), 0.0), -2)
+    out = out.masked_fill(dead, -math.inf)
     # share of each component in its group; a group of weight 0 takes equal ones
     equal = torch.where(dead.unsqueeze(-2), member / member.sum(-2, keepdim=True), 0.0)
     share = (log_w - out.masked_fill(dead, 0.0).unsqueeze(-2)).exp() + equal

@@ -60,11 +60,12 @@ def entropy(log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     )
     step = max(1, _CHUNK // (k * k * len(ends) * _NODES))
     out = []
-    for i in range(0, len(flat[0]), step):
+    for i in range(0, max(1, len(flat[0])), step):  # an empty batch too
         lw, mu, s = (a[i : i + step] for a in flat)
+        heavy = lw.argmax(-1, keepdim=True)
+        mu = mu - mu.detach().gather(-1, heavy)  # a common offset would round the places
         with torch.no_grad():
             # components of weight 0 have no place: their panels shrink to those of the heaviest
-            heavy = lw.argmax(-1, keepdim=True)
             off = lw == -math.inf
             centre, width = (torch.where(off, a.gather(1, heavy), a) for a in (mu, s))
             edge = (centre.unsqueeze(-1) + width.unsqueeze(-1) * ends).flatten(1).sort(1).values

@@ -22,6 +22,7 @@ _CHUNK = 1 << 18  # numbers in one working array of the solver: 2 MiB, so that i
 _CDF_NOISE = 4 * 2.0**-53  # relative rounding of a cdf in float64: nothing to gain below it
 _STEERING_PASSES = 2  # with the cheaper cdf
 _COMPACT_BELOW = 0.7  # share of open quantiles below which the others are dropped
+_BENT = 4.0  # curvature from which on a step says little, as where the density all but vanishes
 _MANY_LEVELS = 16  # from here on knots pay
 _KNOTS = (-1.8, -0.6, 0.6, 1.8)  # in scales around each component
 _MAX_PASSES = 2200  # bisection alone needs 2100 halvings from 1e308 to 1e-308
@@ -243,7 +244,7 @@ def _solve(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         width = high - low
         size = move.abs()
         # bisect on NaN too (cdf or pdf underflowed), so the comparison is written to fail on it
-        newton = (size <= 0.5 * last) & (target >= low) & (target <= high)
+        newton = (size <= 0.5 * last) & (target >= low) & (target <= high) & (bend < _BENT)
         target = torch.where(newton, target, 0.5 * low + 0.5 * high)
         eps = 2.0**-53 * torch.maximum(low.abs(), high.abs())
         exact = error.abs() <= _CDF_NOISE * q
