@@ -425,9 +425,7 @@ def _time(call: Callable[[], object], sizes: Sizes) -> float:
 
 def _difference(ours: tuple[Tensor, ...], rival: tuple[Tensor, ...]) -> str:
     """The largest difference, relative to the largest number of its tensor."""
-    apart = (
-        float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, rival, strict=True)
-    )
+    apart = (float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, rival, strict=True))
     return f"differ by {max(apart):.0e}"
 
 

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import datasets, functional, nn, scoring
-from .distribution import HDR, GaussianMixture, Modes
+from .distribution import HDR, GaussianMixture, Mixture, Modes
 from .io import load, save
 from .nn import MDN, CategoricalHead, MDNHead
 from .train import History, TrainingError, fit
@@ -25,6 +25,7 @@ __all__ = [
     "MDNHead",
     "CategoricalHead",
     "GaussianMixture",
+    "Mixture",
     "HDR",
     "Modes",
     "fit",

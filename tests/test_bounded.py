@@ -697,7 +697,9 @@ def test_discrete_icdf_is_the_least_grid_point_that_reaches_p(name: str, width: 
     assert (dist.cdf(y) >= p).all()
     assert (dist.cdf((k - 1) * width) < p).all()
     grid = width * torch.arange(-30, 5, dtype=F64).unsqueeze(-1)
-    torch.testing.assert_close(dist.icdf(dist.cdf(grid)), grid, rtol=1e-15, atol=0)
+    f = dist.cdf(grid)
+    there = (f > 0) & (f < 1)  # else the tail is not a float64
+    torch.testing.assert_close(dist.icdf(f[there]), grid[there], rtol=1e-15, atol=0)
     assert dist.icdf(torch.tensor([0.0, 1.0])).flatten().tolist() == [-INF, INF]
 
 
@@ -723,8 +725,7 @@ def test_rounded_gaussian_moments_match_the_sum_over_cells(ratio: float, offset:
     dist = DiscretizedMixture(base, width)
     mean, variance = rounded_moments(base, width)
     close(dist.mean, mean, 4 * EPS, floor=width)
-    # the offset in widths has no more digits than float64: it enters by its slope at a cell's edge
-    close(dist.variance, variance, 1e-12, floor=float(min(variance * 40, 1)))
+    close(dist.variance, variance, 1e-12, floor=1e-290)
 
 
 @pytest.mark.parametrize("width", [0.03, 0.4, 1.0, 3.0, 40.0])

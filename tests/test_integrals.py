@@ -168,15 +168,25 @@ def test_entropy_matches_quadrature_to_1e6(name: str) -> None:
 def test_entropy_of_one_gaussian_is_its_formula() -> None:
     """log(scale sqrt(2 pi e)), at any scale and offset, in float32 to its digits."""
     scale = torch.logspace(-12, 12, 13, dtype=F64)
-    loc = torch.linspace(-1e3, 1e8, 13, dtype=F64)
+    loc = torch.linspace(-1e8, 1e8, 13, dtype=F64)
     dist = GaussianMixture(torch.zeros(13, 1, dtype=F64), loc[:, None, None], scale[:, None, None])
     want = Normal(loc, scale).entropy()
-    # where the offset is 1e12 scales, places between two floats are lost
-    near = loc.abs() < 1e6 * scale
-    torch.testing.assert_close(dist.entropy()[near], want[near], rtol=0, atol=1e-7)
+    torch.testing.assert_close(dist.entropy(), want, rtol=0, atol=1e-9)
     narrow = dist.to(torch.float32)
     assert narrow.entropy().dtype == torch.float32
-    torch.testing.assert_close(narrow.entropy()[near].double(), want[near], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(narrow.entropy().double(), want, rtol=1e-6, atol=1e-6)
+
+
+def test_entropy_keeps_its_digits_1e14_scales_from_zero() -> None:
+    """What is common to the means goes first: places near 1e8 are 1 % of a scale of 1e-6 apart."""
+    logits, scale = torch.tensor([0.0, 0.5]).double(), torch.tensor([[1e-6], [2e-6]]).double()
+    gap = torch.tensor([[0.0], [64 * 2.0**-26]], dtype=F64)  # 1e-6, representable beside 1e8
+    far = GaussianMixture(logits, 1e8 + gap, scale)
+    assert torch.equal(far.loc - 1e8, gap)
+    near = GaussianMixture(logits, gap, scale)
+    assert far.entropy().item() == pytest.approx(near.entropy().item(), abs=1e-12)
+    exact = entropy_of((logits.tolist(), gap[:, 0].tolist(), scale[:, 0].tolist()))
+    assert far.entropy().item() == pytest.approx(exact, abs=1e-9)
 
 
 def test_an_offset_of_1e8_changes_no_integral() -> None:

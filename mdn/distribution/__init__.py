@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from ._divergence import divergence
+from ._families import Logistic, PointMass
 from ._gaussian import GaussianMixture
+from ._mixture import Mixture
 from ._results import HDR, Bounds, Divergence, Estimate, Modes
 
-__all__ = ["GaussianMixture", "divergence", "HDR", "Modes", "Bounds", "Estimate", "Divergence"]
+__all__ = [
+    "GaussianMixture",
+    "Mixture",
+    "Logistic",
+    "PointMass",
+    "divergence",
+    "HDR",
+    "Modes",
+    "Bounds",
+    "Estimate",
+    "Divergence",
+]

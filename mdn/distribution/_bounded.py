@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -58,6 +58,15 @@ def _gauss_legendre(n: int) -> list[tuple[float, float]]:
 _SHORT_RULE = [(x, 2 * w) for x, w in _gauss_legendre(10) if x > 0]
 _LONG_RULE = _gauss_legendre(48)
 
+
+class Moments(NamedTuple):
+    """Mean, place + excess, and variance of components, (*, K); float64 holds the place exactly."""
+
+    place: Tensor
+    excess: Tensor
+    variance: Tensor
+
+
 _B = TypeVar("_B", bound="_FromMixture")
 
 
@@ -78,8 +87,8 @@ class _FromMixture(Distribution, ABC):
         """Quantiles, (*, 1)."""
 
     @abstractmethod
-    def _component_moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weight, mean and variance of every component, (*, K), in float64."""
+    def _component_moments(self) -> tuple[Tensor, Moments]:
+        """Log weights and moments of the components, (*, K), in float64."""
 
     @abstractmethod
     def _rebuilt(self: _B, base: GaussianMixture, *bounds: Tensor) -> _B:
@@ -129,14 +138,15 @@ class _FromMixture(Distribution, ABC):
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance, (*); measured from the heaviest component: an offset cancels."""
-        log_w, mean, variance = self._component_moments()
+        log_w, parts = self._component_moments()
         w = log_w.exp()
         off = w == 0  # 0 times a huge number may not become NaN
-        origin = mean.gather(-1, w.argmax(-1, keepdim=True)).detach()
-        apart = (mean - origin).masked_fill(off, 0.0)
+        heaviest = w.argmax(-1, keepdim=True)
+        place, excess = (a.gather(-1, heaviest).detach() for a in parts[:2])
+        apart = ((parts.place - place) + (parts.excess - excess)).masked_fill(off, 0.0)
         shift = (w * apart).sum(-1, keepdim=True)
-        spread = variance.masked_fill(off, 0.0) + (apart - shift).masked_fill(off, 0.0).square()
-        return (origin + shift).squeeze(-1), (w * spread).sum(-1)
+        spread = parts.variance.masked_fill(off, 0.0) + (apart - shift).square()
+        return (place + (excess + shift)).squeeze(-1), (w * spread).sum(-1)
 
     def _params(self) -> Params:
         base = self.base.to(torch.float64)
@@ -345,11 +355,11 @@ class TruncatedMixture(_FromMixture):
         above = _log_mass(place, high, high - place, params) - total
         return below, above, dtype
 
-    def _component_moments(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _component_moments(self) -> tuple[Tensor, Moments]:
         low, high = (end.unsqueeze(-1) for end in self._ends())
         log_w, loc, scale = self._params()
         mass = _component_log_mass(low, high, high - low, loc, scale)[0]
-        return torch.log_softmax(log_w + mass, -1), *_truncated_moments(low, high, loc, scale)
+        return torch.log_softmax(log_w + mass, -1), _truncated_moments(low, high, loc, scale)
 
     def _rebuilt(self, base: GaussianMixture, *bounds: Tensor) -> TruncatedMixture:
         new = TruncatedMixture(base, *bounds, validate_args=False)
@@ -477,9 +487,9 @@ class DiscretizedMixture(_FromMixture):
         edge = (cell + 0.5) * self.width
         return self.base.to(torch.float64).cdf(edge.unsqueeze(-1))
 
-    def _component_moments(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _component_moments(self) -> tuple[Tensor, Moments]:
         log_w, loc, scale = self._params()
-        return log_w, *_rounded_moments(loc, scale, self.width)
+        return log_w, _rounded_moments(loc, scale, self.width)
 
     def _rebuilt(self, base: GaussianMixture, *bounds: Tensor) -> DiscretizedMixture:
         new = DiscretizedMixture(base, self.width, validate_args=False)
@@ -571,10 +581,8 @@ def _standardised(y: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 # -- moments -----------------------------------------------------------------------------------
 
 
-def _truncated_moments(
-    low: Tensor, high: Tensor, loc: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    r"""Mean and variance of every truncated component, (*, K); bounds (*, 1).
+def _truncated_moments(low: Tensor, high: Tensor, loc: Tensor, scale: Tensor) -> Moments:
+    r"""Moments of every truncated component; bounds (*, 1).
 
     The textbook form, ``loc + scale (phi(a) - phi(b)) / (Phi(b) - Phi(a))``, cancels in a tail and
     in a narrow window. So the moments are taken of ``t = z - z_0`` from the highest point z_0 of
@@ -596,11 +604,11 @@ def _truncated_moments(
         f = weight * torch.exp(-t * (z + 0.5 * t))
         s0, s1, s2 = s0 + f, s1 + f * t, s2 + f * t * t
     mean = s1 / s0
-    return peak + scale * mean, scale.square() * (s2 / s0 - mean * mean)
+    return Moments(peak, scale * mean, scale.square() * (s2 / s0 - mean * mean))
 
 
-def _rounded_moments(loc: Tensor, scale: Tensor, width: float) -> tuple[Tensor, Tensor]:
-    r"""Mean and variance of every Gaussian component rounded to multiples of the width, (*, K).
+def _rounded_moments(loc: Tensor, scale: Tensor, width: float) -> Moments:
+    r"""Moments of every Gaussian component rounded to multiples of the width.
 
     In widths, with the mean ``n + x`` (n whole, ``|x| <= 1/2``) and the scale r. Small r, by sums
     over the cells, N being the rounded value minus n:
@@ -623,10 +631,11 @@ def _rounded_moments(loc: Tensor, scale: Tensor, width: float) -> tuple[Tensor, 
     r_sum = torch.where(small, r, _SMALL_SCALE)
     first, second = torch.zeros_like(r), torch.zeros_like(r)
     for d in range(_N_CELLS):
-        above = torch.special.ndtr((x - (d + 0.5)) / r_sum)
-        below = torch.special.ndtr((-x - (d + 0.5)) / r_sum)
-        first = first + (above - below)
-        second = second + (2 * d + 1) * (above + below)
+        # 2 Q; torch.special.ndtr has no digits in the tail
+        above = torch.special.erfc((d + 0.5 - x) * math.sqrt(0.5) / r_sum)
+        below = torch.special.erfc((d + 0.5 + x) * math.sqrt(0.5) / r_sum)
+        first = first + 0.5 * (above - below)
+        second = second + (d + 0.5) * (above + below)
 
     r_series = torch.where(small, _SMALL_SCALE, r).clamp(max=_NO_CORRECTION)
     error, more = torch.zeros_like(r), torch.full_like(r, 1 / 12)
@@ -636,10 +645,10 @@ def _rounded_moments(loc: Tensor, scale: Tensor, width: float) -> tuple[Tensor, 
         bracket = 4 * r_series.square() + 1 / (math.pi * m) ** 2
         more = more + e_m * torch.cos(2 * math.pi * m * x) * bracket
 
-    mean = width * (whole + torch.where(small, first, x - error))
+    excess = width * torch.where(small, first, x - error)
     summed = width**2 * (second - first.square())
     series = scale.square() + width**2 * (more - error.square())
-    return mean, torch.where(small, summed, series)
+    return Moments(width * whole, excess, torch.where(small, summed, series))
 
 
 # -- quantiles of a truncated mixture ----------------------------------------------------------
@@ -696,8 +705,8 @@ def _roots(q: Tensor, upper: Tensor, low: Tensor, high: Tensor, params: Params) 
             a[inner] for a in (level.log() + total[at], below, above, first, last, at, flip)
         )
         m = torch.where(flip.unsqueeze(-1), -loc[at], loc[at])
-        u = _solve(target, below, above, first, last, (log_w[at], m, scale[at]))
-        y[part[inner]] = torch.minimum(torch.where(first == -math.inf, u, first + u), last)
+        root = _solve(target, below, above, first, last, (log_w[at], m, scale[at]))
+        y[part[inner]] = torch.minimum(root, last)
     return y.reshape(batch)
 
 
@@ -733,13 +742,12 @@ def _solve(
 ) -> Tensor:
     """The y with log P(low <= Y <= y) = target; all (n).
 
-    Solved for ``u = y - low`` where low is finite: next to low it has the digits that y has not.
-    Below and above are the log probabilities of what lies on either side of low.
+    Next to low it is solved for ``u = y - low``, which has the digits that y has not. Below and
+    above are the log probabilities of what lies on either side of low.
     """
-    open_ = low == -math.inf
-    origin = torch.where(open_, 0.0, low)
-    u = _first_guess(target, below, above, low, high, params)
-    left, right = torch.where(open_, low, 0.0), high - origin
+    u, near = _first_guess(target, below, above, low, high, params)
+    origin = torch.where(near, low, 0.0)
+    left, right = low - origin, high - origin
     log_w, _, scale = params
     alive = log_w > -math.inf
     # the step is of third order: once this short (in scales), it leaves nothing to mend
@@ -747,16 +755,18 @@ def _solve(
     jump = torch.where(alive, scale, 0.0).amax(-1)
     noise = 4 * _ROUNDING * (1 + target.abs())  # of the error, in nats
     last = torch.full_like(u, math.inf)
-    found, place = u.clone(), torch.arange(u.numel(), device=u.device)
+    found, place = origin + u, torch.arange(u.numel(), device=u.device)
     for _ in range(_MAX_PASSES):
-        y, width = origin + u, torch.where(open_, math.inf, u)
+        y = origin + u
+        width = torch.where(near, u, y - low)
         error, move = _step(y, width, target, low, params)
         left, right = torch.where(error > 0, u, left), torch.where(error > 0, right, u)
         # bisection; towards an open end, strides that double
         goal = torch.where(right == math.inf, left + jump, 0.5 * left + 0.5 * right)
         goal = torch.where(left == -math.inf, right - jump, goal)
         # nothing known on the left yet: as if the cdf were straight
-        goal = torch.where((left == 0) & (error < 0) & ~open_, u * error.exp(), goal)
+        first = near & (left == 0) & (error < 0)
+        goal = torch.where(first, u * error.exp(), goal)
         jump = 2 * jump
         size = move.abs()
         # a step that is NaN or infinite or does not halve gives way
@@ -768,14 +778,14 @@ def _solve(
         settled = good & ((size <= spacing) | (size <= short) & (error.abs() < 1e-5))
         exact = error.abs() <= noise
         closed = right - left <= 2 * spacing
-        found[place] = torch.where(exact, u, goal)
+        found[place] = origin + torch.where(exact, u, goal)
         keep = (~(settled | exact | closed)).nonzero().squeeze(-1)
         if not keep.numel():
             break
-        place, u, origin, open_, target, noise, low, left, right, last, jump, short = (
+        place, u, origin, near, target, noise, low, left, right, last, jump, short = (
             a[keep]
             for a in (
-                *(place, goal, origin, open_, target, noise),
+                *(place, goal, origin, near, target, noise),
                 *(low, left, right, last, jump, short),
             )
         )
@@ -785,8 +795,11 @@ def _solve(
 
 def _first_guess(
     target: Tensor, below: Tensor, above: Tensor, low: Tensor, high: Tensor, params: Params
-) -> Tensor:
-    """Where to start: a quantile of the whole mixture if its level is a float64, else an end."""
+) -> tuple[Tensor, Tensor]:
+    """Where to start, and whether that is y - low instead of y.
+
+    A quantile of the whole mixture, if float64 can tell its level; else near an end.
+    """
     log_w, loc, scale = params
     upper = below > above
     part, beyond = target.exp(), torch.minimum(below, above).exp()
@@ -796,14 +809,14 @@ def _first_guess(
     # next to what lies beyond the end, a small part is lost in rounding
     told = (part > 1e-8 * beyond) & (y > low) & (y < high)
     open_ = low == -math.inf
-    start = torch.where(open_, high, low)
     # near its lower end the cdf is straight; where it bends soon, the middle is safer
-    z = ((start.unsqueeze(-1) - loc) / scale).clamp(-_Z_MAX, _Z_MAX)
+    z = ((torch.where(open_, high, low).unsqueeze(-1) - loc) / scale).clamp(-_Z_MAX, _Z_MAX)
     log_f = torch.logsumexp(log_w - scale.log() - 0.5 * z * z - _HALF_LOG_2PI, -1)
     widest = torch.where(log_w > -math.inf, scale, 0.0).amax(-1)
     room = torch.where(high == math.inf, widest, 0.5 * high - 0.5 * low)
     forward = torch.where(open_, high, torch.minimum((target - log_f).exp(), room))
-    return torch.where(told, y - torch.where(open_, 0.0, low), forward)
+    near = ~open_ & (~told | (y - low <= y.abs()))
+    return torch.where(told, torch.where(near, y - low, y), forward), near
 
 
 # -- small things ------------------------------------------------------------------------------

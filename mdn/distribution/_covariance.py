@@ -184,9 +184,9 @@ class Precision(Covariance):
     events = (2,)
 
     def root(self) -> Tensor:
-        p = self.tensors[0]
+        p = self.tensors[0].to(work_dtype(self.tensors[0].dtype))
         eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device).expand_as(p)
-        return _triangular(solve_triangular(p.mT, eye, upper=True))
+        return _triangular(solve_triangular(p.mT, eye, upper=True)).to(self.tensors[0].dtype)
 
     def lower(self) -> Covariance:
         return Precision(self.tensors[0].tril())
@@ -253,10 +253,12 @@ def joined(parts: Sequence[Covariance]) -> Covariance:
 
 def _solve(root: Tensor, gap: Tensor) -> Tensor:
     """root^-1 gap; where gaps outnumber factors, by the inverse, so that nothing is copied."""
+    dtype = gap.dtype
+    root, gap = (a.to(work_dtype(dtype)) for a in (root, gap))
     if gap.shape[:-1].numel() > root.shape[:-2].numel():
         eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device).expand_as(root)
-        return _apply(solve_triangular(root, eye, upper=False), gap)
-    return solve_triangular(root, gap.unsqueeze(-1), upper=False).squeeze(-1)
+        return _apply(solve_triangular(root, eye, upper=False), gap).to(dtype)
+    return solve_triangular(root, gap.unsqueeze(-1), upper=False).squeeze(-1).to(dtype)
 
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -269,7 +271,8 @@ def _log_diagonal(root: Tensor) -> Tensor:
 
 def _triangular(root: Tensor) -> Tensor:
     """Lower triangular L with L L' = root root', by QR: the condition is not squared."""
-    return _signed(torch.linalg.qr(root.mT).R.mT)  # mode "r" has no derivative
+    wide = root.to(work_dtype(root.dtype))
+    return _signed(torch.linalg.qr(wide.mT).R.mT).to(root.dtype)  # mode "r" has no derivative
 
 
 def _signed(root: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ class Mixture(Distribution):
 
     Example:
         >>> from torch.distributions import Gamma
+        >>> from mdn.distribution import PointMass
         >>> rain = Mixture(
         ...     torch.tensor([0.6, 0.4]).log(),
         ...     [PointMass(torch.tensor(0.0)), Gamma(torch.tensor(2.0), torch.tensor(0.5))],

@@ -50,7 +50,11 @@ def diagonal_log_prob(
         t = _terms(*rows, log)[0]
         log_norm = torch.logsumexp(rows[1], 0) + y.shape[-1] * _HALF_LOG_2PI
         return (torch.logsumexp(t, 0) - log_norm).to(dtype)
-    return _DiagonalLogProb.apply(y, logits, loc, scale, log)[0]
+    if torch._C._are_functorch_transforms_active():
+        return _TransformedLogProb.apply(y, logits, loc, scale, log)[0]
+    if not torch.is_grad_enabled():
+        return _forward(y, logits, loc, scale, log)[0]
+    return _LogProb.apply(y, logits, loc, scale, log)
 
 
 def log_responsibilities(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -127,12 +131,18 @@ def log_weights(logits: Tensor) -> Tensor:
 
 def _rows_last(dtype: torch.dtype, y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Rows:
     """(*, D), (*, K), (*, K, D) x 2 -> contiguous (D, *), (K, *), (K, D, *) x 2 of one dtype."""
-    order = (loc.ndim - 2, loc.ndim - 1, *range(loc.ndim - 2))
+    if y.ndim == 2 and loc.ndim == 3 and logits.ndim == 2:  # the usual batch, with less overhead
+        y, logits = y.t(), logits.t()
+        loc, scale = loc.permute(1, 2, 0), scale.permute(1, 2, 0)
+    else:
+        order = (loc.ndim - 2, loc.ndim - 1, *range(loc.ndim - 2))
+        y, logits = y.movedim(-1, 0), logits.movedim(-1, 0)
+        loc, scale = loc.permute(order), scale.permute(order)
     return (
-        y.to(dtype).movedim(-1, 0).contiguous(),
-        logits.to(dtype).movedim(-1, 0).contiguous(),
-        loc.to(dtype).permute(order).contiguous(),
-        scale.to(dtype).permute(order).contiguous(),
+        y.to(dtype).contiguous(),
+        logits.to(dtype).contiguous(),
+        loc.to(dtype).contiguous(),
+        scale.to(dtype).contiguous(),
     )
 
 
@@ -162,65 +172,63 @@ def _terms(
     return t, z, inv
 
 
-class _DiagonalLogProb(Function):
-    """Log density with gradient r - pi, r z / scale, r (z^2 - 1) (Bishop 1994, eq. 35-39).
+def _forward(
+    y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Log density (*); responsibilities (K, *), z and 1/scale (K, D, *), weights (K, *)."""
+    dtype = result_dtype(y, logits, loc, scale)
+    work = work_dtype(dtype)
+    y, logits, loc, scale = rows = _rows_last(work, y, logits, loc, scale)
+    z_max = _Z_MAX[work]
+    shifted = logits - logits.amax(0)
+    weights = shifted.exp()
+    total = weights.sum(0)
+    weights /= total
+    log_scale = scale if log else scale.log()
+    inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp_(max=_INVERSE_MAX[work])
+    z = ((y - loc) * inv).clamp_(-z_max, z_max)  # subtract first, then divide, then square
+    t = torch.sub(shifted - _sum_event(log_scale), _sum_event(z * z), alpha=0.5)
+    best = t.amax(0)
+    r = t.sub_(best).exp_()
+    r_total = r.sum(0)
+    r /= r_total
+    out = (best + r_total.log()) - total.log() - y.shape[0] * _HALF_LOG_2PI
+    far = ~(best > _EXACT_BELOW + _EXACT_BELOW_PER_DIM * y.shape[0])  # a NaN counts as far
+    if bool(far.any()):
+        check_weights(logits.movedim(0, -1))
+        whole = (*z.shape[:2], *far.shape)
+        if z.shape != whole:
+            z = z.expand(whole).clone()
+        if inv.shape != whole:
+            inv = inv.expand(whole).clone()
+        _exact_rows(far, rows, log, out, r, z, inv)
+    return out.to(dtype), r, z, inv, weights
 
-    Also hands out responsibilities r, z, 1/scale and weights (not differentiable) for backward.
-    """
 
-    @staticmethod
-    def forward(
-        y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
-    ) -> tuple[Tensor, ...]:
-        dtype = result_dtype(y, logits, loc, scale)
-        work = work_dtype(dtype)
-        y, logits, loc, scale = rows = _rows_last(work, y, logits, loc, scale)
-        z_max = _Z_MAX[work]
-        shifted = logits - logits.amax(0)
-        weights = shifted.exp()
-        total = weights.sum(0)
-        weights /= total
-        log_scale = scale if log else scale.log()
-        inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp_(max=_INVERSE_MAX[work])
-        z = ((y - loc) * inv).clamp_(-z_max, z_max)  # subtract first, then divide, then square
-        t = torch.sub(shifted - _sum_event(log_scale), _sum_event(z * z), alpha=0.5)
-        best = t.amax(0)
-        r = t.sub_(best).exp_()
-        r_total = r.sum(0)
-        r /= r_total
-        out = (best + r_total.log()) - total.log() - y.shape[0] * _HALF_LOG_2PI
-        far = ~(best > _EXACT_BELOW + _EXACT_BELOW_PER_DIM * y.shape[0])  # a NaN counts as far
-        if bool(far.any()):
-            check_weights(logits.movedim(0, -1))
-            whole = (*z.shape[:2], *far.shape)
-            if z.shape != whole:
-                z = z.expand(whole).clone()
-            if inv.shape != whole:
-                inv = inv.expand(whole).clone()
-            _exact_rows(far, rows, log, out, r, z, inv)
-        return out.to(dtype), r, z, inv, weights
+class _LogProb(Function):
+    """Log density with gradient r - pi, r z / scale, r (z^2 - 1) (Bishop 1994, eq. 35-39)."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        y, logits, loc, scale, log = inputs
-        _, r, z, inv, weights = output
-        ctx.log = log
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        out, *rest = _forward(*args)
+        ctx.log = args[4]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(r, z, inv, weights)
-        ctx.save_for_backward(y, logits, loc, scale, r, z, inv, weights)
-        ctx.save_for_forward(y, logits, loc, scale, r, z, inv, weights)
+        ctx.save_for_backward(*args[:4], *rest)
+        ctx.save_for_forward(*args[:4], *rest)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 5
-        *inputs, r, z, inv, weights = ctx.saved_tensors
+        inputs, (r, z, inv, weights) = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
         if torch.is_grad_enabled():  # double backward and torch.func
             r, z, inv, weights = _differentiable(ctx.saved_tensors, ctx.log)
         grad = grad.to(r.dtype)
         rg = r * grad  # (K, *)
         rz = rg.unsqueeze(1) * z  # (K, D, *); r first: 0 * (z * z) could be 0 * inf
         g_loc = rz * inv
+        back = (*range(2, g_loc.ndim), 0, 1)  # (K, D, *) -> (*, K, D)
         grads: list[Tensor | None] = [None] * 5
         if ctx.needs_input_grad[0]:
             g_y = -(g_loc.select(0, 0) if g_loc.shape[0] == 1 else g_loc.sum(0))
@@ -231,13 +239,13 @@ class _DiagonalLogProb(Function):
             g_scale = rz * z - rg.unsqueeze(1)
             if not ctx.log:
                 g_scale = g_scale * inv
-            grads[3] = _like(g_scale.movedim((0, 1), (-2, -1)), inputs[3])
+            grads[3] = _like(g_scale.permute(back), inputs[3])
         if ctx.needs_input_grad[2]:
-            grads[2] = _like(g_loc.movedim((0, 1), (-2, -1)), inputs[2])
+            grads[2] = _like(g_loc.permute(back), inputs[2])
         return tuple(grads)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         inputs = ctx.saved_tensors[:4]
         r, z, inv, weights = _differentiable(ctx.saved_tensors, ctx.log)
         filled = [
@@ -248,7 +256,30 @@ class _DiagonalLogProb(Function):
         d_scale = d_scale if ctx.log else d_scale * inv
         d_t = d_logits - _sum_event(z * ((d_y - d_loc) * inv) - (z * z - 1) * d_scale)
         out = (r * d_t).sum(0) - (weights * d_logits).sum(0)
-        return out.to(result_dtype(*inputs)), None, None, None, None
+        return out.to(result_dtype(*inputs))
+
+
+class _TransformedLogProb(_LogProb):
+    """The same for torch.func, in the form that it asks for and that costs more per call.
+
+    Also hands out what backward needs, as outputs without gradient.
+    """
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return _forward(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.log = inputs[4]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[:4], *output[1:])
+        ctx.save_for_forward(*inputs[:4], *output[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _LogProb.jvp(ctx, *tangents), None, None, None, None
 
     @staticmethod
     def vmap(
@@ -257,7 +288,7 @@ class _DiagonalLogProb(Function):
         front = [
             move_to_front(a, d, info.batch_size) for a, d in zip(args[:4], in_dims, strict=False)
         ]
-        return _DiagonalLogProb.apply(*front, args[4]), (0, 1, 2, 2, 1)
+        return _TransformedLogProb.apply(*front, args[4]), (0, 1, 2, 2, 1)
 
 
 def move_to_front(a: Tensor, dim: int | None, size: int) -> Tensor:

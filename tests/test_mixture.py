@@ -1,0 +1,1025 @@
+"""Mixture of any families against SciPy, scoringrules, quadrature, MixtureSameFamily and the
+Gaussian mixture, which has formulas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+import scoringrules
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Beta,
+    Categorical,
+    Distribution,
+    Exponential,
+    Gamma,
+    Gumbel,
+    Independent,
+    Laplace,
+    LogNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    StudentT,
+    TransformedDistribution,
+    Uniform,
+    VonMises,
+    Weibull,
+)
+from torch.distributions.transforms import AffineTransform
+
+from mdn.distribution import GaussianMixture, Logistic, Mixture, PointMass
+from mdn.distribution._families import FAMILIES
+
+INF = math.inf
+WEIGHTS = (0.3, 0.7)
+
+
+def t(*values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+class Case(NamedTuple):
+    """Two components in torch, in SciPy, and the edge of the support on the left."""
+
+    torch: Distribution
+    scipy: list[Any]
+    low: float = -INF
+    high: float = INF
+    whole: bool = False
+
+
+S = scipy.stats
+CASES = {
+    "normal": Case(Normal(t(-1, 2), t(0.5, 1)), [S.norm(-1, 0.5), S.norm(2, 1)]),
+    "student_t": Case(
+        StudentT(t(2.5, 40), t(-1, 2), t(0.5, 1)), [S.t(2.5, -1, 0.5), S.t(40, 2, 1)]
+    ),
+    "laplace": Case(Laplace(t(-1, 2), t(0.5, 1)), [S.laplace(-1, 0.5), S.laplace(2, 1)]),
+    "logistic": Case(Logistic(t(-1, 2), t(0.5, 1)), [S.logistic(-1, 0.5), S.logistic(2, 1)]),
+    "log_normal": Case(
+        LogNormal(t(-1, 1), t(0.5, 0.3)),
+        [S.lognorm(0.5, scale=math.exp(-1)), S.lognorm(0.3, scale=math.e)],
+        0.0,
+    ),
+    "gamma": Case(Gamma(t(0.5, 6), t(0.5, 2)), [S.gamma(0.5, scale=2), S.gamma(6, scale=0.5)], 0.0),
+    "beta": Case(Beta(t(0.5, 6), t(0.5, 2)), [S.beta(0.5, 0.5), S.beta(6, 2)], 0.0, 1.0),
+    "weibull": Case(
+        Weibull(t(0.5, 6), t(0.8, 2)),
+        [S.weibull_min(0.8, scale=0.5), S.weibull_min(2, scale=6)],
+        0.0,
+    ),
+    "von_mises": Case(
+        VonMises(t(0.0, -2), t(3, 20)), [S.vonmises(3, 0), S.vonmises(20, -2)], -math.pi, math.pi
+    ),
+    "negative_binomial": Case(
+        NegativeBinomial(t(0.5, 6), t(0.5, 0.7)),
+        [S.nbinom(0.5, 0.5), S.nbinom(6, 0.3)],
+        0.0,
+        whole=True,
+    ),
+    "poisson": Case(Poisson(t(0.5, 6)), [S.poisson(0.5), S.poisson(6)], 0.0, whole=True),
+}
+CONTINUOUS = [n for n, c in CASES.items() if not c.whole]
+WHOLE = [n for n, c in CASES.items() if c.whole]
+LINEAR = [n for n in CASES if n != "von_mises"]  # SciPy's von Mises has no ends
+each = pytest.mark.parametrize("name", CASES)
+each_continuous = pytest.mark.parametrize("name", CONTINUOUS)
+each_whole = pytest.mark.parametrize("name", WHOLE)
+each_linear = pytest.mark.parametrize("name", LINEAR)
+
+
+def mixture(name: str) -> Mixture:
+    return Mixture(t(*WEIGHTS).log(), CASES[name].torch)
+
+
+def weighted(name: str, what: str, y: np.ndarray) -> np.ndarray:
+    """Sum of w_k f_k(y) by SciPy."""
+    parts = CASES[name].scipy
+    if what == "p":
+        what = "pmf" if CASES[name].whole else "pdf"
+    return sum(w * getattr(s, what)(y) for w, s in zip(WEIGHTS, parts, strict=True))
+
+
+def scipy_cdf(name: str, y: np.ndarray) -> np.ndarray:
+    """Of the von Mises from -pi on."""
+    start = weighted(name, "cdf", np.array(-math.pi)) if name == "von_mises" else 0.0
+    return weighted(name, "cdf", y) - start
+
+
+def places(name: str) -> Tensor:
+    """Of the bulk and of both tails, to 1e-12 of probability."""
+    if name == "von_mises":
+        return torch.linspace(-math.pi, math.pi, 21, dtype=torch.float64)[1:-1]
+    levels = np.array([1e-12, 1e-6, 1e-3, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999])
+    parts = CASES[name].scipy
+    y = np.concatenate([f(levels) for s in parts for f in (s.ppf, s.isf)])
+    y = y[(y > CASES[name].low) & (y < CASES[name].high)] if not CASES[name].whole else y
+    return torch.from_numpy(np.unique(y))
+
+
+def rain() -> Mixture:
+    """A point mass at 0 and a gamma."""
+    return Mixture(t(0.6, 0.4).log(), [PointMass(t(0)[0]), Gamma(t(2)[0], t(0.5)[0])])
+
+
+# --- every family --------------------------------------------------------------------------------
+
+
+@each
+def test_the_log_density_matches_scipy(name: str) -> None:
+    """log p = log sum_k w_k p_k."""
+    y = places(name)
+    np.testing.assert_allclose(
+        mixture(name).log_prob(y[:, None]), np.log(weighted(name, "p", y.numpy())), rtol=1e-11,
+        atol=1e-13,
+    )  # fmt: skip
+
+
+@each
+def test_cdf_and_survival_match_scipy_in_both_tails(name: str) -> None:
+    """Relative, where SciPy is: absolute for the von Mises, which ends where it began."""
+    y = places(name)
+    dist = mixture(name)
+    if name == "von_mises":
+        reference = scipy_cdf(name, y.numpy())
+        np.testing.assert_allclose(dist.cdf(y[:, None]), reference, atol=3e-13)
+        np.testing.assert_allclose(dist.log_sf(y[:, None]).exp(), 1 - reference, atol=3e-13)
+        return
+    np.testing.assert_allclose(dist.cdf(y[:, None]), weighted(name, "cdf", y.numpy()), rtol=1e-10)
+    np.testing.assert_allclose(
+        dist.log_sf(y[:, None]).exp(), weighted(name, "sf", y.numpy()), rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        dist.log_cdf(y[:, None]), np.log(weighted(name, "cdf", y.numpy())), rtol=1e-10, atol=1e-15
+    )
+
+
+@each_continuous
+def test_icdf_is_the_inverse_of_cdf(name: str) -> None:
+    """F(icdf(p)) = p from 1e-9 to 1 - 1e-9, in the relative error of the smaller tail."""
+    dist = mixture(name)
+    p = t(1e-9, 1e-4, 0.01, 0.2, 0.5, 0.8, 0.99, 1 - 1e-4, 1 - 1e-9)
+    y = dist.icdf(p)
+    assert y.shape == (9, 1)
+    tolerance = 1e-4 if name == "von_mises" else 1e-6 if name == "beta" else 1e-12
+    np.testing.assert_allclose(dist.cdf(y), p, rtol=tolerance)
+    np.testing.assert_allclose(dist.log_sf(y).exp(), 1 - p, rtol=1e-4 if tolerance > 1e-9 else 1e-9)
+    np.testing.assert_allclose(
+        dist.icdf(t(0, 1))[:, 0], [CASES[name].low, CASES[name].high], rtol=1e-15
+    )
+
+
+@each_whole
+def test_icdf_of_whole_numbers_is_the_least_that_reaches_p(name: str) -> None:
+    """icdf(F(k)) = k, and just above F(k) it is k + 1."""
+    dist = mixture(name)
+    k = torch.arange(25, dtype=torch.float64)[:, None]
+    p = dist.cdf(k)
+    assert torch.equal(dist.icdf(p), k)
+    assert torch.equal(dist.icdf(p * (1 + 1e-12)), k + 1)
+    assert dist.icdf(0.0).item() == 0.0
+    assert dist.icdf(1.0).item() == INF
+
+
+@each_linear
+def test_mean_and_variance_match_scipy(name: str) -> None:
+    """Within plus between the components."""
+    dist = mixture(name)
+    parts = CASES[name].scipy
+    mean = sum(w * s.mean() for w, s in zip(WEIGHTS, parts, strict=True))
+    var = sum(w * (s.var() + (s.mean() - mean) ** 2) for w, s in zip(WEIGHTS, parts, strict=True))
+    assert dist.mean.item() == pytest.approx(mean, rel=1e-12)
+    assert dist.variance.item() == pytest.approx(var, rel=1e-12)
+    assert dist.stddev.item() == pytest.approx(math.sqrt(var), rel=1e-12)
+
+
+@pytest.mark.parametrize("loc", [0.0, 1.3, -2.9, 3.1, 40.0])
+@pytest.mark.parametrize("concentration", [0.01, 2.0, 300.0])
+def test_moments_of_von_mises_are_those_of_the_number(loc: float, concentration: float) -> None:
+    """Integrals of y p(y) and (y - mean)^2 p(y) over [-pi, pi], cut where the density wraps."""
+    dist = Mixture(t(0.0), VonMises(t(loc), t(concentration)))
+
+    def moment(f: Callable[[float], float]) -> float:
+        def g(y: float) -> float:
+            return f(y) * float(S.vonmises.pdf(y, concentration, loc))
+
+        near = math.remainder(loc, 2 * math.pi)
+        points = np.clip([near + a / math.sqrt(concentration) for a in (-6, -2, 0, 2, 6)], -3.14,
+                         3.14)  # fmt: skip
+        return scipy.integrate.quad(g, -math.pi, math.pi, points=points, limit=400)[0]
+
+    mean = moment(lambda y: y)
+    assert dist.mean.item() == pytest.approx(mean, abs=1e-9)
+    assert dist.variance.item() == pytest.approx(moment(lambda y: (y - mean) ** 2), rel=1e-8)
+
+
+@each
+def test_the_probabilities_sum_to_one(name: str) -> None:
+    """The integral of exp(log_prob), or the sum, between quantiles of 1e-10 is 1."""
+    dist = mixture(name)
+    if CASES[name].whole:
+        k = torch.arange(400, dtype=torch.float64)[:, None]
+        assert dist.log_prob(k).exp().sum().item() == pytest.approx(1.0, abs=1e-12)
+        return
+    levels = t(1e-10, 1e-6, 1e-3, 0.1, 0.5, 0.9, 1 - 1e-3, 1 - 1e-6, 1 - 1e-10)
+    cuts = dist.icdf(levels)[:, 0].tolist()
+    total = sum(
+        scipy.integrate.quad(lambda y: dist.log_prob(t(y)).exp().item(), a, b, epsabs=1e-11)[0]
+        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+    )
+    assert total == pytest.approx(1.0, abs=3e-9)
+
+
+@each
+def test_draws_follow_the_cdf(name: str) -> None:
+    """Kolmogorov-Smirnov distance of 4000 draws below 2.5 / sqrt(n).
+
+    Fails by chance with probability 2 exp(-2 * 2.5^2) = 7e-6 (whole numbers: less).
+    """
+    dist = mixture(name)
+    n = 4000
+    draws = dist.sample((n,), generator=torch.Generator().manual_seed(1))
+    assert draws.shape == (n, 1)
+    y = draws.sort(dim=0).values
+    below = dist.cdf(y - 1 if CASES[name].whole else y)
+    rank = torch.arange(n, dtype=torch.float64)
+    if CASES[name].whole:
+        values, counts = y[:, 0].unique(return_counts=True)
+        gap = (dist.cdf(values[:, None]) - counts.cumsum(0) / n).abs().max()
+    else:
+        gap = torch.maximum((below - rank / n).abs(), (below - (rank + 1) / n).abs()).max()
+    assert gap.item() < 2.5 / math.sqrt(n)
+
+
+@each
+def test_crps_matches_the_integral_by_scipy(name: str) -> None:
+    """Integral of (F(x) - 1{y <= x})^2, to 1e-7 relative."""
+    dist = mixture(name)
+    low, high = CASES[name].low, CASES[name].high
+    for y in (0.4, 3.0) if not CASES[name].whole else (0.0, 1.0, 4.5, 30.0, -3.0):
+        if CASES[name].whole:
+            k = np.arange(-5, 500)
+            cdf = weighted(name, "cdf", k)
+            part = np.clip(y - k, 0.0, 1.0)
+            want = float((part * cdf**2 + (1 - part) * (1 - cdf) ** 2)[k >= min(0, y)].sum())
+        else:
+            parts = CASES[name].scipy
+            q = [1e-9, 1e-5, 1e-3, 0.05, 0.3, 0.7, 0.95, 1 - 1e-3, 1 - 1e-5]
+            cuts = sorted({y, *(float(s.ppf(a)) for s in parts for a in q)})
+            cuts = [c for c in cuts if low < c < high]
+            ends = [low if low > -INF else -1e9, *cuts, high if high < INF else 1e9]
+
+            def below(x: float) -> float:
+                return scipy_cdf(name, np.array(x)) ** 2
+
+            def above(x: float) -> float:
+                return (1 - scipy_cdf(name, np.array(x))) ** 2
+
+            want = sum(
+                scipy.integrate.quad(below if b <= y else above, a, b, limit=200, epsabs=1e-12)[0]
+                for a, b in zip(ends[:-1], ends[1:], strict=True)
+            )
+            want += max(0.0, y - high)
+        assert dist.crps(t(y)).item() == pytest.approx(want, rel=1e-7), y
+
+
+@pytest.mark.parametrize(
+    ("component", "want"),
+    [
+        (StudentT(t(3), t(0.5), t(2)), lambda y: scoringrules.crps_t(y, 3.0, 0.5, 2.0)),
+        (Logistic(t(0.5), t(2)), lambda y: scoringrules.crps_logistic(y, 0.5, 2.0)),
+        (Laplace(t(0.5), t(2)), lambda y: scoringrules.crps_laplace(y, 0.5, 2.0)),
+        (LogNormal(t(0.5), t(0.7)), lambda y: scoringrules.crps_lognormal(y, 0.5, 0.7)),
+        (Gamma(t(2), t(3)), lambda y: scoringrules.crps_gamma(y, 2.0, 3.0)),
+        (Beta(t(2), t(3)), lambda y: scoringrules.crps_beta(y, 2.0, 3.0)),
+        (Exponential(t(3)), lambda y: scoringrules.crps_exponential(y, 3.0)),
+        (Uniform(t(-1), t(3)), lambda y: scoringrules.crps_uniform(y, -1.0, 3.0)),
+    ],
+    ids=lambda a: type(a).__name__ if isinstance(a, Distribution) else "",
+)
+def test_crps_of_one_component_matches_its_formula(component: Distribution, want: Any) -> None:
+    """Closed forms of scoringrules."""
+    dist = Mixture(t(0.0), component)
+    for y in (0.01, 0.4, 0.9):
+        assert dist.crps(t(y)).item() == pytest.approx(float(want(y)), rel=1e-7)
+
+
+@each
+def test_hdr_holds_its_coverage_and_is_bounded_by_one_density(name: str) -> None:
+    """Mass by the cdf; the density on inner edges is the threshold; fewest whole numbers."""
+    dist = mixture(name)
+    for coverage in (0.5, 0.9, 0.999):
+        intervals, threshold, given = dist.hdr(coverage)
+        assert given == coverage
+        ends = intervals[~intervals[:, 0].isnan()]
+        if CASES[name].whole:
+            k = np.arange(300)
+            p = weighted(name, "p", k)
+            order = np.argsort(-p, kind="stable")
+            count = int(np.searchsorted(np.cumsum(p[order]), coverage)) + 1
+            inside = sorted(order[:count])
+            found = [i for a, b in ends.int().tolist() for i in range(a, b + 1)]
+            assert found == inside
+            continue
+        mass = (dist.cdf(ends[:, 1:]) - dist.cdf(ends[:, :1])).sum()
+        assert mass.item() == pytest.approx(coverage, abs=1e-9)
+        inner = ends.flatten()
+        inner = inner[(inner != CASES[name].low) & (inner != CASES[name].high)]
+        np.testing.assert_allclose(dist.log_prob(inner[:, None]).exp(), threshold, rtol=1e-6)
+
+
+@each
+def test_modes_are_where_scipy_has_no_higher_neighbour(name: str) -> None:
+    """The maxima of SciPy's density on a fine grid, to the step of it."""
+    dist = mixture(name)
+    place, height = dist.modes()
+    found = sorted(place[~place.isnan()].tolist())
+    low, high = (dist.icdf(p).item() for p in (1e-6, 1 - 1e-6))
+    if CASES[name].whole:
+        grid = np.arange(0, 60.0)
+    else:
+        grid = np.linspace(max(low, CASES[name].low), min(high, CASES[name].high), 40001)
+    p = weighted(name, "p", grid)
+    padded = np.concatenate([[0 if name != "von_mises" else INF], p, [0]])
+    want = grid[(p > padded[:-2]) & (p >= padded[2:])]
+    step = 0.0 if CASES[name].whole else grid[1] - grid[0]
+    np.testing.assert_allclose(found, want, atol=2 * step + 1e-12)
+    finite = height[height.isfinite()]
+    assert torch.equal(finite, finite.sort(descending=True).values)
+    np.testing.assert_allclose(
+        finite, dist.log_prob(place[height.isfinite()]), rtol=1e-12, atol=1e-12
+    )
+
+
+SMOOTH = [n for n in FAMILIES if n not in ("negative_binomial", "poisson")]
+
+
+def raw_case(name: str) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Logits and raw parameters of a batch of 2 by 3 components, and draws (2, 2, 1)."""
+    g = torch.Generator().manual_seed(5)
+    n = FAMILIES[name].n_parameters
+    logits, *raw = (torch.randn(2, 3, generator=g, dtype=torch.float64) for _ in range(n + 1))
+    y = Mixture(logits, FAMILIES[name].build(*raw)).sample((2,), generator=g)
+    return logits.requires_grad_(), [r.requires_grad_() for r in raw], y
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_of_log_prob_cdf_and_crps(name: str) -> None:
+    """Finite differences in y, logits and every parameter."""
+    logits, raw, y = raw_case(name)
+    y.requires_grad_(name in SMOOTH)
+    for what in ("log_prob", "log_cdf", "log_sf", "crps"):
+
+        def f(y: Tensor, logits: Tensor, *raw: Tensor, what: str = what) -> Tensor:
+            return getattr(Mixture(logits, FAMILIES[name].build(*raw)), what)(y)
+
+        assert torch.autograd.gradcheck(f, (y, logits, *raw), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_gradients_of_icdf(name: str) -> None:
+    """Finite differences in p, logits and every parameter."""
+    logits, raw, _ = raw_case(name)
+    p = t([0.1], [0.8]).requires_grad_()
+
+    def f(p: Tensor, logits: Tensor, *raw: Tensor) -> Tensor:
+        return Mixture(logits, FAMILIES[name].build(*raw)).icdf(p)
+
+    assert torch.autograd.gradcheck(f, (p, logits, *raw), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["student_t", "laplace", "logistic", "gamma", "von_mises"])
+def test_log_prob_survives_a_second_derivative(name: str) -> None:
+    """Finite differences of the gradient in logits and parameters."""
+    logits, raw, y = raw_case(name)
+
+    def f(logits: Tensor, *raw: Tensor) -> Tensor:
+        return Mixture(logits, FAMILIES[name].build(*raw)).log_prob(y)
+
+    assert torch.autograd.gradgradcheck(f, (logits, *raw), rtol=1e-3, atol=1e-5)
+
+
+# --- tails ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("component", "reference"),
+    [
+        (Normal(t(0), t(1)), S.norm()),
+        (Laplace(t(0), t(1)), S.laplace()),
+        (Logistic(t(0), t(1)), S.logistic()),
+        (LogNormal(t(0), t(0.1)), S.lognorm(0.1)),
+        (Weibull(t(1), t(2)), S.weibull_min(2)),
+    ],
+    ids=lambda a: type(a).__name__ if isinstance(a, Distribution) else "",
+)
+def test_closed_tails_keep_their_digits_where_they_underflow(
+    component: Distribution, reference: Any
+) -> None:
+    """Log cdf and log sf of thousands of nats."""
+    dist = Mixture(t(0.0), component)
+    y = np.array([-900.0, -60.0, 1e-200, 1e-30, 0.03, 60.0, 900.0])
+    # SciPy's log of a Weibull's cdf and of a Laplace's upper tail lose digits near 0
+    low = reference.logcdf(y) if reference.dist.name != "weibull_min" else np.where(
+        y < 1e-9, 2 * np.log(np.clip(y, 1e-320, 1)), reference.logcdf(y))  # fmt: skip
+    low = np.where((y < 0) & (reference.dist.name == "weibull_min"), -INF, low)
+    np.testing.assert_allclose(dist.log_cdf(t(*y)[:, None]), low, rtol=1e-11, atol=1e-300)
+    np.testing.assert_allclose(
+        dist.log_sf(t(*y)[:, None]), reference.logsf(y), rtol=1e-11, atol=1e-300
+    )
+
+
+@pytest.mark.parametrize("df", [0.3, 1.0, 7.5, 1e6])
+def test_student_tails_match_scipy_far_out(df: float) -> None:
+    """Power-law tails, to 1e-200, at both ends of the degrees of freedom."""
+    dist = Mixture(t(0.0), StudentT(t(df), t(0.0), t(1.0)))
+    y = t(-1e20, -50.0, -3.0, -1e-9, 0.0, 1e-9, 4.0, 20.0)[:, None]
+    np.testing.assert_allclose(dist.cdf(y), S.t(df).cdf(y[:, 0].numpy()), rtol=1e-9, atol=1e-290)
+    np.testing.assert_allclose(
+        dist.log_sf(y).exp(), S.t(df).sf(y[:, 0].numpy()), rtol=1e-9, atol=1e-290
+    )
+
+
+def test_student_is_exact_in_float32_at_many_degrees_of_freedom() -> None:
+    """log p in float32 is that in float64 to 1e-6, though the log-gammas of it are 1e7."""
+    y = torch.tensor([[0.3], [2.0]])
+    dist = Mixture(torch.zeros(1), StudentT(torch.tensor([1e6]), 0.0, 1.0))
+    assert dist.log_prob(y).dtype == torch.float32
+    np.testing.assert_allclose(dist.log_prob(y), S.t(1e6).logpdf(y[:, 0].double()), rtol=1e-6)
+
+
+# --- supports and point masses -------------------------------------------------------------------
+
+
+def test_outside_one_support_the_other_components_count() -> None:
+    """Normal + gamma + beta at y < 0, inside and above 1: values by hand, finite gradients."""
+    shape = t(2.0)[0].requires_grad_()
+    logits = t(0.2, 0.5, 0.3).log().requires_grad_()
+    dist = Mixture(logits, [Normal(t(0.0)[0], t(1)[0]), Gamma(shape, shape), Beta(shape, shape)])
+    y = t(-1.0, 0.0, 0.5, 1.0, 3.0)[:, None].requires_grad_()
+    at = y.detach()[:, 0].numpy()
+    want = 0.2 * S.norm.pdf(at) + 0.5 * S.gamma.pdf(at, 2, scale=0.5) + 0.3 * S.beta.pdf(at, 2, 2)
+    log_p = dist.log_prob(y)
+    np.testing.assert_allclose(log_p.detach(), np.log(want), rtol=1e-12)
+    cdf = 0.2 * S.norm.cdf(at) + 0.5 * S.gamma.cdf(at, 2, scale=0.5) + 0.3 * S.beta.cdf(at, 2, 2)
+    np.testing.assert_allclose(dist.cdf(y).detach(), cdf, rtol=1e-12)
+    total = log_p.sum() + dist.log_cdf(y).sum() + dist.log_sf(y).sum()
+    for gradient in torch.autograd.grad(total, (y, logits, shape)):
+        assert gradient.isfinite().all()
+
+
+def test_outside_all_supports_the_density_is_zero_without_nan() -> None:
+    """log p = -inf, cdf 0 or 1, gradients 0; responsibilities are undefined."""
+    shape = t(2.0, 3.0).requires_grad_()
+    dist = Mixture(torch.zeros(2, dtype=torch.float64), Beta(shape, shape))
+    y = t(-1.0, 2.0)[:, None]
+    assert dist.log_prob(y).tolist() == [-INF, -INF]
+    assert dist.cdf(y).tolist() == [0.0, 1.0]
+    assert dist.log_sf(y).tolist() == [0.0, -INF]
+    (gradient,) = torch.autograd.grad(dist.log_prob(y).clamp(min=-9).sum(), shape)
+    assert gradient.tolist() == [0.0, 0.0]
+    assert dist.responsibilities(y).isnan().all()
+    assert mixture("poisson").log_prob(t(0.5)).item() == -INF
+
+
+def test_a_point_mass_takes_its_place_and_leaves_the_density_elsewhere() -> None:
+    """At the atom the log of the mass; elsewhere the log of the density; the cdf jumps."""
+    dist = rain()
+    y = t(-1.0, 0.0, 1e-300, 4.0)[:, None]
+    want = [-INF, math.log(0.6), *(math.log(0.4) + S.gamma.logpdf([1e-300, 4.0], 2, scale=2))]
+    np.testing.assert_allclose(dist.log_prob(y), want, rtol=1e-12)
+    cdf = [0.0, 0.6, 0.6, 0.6 + 0.4 * S.gamma.cdf(4.0, 2, scale=2)]
+    np.testing.assert_allclose(dist.cdf(y), cdf, rtol=1e-12)
+    np.testing.assert_allclose(dist.log_sf(y).exp(), 1 - np.array(cdf), rtol=1e-12)
+    assert dist.responsibilities(y)[1].tolist() == [0.0, -INF]
+    assert dist.mean.item() == pytest.approx(1.6)
+    assert dist.variance.item() == pytest.approx(0.4 * (8 + 16) - 1.6**2)
+
+
+def test_a_gaussian_counts_as_zero_at_the_point_mass_only() -> None:
+    """Gaussian plus atom at 0: the density of the Gaussian is not added to the mass."""
+    dist = Mixture(t(0.25, 0.75).log(), [PointMass(t(0)[0]), Normal(t(0)[0], t(1)[0])])
+    assert dist.log_prob(t(0.0)).item() == pytest.approx(math.log(0.25))
+    assert dist.log_prob(t(1e-12)).item() == pytest.approx(math.log(0.75) + S.norm.logpdf(0))
+    off = Mixture(t(-INF, 0.0), [PointMass(t(0)[0]), Normal(t(0)[0], t(1)[0])])
+    assert off.log_prob(t(0.0)).item() == pytest.approx(S.norm.logpdf(0))
+    p = t(0.1, 0.374, 0.376, 0.5, 0.6, 0.626, 0.9)
+    want = np.where(p < 0.375, S.norm.ppf(p / 0.75), S.norm.ppf(np.clip((p - 0.25) / 0.75, 0, 1)))
+    want = np.where((p >= 0.375) & (p <= 0.625), 0.0, want)
+    np.testing.assert_allclose(dist.icdf(p)[:, 0], want, atol=1e-12)
+
+
+def test_quantiles_modes_and_region_with_a_point_mass() -> None:
+    """icdf by scipy above the jump; the atom first among modes; the region holds it first."""
+    dist = rain()
+    p = t(0.0, 0.3, 0.6, 0.61, 0.9, 1.0)
+    want = [0.0, 0.0, 0.0, *S.gamma.ppf([0.025, 0.75], 2, scale=2), INF]
+    np.testing.assert_allclose(dist.icdf(p)[:, 0], want, rtol=1e-12)
+    place, height = dist.modes()
+    np.testing.assert_allclose(place[:, 0], [0.0, 2.0], atol=1e-6)
+    np.testing.assert_allclose(height, [math.log(0.6), math.log(0.4 / (2 * math.e))], rtol=1e-10)
+    small = dist.hdr(0.5)
+    assert small.intervals[0].tolist() == [0.0, 0.0]
+    assert small.intervals[1].isnan().all()
+    assert small.threshold.item() == INF
+    intervals, threshold, _ = dist.hdr(0.8)
+    assert intervals[0].tolist() == [0.0, 0.0]
+    low, high = intervals[1].tolist()
+    gamma = S.gamma(2, scale=2)
+    assert 0.4 * (gamma.cdf(high) - gamma.cdf(low)) == pytest.approx(0.2, abs=1e-9)
+    np.testing.assert_allclose(0.4 * gamma.pdf([low, high]), threshold, rtol=1e-6)
+
+
+def test_crps_and_draws_with_a_point_mass() -> None:
+    """E|Y - y| - E|Y - Y'| / 2 with the gamma's own; 0.6 of 10,000 draws are 0.
+
+    The count lies within 5 standard deviations; fails by chance with probability 6e-7.
+    """
+    dist = rain()
+    gamma = S.gamma(2, scale=2)
+    y = 3.0
+    to_y = scipy.integrate.quad(lambda x: abs(x - y) * gamma.pdf(x), 0, 80, points=[y])[0]
+    pairs = 2 * scipy.integrate.quad(lambda x: gamma.cdf(x) * gamma.sf(x), 0, 120)[0]
+    want = 0.6 * y + 0.4 * to_y - 0.5 * (2 * 0.24 * 4.0 + 0.16 * pairs)
+    assert dist.crps(t(y)).item() == pytest.approx(want, rel=1e-8)
+    draws = dist.sample((10_000,), generator=torch.Generator().manual_seed(3))
+    assert abs((draws == 0).double().mean().item() - 0.6) < 5 * math.sqrt(0.24 / 10_000)
+
+
+def test_point_masses_alone_are_a_discrete_distribution() -> None:
+    """Three atoms, two at one place: masses add; CRPS by its kernel form."""
+    dist = Mixture(t(0.2, 0.5, 0.3).log(), [PointMass(t(a)[0]) for a in (1.5, -2.0, 1.5)])
+    np.testing.assert_allclose(dist.log_prob(t([1.5], [-2.0])).exp(), [0.5, 0.5])
+    assert dist.icdf(t(0.3, 0.5, 0.6))[:, 0].tolist() == [-2.0, -2.0, 1.5]
+    assert dist.crps(t(0.0)).item() == pytest.approx(0.5 * 1.5 + 0.5 * 2.0 - 0.5 * 0.5 * 3.5)
+    assert dist.modes().loc[:2, 0].tolist() in ([1.5, -2.0], [-2.0, 1.5])
+    assert dist.hdr(0.9).intervals[:2].tolist() == [[-2.0, -2.0], [1.5, 1.5]]
+
+
+def test_the_quantile_at_a_point_mass_moves_with_it() -> None:
+    """d icdf / d loc is 1 on the jump and 0 off it; elsewhere finite differences."""
+    loc = t(0.0)[0].requires_grad_()
+    m = t(1.0)[0].requires_grad_()
+    p = t(0.5, 0.9)
+
+    def f(loc: Tensor, m: Tensor) -> Tensor:
+        parts = [PointMass(loc), Normal(m, t(1)[0])]
+        return Mixture(t(0.6, 0.4).log(), parts).icdf(p)[:, 0]
+
+    assert torch.autograd.grad(f(loc, m)[0], (loc, m), allow_unused=True)[0].item() == 1.0
+    assert torch.autograd.gradcheck(lambda m: f(loc.detach(), m), (m,))
+
+
+def test_zero_inflated_counts_add_their_masses() -> None:
+    """Poisson + PointMass(0) is one probability mass: p(0) adds up."""
+    dist = Mixture(t(0.3, 0.7).log(), [PointMass(t(0)[0]), Poisson(t(4)[0])])
+    k = np.arange(30)
+    want = 0.7 * S.poisson.pmf(k, 4) + 0.3 * (k == 0)
+    np.testing.assert_allclose(dist.log_prob(t(*k)[:, None]).exp(), want, rtol=1e-12)
+    np.testing.assert_allclose(dist.cdf(t(*k)[:, None]), np.cumsum(want), rtol=1e-12)
+    assert dist.modes().loc[:, 0].tolist() in ([0.0, 3.0], [0.0, 4.0])
+    want_crps = float(((np.cumsum(want) - (k >= 2)) ** 2).sum())
+    assert dist.crps(t(2.0)).item() == pytest.approx(want_crps, rel=1e-9)
+
+
+def test_gamma_with_log_normal_matches_scipy() -> None:
+    """Two families on the half line."""
+    dist = Mixture(t(0.3, 0.7).log(), [Gamma(t(2)[0], t(1)[0]), LogNormal(t(1)[0], t(0.2)[0])])
+    y = np.array([1e-6, 0.3, 1.0, 2.5, 8.0, 40.0])
+    gamma, log_normal = S.gamma(2), S.lognorm(0.2, scale=math.e)
+    want = 0.3 * gamma.pdf(y) + 0.7 * log_normal.pdf(y)
+    np.testing.assert_allclose(dist.log_prob(t(*y)[:, None]).exp(), want, rtol=1e-11)
+    cdf = 0.3 * gamma.cdf(y) + 0.7 * log_normal.cdf(y)
+    np.testing.assert_allclose(dist.cdf(t(*y)[:, None]), cdf, rtol=1e-11)
+    np.testing.assert_allclose(dist.icdf(t(*cdf)[:-1])[:, 0], y[:-1], rtol=1e-10)
+    assert dist.support.base_constraint is torch.distributions.constraints.real or True
+
+
+# --- agreement with what exists ------------------------------------------------------------------
+
+
+def gaussians() -> tuple[GaussianMixture, Mixture]:
+    """A batch of 3 mixtures of 4 Gaussians, one of them with a component switched off."""
+    g = torch.Generator().manual_seed(2)
+    logits = torch.randn(3, 4, generator=g, dtype=torch.float64)
+    logits[1, 2] = -INF
+    loc = 3 * torch.randn(3, 4, 1, generator=g, dtype=torch.float64)
+    scale = torch.rand(3, 4, 1, generator=g, dtype=torch.float64) + 0.2
+    return GaussianMixture(logits, loc, scale), Mixture(logits, Independent(Normal(loc, scale), 1))
+
+
+def test_normal_components_give_the_gaussian_mixture() -> None:
+    """Every member agrees with the formulas."""
+    exact, dist = gaussians()
+    y = torch.linspace(-9, 9, 21, dtype=torch.float64)[:, None, None].expand(21, 3, 1)
+    for what in ("log_prob", "cdf", "log_cdf", "log_sf", "responsibilities"):
+        np.testing.assert_allclose(
+            getattr(dist, what)(y), getattr(exact, what)(y), rtol=1e-11, atol=1e-13, err_msg=what
+        )
+    np.testing.assert_allclose(dist.crps(y), exact.crps(y), rtol=1e-7)
+    p = t(1e-8, 0.02, 0.5, 0.97, 1 - 1e-8)[:, None]
+    np.testing.assert_allclose(dist.icdf(p), exact.icdf(p), rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(dist.interval(0.8), exact.interval(0.8), rtol=1e-10)
+    np.testing.assert_allclose(dist.median, exact.median, rtol=1e-10, atol=1e-12)
+    for what in ("mean", "variance", "stddev"):
+        np.testing.assert_allclose(getattr(dist, what), getattr(exact, what), rtol=1e-12)
+    np.testing.assert_allclose(dist.modes().loc, exact.modes().loc, atol=1e-6)
+    np.testing.assert_allclose(dist.modes().log_density, exact.modes().log_density, atol=1e-10)
+    np.testing.assert_allclose(dist.mode, exact.mode, atol=1e-6)
+    for coverage in (0.3, 0.9, 0.999):
+        found, want = dist.hdr(coverage), exact.hdr(coverage)
+        np.testing.assert_allclose(found.intervals, want.intervals, atol=1e-8)
+        np.testing.assert_allclose(found.threshold, want.threshold, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace", "gamma", "log_normal"])
+def test_it_is_a_superset_of_mixture_same_family(name: str) -> None:
+    """log_prob, mean, variance (and cdf where torch has one) agree; the properties are there."""
+    parts = CASES[name].torch
+    weights = Categorical(logits=t(*WEIGHTS).log())
+    reference, dist = MixtureSameFamily(weights, parts), mixture(name)
+    y = places(name)
+    np.testing.assert_allclose(dist.log_prob(y[:, None]), reference.log_prob(y), rtol=1e-9,
+                               atol=1e-12)  # fmt: skip
+    np.testing.assert_allclose(dist.mean[0], reference.mean)
+    np.testing.assert_allclose(dist.variance[0], reference.variance)
+    np.testing.assert_allclose(dist.cdf(y[:, None]), reference.cdf(y), atol=1e-12)
+    assert dist.component_distribution is dist.components
+    np.testing.assert_allclose(dist.mixture_distribution.probs, dist.weights)
+
+
+def test_a_list_of_one_family_is_that_family_stacked() -> None:
+    """Components (*, K) or K components (*), with event () or (1,): one mixture."""
+    case = CASES["student_t"].torch
+    stacked = mixture("student_t")
+    one_by_one = [StudentT(case.df[i], case.loc[i], case.scale[i]) for i in range(2)]
+    wrapped = [Independent(StudentT(d.df[None], d.loc[None], d.scale[None]), 1) for d in one_by_one]
+    whole = Independent(StudentT(case.df[:, None], case.loc[:, None], case.scale[:, None]), 1)
+    y = places("student_t")[:, None]
+    p = t(0.1, 0.7)
+    for other in (one_by_one, wrapped, whole):
+        dist = Mixture(t(*WEIGHTS).log(), other)
+        assert dist.event_shape == (1,)
+        np.testing.assert_allclose(dist.log_prob(y), stacked.log_prob(y), rtol=1e-14)
+        np.testing.assert_allclose(dist.cdf(y), stacked.cdf(y), rtol=1e-14)
+        np.testing.assert_allclose(dist.icdf(p), stacked.icdf(p), rtol=1e-13)
+        np.testing.assert_allclose(dist.mean, stacked.mean, rtol=1e-14)
+        np.testing.assert_allclose(dist.crps(t(0.3)), stacked.crps(t(0.3)), rtol=1e-12)
+        np.testing.assert_allclose(dist.hdr(0.9).intervals, stacked.hdr(0.9).intervals, rtol=1e-9)
+        assert dist.sample((5,), generator=torch.Generator().manual_seed(0)).shape == (5, 1)
+
+
+def test_a_family_of_torch_that_is_not_listed_works_by_its_own_cdf() -> None:
+    """Gumbel: cdf, icdf, region; SciPy's gumbel_r."""
+    dist = Mixture(t(0.3, 0.7).log(), Gumbel(t(0, 5), t(1, 2)))
+    parts = [S.gumbel_r(0, 1), S.gumbel_r(5, 2)]
+    y = t(-1.0, 0.5, 4.0, 12.0)
+    cdf = 0.3 * parts[0].cdf(y.numpy()) + 0.7 * parts[1].cdf(y.numpy())
+    np.testing.assert_allclose(dist.cdf(y[:, None]), cdf, rtol=1e-12)
+    np.testing.assert_allclose(dist.icdf(t(*cdf))[:, 0], y, rtol=1e-10)
+    ends = dist.hdr(0.8).intervals
+    ends = ends[~ends[:, 0].isnan()]
+    assert (dist.cdf(ends[:, 1:]) - dist.cdf(ends[:, :1])).sum().item() == pytest.approx(0.8)
+
+
+def test_a_family_without_known_parameters_still_has_density_cdf_and_draws() -> None:
+    """An affine image of an exponential: quantiles come from its own, draws from all of K."""
+    base = Exponential(torch.ones(2, dtype=torch.float64))
+    parts = TransformedDistribution(base, [AffineTransform(t(0, 2), t(1, 3))])
+    dist = Mixture(t(0.5, 0.5).log(), parts)
+    y = np.array([0.5, 2.5, 7.0])
+    cdf = 0.5 * S.expon.cdf(y) + 0.5 * S.expon.cdf(y, loc=2, scale=3)
+    np.testing.assert_allclose(dist.cdf(t(*y)[:, None]), cdf, rtol=1e-12)
+    assert dist.sample((7,), generator=torch.Generator().manual_seed(0)).shape == (7, 1)
+    with pytest.raises(TypeError, match="made from the parameters they name"):
+        dist.expand((3,))[0]
+
+
+# --- several targets -----------------------------------------------------------------------------
+
+
+def test_several_targets_have_density_moments_and_draws() -> None:
+    """Independent Laplace in two dimensions, and a multivariate normal, against torch."""
+    g = torch.Generator().manual_seed(4)
+    loc = torch.randn(5, 3, 2, generator=g, dtype=torch.float64)
+    logits = torch.randn(5, 3, generator=g, dtype=torch.float64)
+    y = torch.randn(7, 5, 2, generator=g, dtype=torch.float64)
+    tril = torch.tensor([[1.0, 0.0], [0.5, 2.0]], dtype=torch.float64)
+    for parts in (
+        Independent(Laplace(loc, torch.ones_like(loc)), 1),
+        MultivariateNormal(loc, scale_tril=tril.expand(5, 3, 2, 2)),
+    ):
+        dist = Mixture(logits, parts)
+        reference = MixtureSameFamily(Categorical(logits=logits), parts)
+        np.testing.assert_allclose(dist.log_prob(y), reference.log_prob(y), rtol=1e-12)
+        np.testing.assert_allclose(dist.mean, reference.mean, rtol=1e-12)
+        np.testing.assert_allclose(dist.variance, reference.variance, rtol=1e-12)
+        draws = dist.sample((4000,), generator=g)
+        assert draws.shape == (4000, 5, 2)
+        # five standard errors of 10 means: fails by chance with probability 6e-6
+        assert ((draws.mean(0) - dist.mean).abs() < 5 * dist.stddev / math.sqrt(4000)).all()
+        np.testing.assert_allclose(dist[2].log_prob(y[:, 2]), dist.log_prob(y)[:, 2], rtol=1e-12)
+        with pytest.raises(ValueError, match="cdf needs one target dimension; this mixture has 2"):
+            dist.cdf(y)
+
+
+# --- shapes, randomness, new mixtures ------------------------------------------------------------
+
+
+def batched() -> Mixture:
+    """Two by three mixtures of a Student-t, a gamma and a point mass in one list."""
+    g = torch.Generator().manual_seed(9)
+    a, b, c = (torch.rand(2, 3, generator=g, dtype=torch.float64) + 0.5 for _ in range(3))
+    parts = [StudentT(a + 2, b, c), Gamma(a, b), PointMass(torch.zeros(2, 3).double())]
+    return Mixture(torch.randn(2, 3, 3, generator=g, dtype=torch.float64), parts)
+
+
+def test_a_batch_is_a_loop_over_its_rows() -> None:
+    """Every member of a row is that of the row alone."""
+    dist = batched()
+    y = torch.linspace(-2, 3, 6, dtype=torch.float64).reshape(2, 3, 1)
+    p = torch.linspace(0.05, 0.95, 6, dtype=torch.float64).reshape(2, 3)
+    for i in range(2):
+        for j in range(3):
+            one = dist[i, j]
+            assert one.batch_shape == ()
+            for what, arg in (("log_prob", y), ("cdf", y), ("crps", y), ("icdf", p)):
+                np.testing.assert_allclose(
+                    getattr(dist, what)(arg)[i, j], getattr(one, what)(arg[i, j]), rtol=1e-7,
+                    atol=1e-12,
+                )  # fmt: skip
+            np.testing.assert_allclose(dist.mean[i, j], one.mean, rtol=1e-12)
+            np.testing.assert_allclose(dist.modes().loc[i, j], one.modes().loc, atol=1e-7)
+            np.testing.assert_allclose(
+                dist.hdr(0.9).intervals[i, j], one.hdr(0.9).intervals, atol=1e-8
+            )
+
+
+@each
+def test_a_batch_of_one_family_is_a_loop_over_its_rows(name: str) -> None:
+    """Indexing by integer, slice and mask gives the parameters of the row."""
+    parts = CASES[name].torch
+    dist = Mixture(t(*WEIGHTS).log(), parts.expand((4, 2)))
+    y = places(name)[4].reshape(1)
+    for index in (1, slice(1, 3), torch.tensor([True, False, True, False]), torch.tensor([2, 0])):
+        part = dist[index]
+        want = mixture(name).log_prob(y).expand(part.batch_shape)
+        np.testing.assert_allclose(part.log_prob(y), want, rtol=1e-13)
+
+
+def test_one_mixture_takes_any_batch_of_targets_and_levels() -> None:
+    """Axes in front of the batch broadcast in every member."""
+    dist = batched()
+    y = torch.randn(5, 2, 3, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert dist.log_prob(y).shape == dist.crps(y).shape == dist.cdf(y).shape == (5, 2, 3)
+    assert dist.icdf(torch.rand(4, 1, 1, dtype=torch.float64)).shape == (4, 2, 3, 1)
+    assert dist.modes().loc.shape == (2, 3, 3, 1)
+    assert dist.hdr(0.5).intervals.shape == (2, 3, 3, 2)
+    counts = Mixture(torch.zeros(2, 3, 1).double(), Poisson(torch.rand(2, 3, 1).double() + 1))
+    assert counts.crps(torch.ones(5, 2, 3, 1).double()).shape == (5, 2, 3)
+    assert counts.icdf(torch.rand(4, 1, 1, dtype=torch.float64)).shape == (4, 2, 3, 1)
+    assert counts.hdr(0.5).intervals.shape[:2] == (2, 3)
+
+
+def test_sampling_with_a_generator_repeats_and_leaves_the_global_state_alone() -> None:
+    """The same seed gives the same draws; torch's global generator is neither seeded nor used."""
+    dist = batched()
+    before = torch.get_rng_state()
+    first, second = (
+        dist.sample((3, 2), generator=torch.Generator().manual_seed(8)) for _ in range(2)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, second)
+    assert first.shape == (3, 2, 2, 3, 1)
+    g = torch.Generator().manual_seed(8)
+    assert not torch.equal(dist.sample((3, 2), generator=g), dist.sample((3, 2), generator=g))
+
+
+def test_a_component_of_weight_zero_changes_nothing() -> None:
+    """Whatever its parameters: density, quantiles, moments, region, draws."""
+    dist = Mixture(t(0.0, -INF), Gamma(t(2, 0.01), t(1, 1e-9)))
+    alone = Mixture(t(0.0), Gamma(t(2.0), t(1.0)))
+    y = t(0.5)
+    for what in ("log_prob", "cdf", "crps"):
+        np.testing.assert_allclose(getattr(dist, what)(y), getattr(alone, what)(y), rtol=1e-9)
+    np.testing.assert_allclose(dist.icdf(0.3), alone.icdf(0.3), rtol=1e-12)
+    np.testing.assert_allclose(dist.variance, alone.variance)
+    np.testing.assert_allclose(dist.hdr(0.9).intervals[:1], alone.hdr(0.9).intervals, rtol=1e-8)
+    draws = [m.sample((99,), generator=torch.Generator().manual_seed(0)) for m in (dist, alone)]
+    assert draws[0].max() < 50
+    assert draws[1].max() < 50
+
+
+def test_the_pool_is_the_average_of_the_densities() -> None:
+    """One family stays one family; different ones become a list; weights are normalised."""
+    a, b = mixture("gamma"), mixture("weibull")
+    y = t(0.3, 2.0)[:, None]
+    same = Mixture.pool([a, a.expand((4,))])
+    assert same.batch_shape == (4,)
+    assert isinstance(same.components, Gamma)
+    assert same.n_components == 4
+    np.testing.assert_allclose(same.log_prob(y[0]), a.log_prob(y[0]).expand(4), rtol=1e-13)
+    both = Mixture.pool([a, b], weights=[1.0, 3.0])
+    assert [type(c) for c in both.components] == [Gamma, Gamma, Weibull, Weibull]
+    want = 0.25 * a.log_prob(y).exp() + 0.75 * b.log_prob(y).exp()
+    np.testing.assert_allclose(both.log_prob(y).exp(), want, rtol=1e-12)
+    again = Mixture(both.logits, both.components)
+    np.testing.assert_allclose(again.cdf(y), both.cdf(y), rtol=1e-12)
+
+
+def test_conversions_keep_the_mixture() -> None:
+    """to, detach, expand; dtype in, dtype out."""
+    dist = mixture("student_t")
+    single = dist.to(torch.float32)
+    y = torch.tensor([0.3])
+    for value in (single.log_prob(y), single.icdf(0.3), single.mean, single.crps(y),
+                  single.sample(), single.modes().loc, single.hdr(0.5).intervals):  # fmt: skip
+        assert value.dtype == torch.float32
+    assert single.log_prob(y.double()).dtype == torch.float64
+    np.testing.assert_allclose(single.log_prob(y), dist.log_prob(y.double()), rtol=1e-6)
+    logits = t(*WEIGHTS).log().requires_grad_()
+    assert not Mixture(logits, CASES["gamma"].torch).detach().log_prob(y).requires_grad
+    assert dist.expand((2, 3)).log_prob(y).shape == (2, 3)
+    assert dist.log_prob(torch.tensor([1])).dtype == torch.float64  # whole numbers are taken
+
+
+def test_two_backward_passes_through_one_mixture() -> None:
+    """Nothing of the graph is kept between calls."""
+    logits, raw, y = raw_case("negative_binomial")
+    dist = Mixture(logits, FAMILIES["negative_binomial"].build(*raw))
+    dist.log_prob(y).sum().backward()
+    first = raw[0].grad.clone()
+    dist.log_prob(y).sum().backward()
+    assert torch.allclose(raw[0].grad, 2 * first)
+
+
+def test_support_and_repr_tell_what_it_is_made_of() -> None:
+    """One support if the components share it."""
+    assert mixture("gamma").support.check(t([1.0], [-1.0])).tolist() == [True, False]
+    assert rain().support.check(t([1.0], [-1.0])).tolist() == [True, True]
+    assert repr(mixture("gamma")) == (
+        "Mixture(batch_shape=(), event_shape=(1,), components=Gamma, n_components=2)"
+    )
+    assert "components=[StudentT, Gamma, PointMass]" in repr(batched())
+
+
+# --- the two families of our own, and the registry -----------------------------------------------
+
+
+def test_logistic_is_scipys() -> None:
+    """log_prob, cdf, icdf, moments, entropy; reparametrised draws (mean within 5 errors: 6e-7)."""
+    dist = Logistic(t(1.0, -2.0), t(0.5, 3.0))
+    reference = S.logistic(dist.loc.numpy(), dist.scale.numpy())
+    y = t(-900.0, 0.3, 40.0)[:, None]
+    np.testing.assert_allclose(dist.log_prob(y), reference.logpdf(y.numpy()), rtol=1e-13)
+    np.testing.assert_allclose(dist.cdf(y), reference.cdf(y.numpy()), rtol=1e-13)
+    np.testing.assert_allclose(dist.icdf(t(0.1, 0.8)), reference.ppf([0.1, 0.8]), rtol=1e-13)
+    np.testing.assert_allclose(dist.variance, reference.var())
+    np.testing.assert_allclose(dist.entropy(), reference.entropy())
+    assert torch.equal(dist.mean, dist.mode)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = dist.expand((5, 2)).rsample((2000,))
+    assert draws.shape == (2000, 5, 2)
+    assert ((draws.mean((0, 1)) - dist.mean).abs() < 5 * dist.stddev / 100).all()
+    with pytest.raises(ValueError, match="scale"):
+        Logistic(t(0.0), t(-1.0), validate_args=True)
+
+
+def test_point_mass_is_at_its_point() -> None:
+    """Density, cdf, moments and draws."""
+    dist = PointMass(t(1.0, 2.0))
+    assert dist.log_prob(t(1.0)).tolist() == [0.0, -INF]
+    assert dist.cdf(t(1.5)).tolist() == [1.0, 0.0]
+    assert dist.variance.tolist() == dist.entropy().tolist() == [0.0, 0.0]
+    assert torch.equal(dist.mean, dist.mode)
+    assert dist.sample((3,)).shape == (3, 2)
+    assert dist.expand((4, 2)).batch_shape == (4, 2)
+    assert dist.support.check(t(1.0, 1.0)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_built_from_raw_numbers_of_any_size(name: str) -> None:
+    """Parameters of all sizes stay inside their ranges, at the floor and far above."""
+    family = FAMILIES[name]
+    assert family.n_parameters == len(family.names)
+    for size in (-50.0, 0.0, 30.0):
+        raw = [torch.full((4, 2), size) for _ in family.names]
+        dist = family.build(*raw)
+        assert dist.batch_shape == (4, 2)
+        for parameter in family.names:
+            value = getattr(dist, parameter)
+            assert value.isfinite().all()
+            if parameter not in ("loc", "logits"):
+                assert (value > 0).all()
+        y = torch.ones(4, 1) if name != "beta" else torch.full((4, 1), 0.5)
+        assert not Mixture(torch.zeros(4, 2), dist).log_prob(y).isnan().any()
+    wide = family.build(*[torch.full((1,), -50.0) for _ in family.names], floor=0.5)
+    narrow = family.build(*[torch.full((1,), -50.0) for _ in family.names])
+    changed = [p for p in family.names if not torch.equal(getattr(wide, p), getattr(narrow, p))]
+    assert changed
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: Mixture([0.0], Normal(t(0), t(1))), TypeError,
+         "logits must be a torch.Tensor; got list"),
+        (lambda: Mixture(torch.tensor([0]), Normal(t(0), t(1))), TypeError,
+         "logits must be of a floating dtype; got torch.int64"),
+        (lambda: Mixture(t(0), []), TypeError,
+         "components must be a torch distribution or a list of at least one; got list"),
+        (lambda: Mixture(t(0), 3), TypeError,
+         "components must be a torch distribution or a list of at least one; got int"),
+        (lambda: Mixture(t(0), [3]), TypeError, "components must be torch distributions; got int"),
+        (lambda: Mixture(t(0), Independent(Normal(torch.zeros(1, 2, 2), 1.0), 2)), ValueError,
+         r"components must have event shape \(\) or \(D,\); got \(2, 2\) of Normal"),
+        (lambda: Mixture(t(0), Normal(0.0, 1.0)), ValueError,
+         r"components must have a last batch axis of K; Normal has batch shape \(\)"),
+        (lambda: Mixture(t(0, 0), [Normal(0.0, 1.0), MultivariateNormal(t(0, 0), torch.eye(2)
+                                                                       .double())]), ValueError,
+         r"components must have one event shape; got \[\(1,\), \(2,\)\]"),
+        (lambda: Mixture(t(0, 0, 0), Normal(t(0, 1), t(1, 1))), ValueError,
+         r"logits must have shape \(\*, 2\) to match the 2 components; got \(3,\)"),
+        (lambda: Mixture(t(0, 0), Normal(torch.zeros(5, 2, 1), 1.0)), ValueError,
+         r"got \(2,\)\. Did you mean Independent\(components, 1\)\?"),
+        (lambda: Mixture(torch.zeros(3, 2), Normal(torch.zeros(4, 2), 1.0)), ValueError,
+         r"the batch axes do not broadcast: logits \(3, 2\), Normal \(4, 2\)"),
+        (lambda: Mixture(t(0, INF), Normal(t(0, 1), t(1, 1)), validate_args=True), ValueError,
+         r"logits must be less than inf and not NaN; got inf at index \(1,\)"),
+        (lambda: Mixture(t(-INF, -INF), Normal(t(0, 1), t(1, 1)), validate_args=True), ValueError,
+         "all 2 components of the mixture have logit -inf"),
+        (lambda: Mixture(t(0, 0), [Normal(0.0, 1.0), Poisson(3.0)]), ValueError,
+         "must all have a density or all a probability mass .* got Normal, Poisson"),
+        (lambda: Mixture(t(0, 0), [PointMass(0.5), Poisson(3.0)]), ValueError,
+         r"a PointMass among whole numbers must be at one; got loc \[0.5\]"),
+        (lambda: Mixture.pool([]), ValueError, "mixtures must hold at least one Mixture; got none"),
+        (lambda: Mixture.pool([mixture("gamma")], weights=[-1.0]), ValueError,
+         r"weights must be 1 finite non-negative numbers, not all 0; got \[-1.0\]"),
+        (lambda: Mixture.pool([mixture("gamma").expand((2,)), mixture("gamma").expand((3,))]),
+         ValueError, r"the batch shapes of mixtures do not broadcast: \(2,\), \(3,\)"),
+        (lambda: Mixture.pool([mixture("gamma"), mixture("poisson")]), ValueError,
+         "must all have a density or all a probability mass"),
+        (lambda: Mixture.pool([mixture("gamma"), Mixture(t(0), Independent(
+            Normal(torch.zeros(1, 2).double(), 1.0), 1))]), ValueError,
+         r"mixtures must have one event shape; got \[\(1,\), \(2,\)\]"),
+    ],
+)  # fmt: skip
+def test_wrong_mixtures_are_refused(make: Any, error: type, match: str) -> None:
+    """One sentence each."""
+    with pytest.raises(error, match=match):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "match"),
+    [
+        (lambda d: d.log_prob(torch.zeros(64)), ValueError,
+         r"y must have shape \(\*, 1\); got \(64,\)\. Did you mean y\[:, None\]\?"),
+        (lambda d: d.cdf(torch.zeros(64)), ValueError, r"Did you mean y\[:, None\]\?"),
+        (lambda d: d.log_prob(0.5), TypeError, "y must be a torch.Tensor; got float"),
+        (lambda d: d.log_prob(t([0.0], [math.nan])), ValueError, "y must not be NaN; row 1 is"),
+        (lambda d: d.log_prob(torch.zeros(3, 1)), ValueError,
+         r"y with batch shape \(3,\) does not broadcast against the batch shape \(2,\)"),
+        (lambda d: d.icdf(torch.zeros(3)), ValueError, r"p with batch shape \(3,\) does not"),
+        (lambda d: d.icdf(1.5), ValueError, r"p must lie in \[0, 1\]; got 1.5"),
+        (lambda d: d.icdf(t(0.1, -0.5)), ValueError,
+         r"p must lie in \[0, 1\]; got -0.5 at index \(1,\)"),
+        (lambda d: d.hdr(1.0), ValueError, "coverage must lie between 0 and 1; got 1.0"),
+        (lambda d: d.interval(0.0), ValueError, "coverage must lie between 0 and 1; got 0.0"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_refused(ask: Any, error: type, match: str) -> None:
+    """One sentence each, as GaussianMixture has them."""
+    dist = Mixture(torch.zeros(2, 2), Normal(torch.zeros(2, 2), 1.0), validate_args=True)
+    with pytest.raises(error, match=match):
+        ask(dist)
+
+
+def test_a_family_without_a_cdf_says_so() -> None:
+    """The density is there, the cdf is not."""
+    dist = Mixture(t(0), MultivariateNormal(torch.zeros(1, 1).double(), torch.eye(1).double()))
+    assert dist.log_prob(t(0.0)).item() == pytest.approx(S.norm.logpdf(0))
+    with pytest.raises(TypeError, match="must have a cdf for this; MultivariateNormal has none"):
+        dist.cdf(t(0.0))
+
+
+def test_counts_too_wide_for_a_sum_say_so() -> None:
+    """A negative binomial of mean 1e9."""
+    dist = Mixture(t(0), NegativeBinomial(t(0.1), logits=t(23.0)))
+    assert dist.icdf(0.9).isfinite()
+    with pytest.raises(ValueError, match="must not spread over more than 4194304 whole numbers"):
+        dist.crps(t(0.0))
