@@ -80,12 +80,12 @@ FULL = Sizes(
 QUICK = Sizes(
     diagonal=((256, 5, 1), (2048, 5, 1), (2048, 20, 1), (16_384, 10, 1), (2048, 10, 8)),
     full=((1024, 5, 2), (1024, 5, 8), (512, 5, 32)),
-    rows=1000,
-    brentq_points=100,
+    rows=500,
+    brentq_points=50,
     draws=500,
     crps_components=(5, 10, 30),
-    memory_rows=50_000,
-    seconds=0.3,
+    memory_rows=20_000,
+    seconds=0.1,
     rounds=3,
     has_goals=False,
 )

@@ -164,20 +164,24 @@ class MDNHead(nn.Module):
 
         logits = logits.reshape(k, *batch).movedim(0, -1)
         loc = loc.reshape(k, d, *batch).permute(order)
-        scale = wide(nn.functional.softplus(raw) + self.min_scale, self._sizes[2] // shared)
+        scales = nn.functional.softplus(raw) + self.min_scale
         if self._kind == "low_rank":
             rank = min(_RANK, d)
             factor = wide(off, d * rank).reshape(*batch, k, d, rank)
-            return LowRankParameters(logits, loc, factor, scale.square())
+            return LowRankParameters(logits, loc, factor, wide(scales.square(), d))
         if self._kind == "full" or (self._kind == "tied" and d > 1):
             # column j of the factor, in units of its diagonal, holds the regression of dimension
-            # j on the later ones: numbers near 1 whatever the scale
-            precision = scale.reciprocal()
+            # j on the later ones: numbers near 1 whatever the scale; rows stay last in memory
+            precision = scales.reciprocal().reshape(shared, d, -1)
             row, column = torch.tril_indices(d, d, -1, device=h.device)
-            lower = precision.new_zeros(*batch, k, d, d)
-            lower[..., row, column] = wide(off, len(row)) * precision[..., column]
-            return FullParameters(logits, loc, lower + torch.diag_embed(precision))
-        return MixtureParameters(logits, loc, scale.expand(*batch, k, d))
+            lower = precision.new_zeros(shared, d, d, precision.shape[-1])
+            lower[:, row, column] = off.reshape(shared, len(row), -1) * precision[:, column]
+            every = torch.arange(d, device=h.device)
+            lower[:, every, every] = precision
+            lower = lower.reshape(shared, d, d, *batch).permute(*range(3, 3 + len(batch)), 0, 1, 2)
+            return FullParameters(logits, loc, lower.expand(*batch, k, d, d))
+        scale = wide(scales, self._sizes[2] // shared).expand(*batch, k, d)
+        return MixtureParameters(logits, loc, scale)
 
     def forward(self, h: Tensor) -> GaussianMixture:
         """The mixture for features h, (*, F)."""

@@ -284,7 +284,7 @@ def test_cdf_ends_at_zero_and_one() -> None:
 @each_window
 @pytest.mark.parametrize("name", ["overlapping", "two modes", "narrow", "tiny weight"])
 def test_icdf_inverts_the_cdf_in_logs(name: str, window: str) -> None:
-    """log F(y) = log p below the median, log(1 - F(y)) = log(1 - p) above it, to the digits of y."""
+    """log F(y) = log p below the median, the upper tail alike above it, to the digits of y."""
     dist, (low, high) = truncated(window, name), WINDOWS[window]
     p = torch.tensor(LEVELS, dtype=F64)
     y = dist.icdf(p)
@@ -330,6 +330,38 @@ def test_icdf_finds_components_a_million_scales_away() -> None:
     torch.testing.assert_close(left.icdf(p)[:, 0], -1e6 + z, rtol=1e-15, atol=1e-8)
     gap = TruncatedMixture(base, -1e5, 1e5)  # nothing but a tail, 3e5 scales out
     assert ((gap.icdf(p) >= -1e5) & (gap.icdf(p) <= 1e5)).all()
+
+
+@pytest.mark.parametrize("n_components", [1, 2, 5])
+def test_icdf_inverts_the_cdf_of_wild_mixtures(n_components: int) -> None:
+    """Scales over 8 decades, bounds open, near or huge: to within 2 spacings of y."""
+    generator = torch.Generator().manual_seed(n_components)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=F64)
+
+    n = 1500
+    scale = 10 ** (8 * uniform(n, n_components, 1) - 4)
+    loc = (uniform(n, n_components, 1) - 0.5) * 10 ** (6 * uniform(n, 1, 1) - 2)
+    base = GaussianMixture(10 * uniform(n, n_components), loc, scale)
+    kind, last = uniform(n, 1), scale[:, -1]
+    low = loc[:, -1] + last * (uniform(n, 1) - 0.5) * 10 ** (4 * uniform(n, 1) - 1)
+    high = low + last * 10 ** (8 * uniform(n, 1) - 4)
+    low = torch.where(kind < 0.25, -INF, torch.where(kind > 0.97, -1e25, low))
+    high = torch.where((kind > 0.2) & (kind < 0.5), INF, high)
+    there = (low < high)[:, 0]  # a window narrower than the spacing of its ends is none
+    dist = TruncatedMixture(base[there], low[there], high[there])
+    p = torch.cat([10 ** (-250 * uniform(3)), uniform(6), 1 - 10 ** (-15 * uniform(3))])[:, None]
+    y = dist.icdf(p)
+    first, final = y, y
+    for _ in range(2):
+        first = torch.maximum(torch.nextafter(first, first.new_tensor(-INF)), dist.low)
+        final = torch.minimum(torch.nextafter(final, final.new_tensor(INF)), dist.high)
+    lower, want = p <= 0.5, torch.where(p <= 0.5, p.log(), torch.log1p(-p))
+    at_least = torch.where(lower, dist.log_cdf(first), dist.log_sf(final))
+    at_most = torch.where(lower, dist.log_cdf(final), dist.log_sf(first))
+    noise = 2e-13 * (1 + want.abs() + dist.log_normalizer.abs())
+    assert ((at_least - noise <= want) & (want <= at_most + noise)).all()
 
 
 def test_icdf_ends_at_the_bounds() -> None:
@@ -418,8 +450,8 @@ def test_truncated_values_and_gradients_are_finite(
 ) -> None:
     """A million scales out, in a window of one float32 spacing, with no bound, a component off."""
     logits = torch.tensor([0.3, -INF, -1.0], dtype=dtype, requires_grad=True)
-    loc, scale = (torch.tensor(v, dtype=dtype, requires_grad=True) for v in (
-        [[0.0], [9.0], [1.0]], [[1.0], [0.5], [2.0]]))  # fmt: skip
+    loc = torch.tensor([[0.0], [9.0], [1.0]], dtype=dtype, requires_grad=True)
+    scale = torch.tensor([[1.0], [0.5], [2.0]], dtype=dtype, requires_grad=True)
     dist = TruncatedMixture(GaussianMixture(logits, loc, scale), low, high)
     inside = low if low > -INF else high if high < INF else 0.0
     y = torch.tensor([[inside], [inside - 1], [inside + 1]], dtype=dtype, requires_grad=True)
@@ -500,10 +532,11 @@ def test_float32_is_the_rounded_float64(window: str) -> None:
     assert single.log_prob(y.double()).dtype == single.icdf(p.double()).dtype == F64
 
 
-def test_without_bounds_it_is_the_base() -> None:
-    """The mass of the line is 1."""
+@pytest.mark.parametrize("bound", [INF, 1e30])
+def test_without_bounds_it_is_the_base(bound: float) -> None:
+    """The mass of the line is 1, whether its ends are infinite or huge numbers."""
     base = mixture("batched")
-    dist = TruncatedMixture(base, -INF, INF)
+    dist = TruncatedMixture(base, -bound, bound)
     y = torch.linspace(-5, 5, 9, dtype=F64).reshape(9, 1, 1)
     p = torch.tensor([[1e-9], [0.3], [0.9]], dtype=F64)
     for got, want in (
@@ -530,6 +563,28 @@ def test_mirror_image_and_change_of_unit() -> None:
     )
     torch.testing.assert_close(moved.mean, b + c * dist.mean, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(moved.stddev, -c * dist.stddev, rtol=1e-13, atol=0)
+
+
+def test_the_base_may_have_any_covariance_and_dtype() -> None:
+    """One dimension of a full covariance; a bfloat16 base computes in float64 as well."""
+    tril = torch.tensor([[[1.0, 0.0], [0.3, 0.5]], [[2.0, 0.0], [-1.0, 0.7]]], dtype=F64)
+    full = GaussianMixture(torch.zeros(2), torch.zeros(2, 2, dtype=F64), scale_tril=tril)
+    one = full.marginal(1)
+    flat = GaussianMixture(torch.zeros(2), torch.zeros(2, 1, dtype=F64), one.scale)
+    y = column(0.0, 0.5)
+    for got, want in (
+        (TruncatedMixture(one, -0.5, 1.0), TruncatedMixture(flat, -0.5, 1.0)),
+        (DiscretizedMixture(one, 0.5), DiscretizedMixture(flat, 0.5)),
+    ):
+        torch.testing.assert_close(got.log_prob(y), want.log_prob(y))
+        torch.testing.assert_close(got.mean, want.mean)
+        torch.testing.assert_close(got.icdf(0.3), want.icdf(0.3))
+    half = mixture(dtype=torch.bfloat16)
+    for dist in (TruncatedMixture(half, -0.5, 1.0), DiscretizedMixture(half, 0.5)):
+        double = type(dist)(half.to(F64), *((-0.5, 1.0) if dist._bounds else (0.5,)))
+        assert dist.log_prob(y.bfloat16()).dtype == dist.sample().dtype == torch.bfloat16
+        assert torch.equal(dist.log_prob(y.bfloat16()), double.log_prob(y).bfloat16())
+        assert torch.equal(dist.mean, double.mean.bfloat16())
 
 
 def test_bounds_and_batches_broadcast() -> None:
@@ -866,13 +921,13 @@ def test_bad_bounds_are_refused_with_their_first_row() -> None:
     for low_, high_ in ((math.nan, 1.0), (INF, INF), (-INF, -INF)):
         with pytest.raises(ValueError, match=r"^low must be less than high; got low"):
             TruncatedMixture(mixture(), low_, high_)
-    with pytest.raises(ValueError, match=r"^low must have shape \(\*, 1\); got \(4,\)\. Did you mean "
-                                         r"low\[:, None\]\?$"):  # fmt: skip
+    text = r"^low must have shape \(\*, 1\); got \(4,\)\. Did you mean low\[:, None\]\?$"
+    with pytest.raises(ValueError, match=text):
         TruncatedMixture(base, low[:, 0], 9.0)
     with pytest.raises(ValueError, match=r"^high must have shape \(\*, 1\); got \(4, 2\)$"):
         TruncatedMixture(base, -9.0, torch.zeros(4, 2))
-    with pytest.raises(ValueError, match=r"^the batch axes do not broadcast: base \(4,\), "
-                                         r"low \(1,\), high \(3, 1\)$"):  # fmt: skip
+    text = r"^the batch axes do not broadcast: base \(4,\), low \(1,\), high \(3, 1\)$"
+    with pytest.raises(ValueError, match=text):
         TruncatedMixture(base, -9.0, torch.zeros(3, 1))
 
 
@@ -894,14 +949,15 @@ def test_a_target_off_the_grid_is_refused_with_its_row() -> None:
     base = mixture()
     dist = DiscretizedMixture(base, 0.1)
     dist.log_prob(column(0.3 + 0.9e-7))
-    with pytest.raises(ValueError, match=r"^y must be a multiple of width 0\.1; got 0\.34 in row 1\. "
-                                         r"Round it: \(y / width\)\.round\(\) \* width$"):  # fmt: skip
+    text = (
+        r"^y must be a multiple of width 0\.1; got 0\.34 in row 1\. Round it: \(y / width\)\.round"
+    )
+    with pytest.raises(ValueError, match=text):
         dist.log_prob(column(0.3, 0.34))
     with pytest.raises(ValueError, match=r"^y must be a multiple of width 0\.1; got inf\. Round"):
         dist.log_prob(torch.tensor([INF]))
     loose = DiscretizedMixture(base, 0.1, validate_args=False)
-    assert torch.equal(loose.log_prob(column(0.34, INF)), torch.stack(
-        [dist.log_prob(column(0.3))[0], torch.tensor(-INF, dtype=F64)]))  # fmt: skip
+    assert loose.log_prob(column(0.34, INF)).tolist() == [dist.log_prob(column(0.3)).item(), -INF]
 
 
 @pytest.mark.parametrize("kind", ["truncated", "discretized"])

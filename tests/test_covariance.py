@@ -468,6 +468,50 @@ def test_a_nearly_singular_low_rank_covariance_has_a_factor_in_float32(size: flo
     assert bool(dist.sample((100,), generator=seeded(0)).isfinite().all())
 
 
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["half", "bfloat16"])
+def test_half_precision_does_everything_in_its_dtype(kind: str, dtype: torch.dtype) -> None:
+    """Computed wider inside; to the digits of the half on the numbers it holds."""
+    given = {n: a.to(dtype) for n, a in parameters(kind, 2, d=2).items()}
+    narrow = GaussianMixture(**given)
+    wide = GaussianMixture(**{n: a.double() for n, a in given.items()})
+    y = torch.tensor([[0.5, -0.25], [1.0, 2.0]], dtype=dtype)
+    digits = 8 * torch.finfo(dtype).eps
+    for f in (
+        lambda d, y: d.log_prob(y),
+        lambda d, y: d.responsibilities(y),
+        lambda d, y: d.stddev,
+        lambda d, y: d.scale_tril,
+        lambda d, y: d.marginal([1, 0]).scale,
+        lambda d, y: d.condition(1, y[:, 1:]).loc,
+        lambda d, y: d.affine(1.0, -2.0).scale,
+        lambda d, y: d.merge(1).scale,
+        lambda d, y: d.squared_norm(),
+        lambda d, y: d.entropy_bounds().lower,
+        lambda d, y: GaussianMixture.pool([d, d]).stddev,
+    ):
+        got = f(narrow, y)
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), f(wide, y.double()), rtol=digits, atol=digits)
+    for value in (narrow.sample((3,), generator=seeded(0)), narrow.entropy(),
+                  narrow.rsample((3,), generator=seeded(0)), narrow.energy_score(y),
+                  *narrow.modes()):  # fmt: skip
+        assert value.dtype == dtype
+
+
+@each_kind
+def test_a_target_or_value_of_another_dtype_is_taken(kind: str) -> None:
+    """Results of log_prob have the wider dtype; a conditioned mixture keeps its own."""
+    given = parameters(kind)
+    for own, other in itertools.permutations((torch.float32, F64)):
+        dist = GaussianMixture(**given).to(own)
+        assert dist.log_prob(torch.zeros(3, dtype=other)).dtype == F64
+        for value in (torch.zeros(1, dtype=other), torch.zeros(9, 1, dtype=other)):
+            left = dist.condition(1, value)
+            assert left.loc.dtype == left.scale.dtype == own
+            assert left.sample(generator=seeded(0)).dtype == own
+
+
 # --- marginal, condition, affine, pool ----------------------------------------------------------
 
 
@@ -901,6 +945,17 @@ def test_two_separated_components_have_two_modes(kind: str) -> None:
     assert not bool(modes.loc.isnan().any())
     order = dist.log_prob(dist.loc).argsort(descending=True)
     torch.testing.assert_close(modes.loc, dist.loc[order], rtol=0, atol=1e-3)
+
+
+@each_correlated
+def test_a_saddle_is_no_mode(kind: str) -> None:
+    """A light component midway between two heavy ones has its mean on the saddle."""
+    given = {n: a[:1].expand(3, *a.shape[1:]) for n, a in parameters(kind, k=3, d=2).items()}
+    given["logits"] = torch.tensor([0.0, -500.0, 0.0], dtype=F64)
+    given["loc"] = torch.tensor([[-6.0, 2.0], [0.0, 0.0], [6.0, -2.0]], dtype=F64)
+    modes = GaussianMixture(**given).modes()
+    assert modes.log_density.isnan().tolist() == [False, False, True]
+    torch.testing.assert_close(modes.loc[:2, 0].sort().values, given["loc"][[0, 2], 0])
 
 
 @each_kind

@@ -31,6 +31,7 @@ _ROUNDING = 2.0**-53  # half the spacing of float64 above 1
 _REACH = 84.0  # twice the nats below its peak from where on a density adds nothing in float64
 _CHUNK = 1 << 18  # numbers in one working array of the solver: 2 MiB, so that it stays in cache
 _FAR_OFF = 50.0  # nats: an error of a log probability that no extrapolation mends
+_LEAP = 1e3  # in strides: a longer step towards an open end is not believed
 _MAX_PASSES = 2200  # bisection alone needs 2100 halvings from 1e308 to 1e-308
 _LEAST_LEVEL = 2.0**-54  # stands for a uniform draw of 0, whose quantile may be infinite
 _OFF_GRID = 1e-6  # in widths; y may be this far off its multiple, and the rounding of its dtype
@@ -710,6 +711,13 @@ def _roots(q: Tensor, upper: Tensor, low: Tensor, high: Tensor, params: Params) 
     return y.reshape(batch)
 
 
+def _log_density(y: Tensor, params: Params) -> Tensor:
+    """Log density of the whole mixture, (*)."""
+    log_w, loc, scale = params
+    z = _standardised(y.unsqueeze(-1), loc, scale)
+    return torch.logsumexp(log_w - scale.log() - 0.5 * z * z - _HALF_LOG_2PI, -1)
+
+
 def _step(
     y: Tensor, width: Tensor, target: Tensor, low: Tensor, params: Params
 ) -> tuple[Tensor, Tensor]:
@@ -758,6 +766,10 @@ def _solve(
     found, place = origin + u, torch.arange(u.numel(), device=u.device)
     for _ in range(_MAX_PASSES):
         y = origin + u
+        # once y has more digits than y - low, it takes over
+        away = torch.where(near & (u > y.abs()), origin, 0.0)
+        u, left, right = u + away, left + away, right + away
+        origin, near = origin - away, near & (away == 0)
         width = torch.where(near, u, y - low)
         error, move = _step(y, width, target, low, params)
         left, right = torch.where(error > 0, u, left), torch.where(error > 0, right, u)
@@ -767,15 +779,16 @@ def _solve(
         # nothing known on the left yet: as if the cdf were straight
         first = near & (left == 0) & (error < 0)
         goal = torch.where(first, u * error.exp(), goal)
-        jump = 2 * jump
         size = move.abs()
-        # a step that is NaN or infinite or does not halve gives way
-        good = (size <= 0.5 * last) & (size < math.inf)
-        good = good & (u + move >= left) & (u + move <= right)
+        # a step that is NaN or does not halve gives way, and one far into the open
+        good = (size <= 0.5 * last) & (u + move >= left) & (u + move <= right)
+        good = good & ((right - left < math.inf) | (size <= _LEAP * jump))
+        jump = 2 * jump
         goal = torch.where(good, u + move, goal)
         last = torch.where(good, size, right - left)
         spacing = _ROUNDING * y.abs()
-        settled = good & ((size <= spacing) | (size <= short) & (error.abs() < 1e-5))
+        sure = (size <= spacing) & (error.abs() < 1) | (size <= short) & (error.abs() < 1e-5)
+        settled = good & sure
         exact = error.abs() <= noise
         closed = right - left <= 2 * spacing
         found[place] = origin + torch.where(exact, u, goal)
@@ -808,15 +821,15 @@ def _first_guess(
     y = sign * mixture_icdf(level, log_w, loc * sign.unsqueeze(-1), scale)
     # next to what lies beyond the end, a small part is lost in rounding
     told = (part > 1e-8 * beyond) & (y > low) & (y < high)
-    open_ = low == -math.inf
-    # near its lower end the cdf is straight; where it bends soon, the middle is safer
-    z = ((torch.where(open_, high, low).unsqueeze(-1) - loc) / scale).clamp(-_Z_MAX, _Z_MAX)
-    log_f = torch.logsumexp(log_w - scale.log() - 0.5 * z * z - _HALF_LOG_2PI, -1)
+    # near its lower end the cdf is straight, near its upper end an exponential if that is denser
+    f_low, f_high = (_log_density(end, params) for end in (low, high))
+    top = (low == -math.inf) | (f_high > f_low) & (high < math.inf)
     widest = torch.where(log_w > -math.inf, scale, 0.0).amax(-1)
     room = torch.where(high == math.inf, widest, 0.5 * high - 0.5 * low)
-    forward = torch.where(open_, high, torch.minimum((target - log_f).exp(), room))
-    near = ~open_ & (~told | (y - low <= y.abs()))
-    return torch.where(told, torch.where(near, y - low, y), forward), near
+    rise = torch.minimum((target - f_low).exp(), room)
+    y = torch.where(told, y, torch.where(top, high, low + rise))
+    near = (y - low <= y.abs()) & (low > -math.inf)
+    return torch.where(near, torch.where(told | top, y - low, rise), y), near
 
 
 # -- small things ------------------------------------------------------------------------------

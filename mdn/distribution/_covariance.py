@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.linalg import solve_triangular
 
-from ..functional._full import low_rank_terms, precision_terms, whitened_log_prob
+from ..functional._full import low_rank_terms, precision_log_prob, whitened_log_prob
 from ..functional._likelihood import (
     diagonal_log_prob,
     log_responsibilities,
@@ -78,7 +78,7 @@ class Covariance:
         n = len(known)
         root = _triangular(self.root()[..., [*known, *rest], :])
         z = _solve(root[..., :n, :n], gap)
-        return _apply(root[..., n:, :n], z), Full(root[..., n:, n:])
+        return _apply(root[..., n:, :n], z.to(root.dtype)), Full(root[..., n:, n:])
 
     def terms(self, y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         """Whitened y - loc, (*, K, D), and minus half the log determinant, (*, K)."""
@@ -195,7 +195,12 @@ class Precision(Covariance):
         return Precision(_signed(self.tensors[0] / c.unsqueeze(-1)))
 
     def terms(self, y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
-        return precision_terms(y, loc, self.tensors[0])
+        gap = y.unsqueeze(-2) - loc
+        z = (gap.unsqueeze(-2) @ self.tensors[0]).squeeze(-2)  # (P'd)' = d'P
+        return z, _log_diagonal(self.tensors[0])
+
+    def log_prob(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
+        return precision_log_prob(y, logits, loc, self.aligned(loc).tensors[0])
 
 
 class LowRank(Covariance):

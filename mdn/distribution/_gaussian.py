@@ -123,7 +123,8 @@ class GaussianMixture(Distribution):
         validate = Distribution._validate_args if validate_args is None else bool(validate_args)
         if validate:
             check_values(logits, loc, covariance)
-        self._set(logits, loc, covariance.lower(), validate)
+        # a head fills the lower triangle only; a copy would cost it the order of its memory
+        self._set(logits, loc, covariance.lower() if validate else covariance, validate)
 
     def _set(self, logits: Tensor, loc: Tensor, covariance: Covariance, validate: bool) -> None:
         k, d = loc.shape[-2:]

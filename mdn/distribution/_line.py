@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.distributions import Distribution, Independent
 
 from . import _tails
 from ._numerics import find_root, integrate, refine_extrema, turning_points
+from ._part import Part
 
-__all__ = ["Line", "Part", "log_sum_exp"]
+__all__ = ["Line", "log_sum_exp"]
 
 _LOG_HALF = -math.log(2.0)
 # Levels in each tail whose quantiles lie on the grid that is searched for modes.
@@ -31,63 +31,6 @@ _WHOLE_TAIL = 1e-15  # left out on each side of a sum over whole numbers
 _MAX_TERMS = 1 << 22  # of such a sum: 32 MiB a component and mixture
 _WIDENINGS = 200
 _AT_END = math.pi - 1e-6  # radians; beyond, a mode of a circular family is on the cut
-
-
-class Part(NamedTuple):
-    """Some components of one family.
-
-    Attributes:
-        dist: univariate with event (), (1,) or (D,); batch (*, k) if stacked, else (*).
-        stacked: whether the components are the last batch axis; else there is one.
-    """
-
-    dist: Distribution
-    stacked: bool
-
-    @property
-    def size(self) -> int:
-        """How many components."""
-        return self.dist.batch_shape[-1] if self.stacked else 1
-
-    def log_prob(self, y: Tensor) -> Tensor:
-        """Log density or mass of each component, (*, k); y is (*, D)."""
-        if self.dist.event_shape:
-            value = _tails.log_prob(self.dist, y.unsqueeze(-2) if self.stacked else y)
-        else:
-            value = _tails.log_prob(self.dist, y if self.stacked else y[..., 0])
-        return value if self.stacked else value.unsqueeze(-1)
-
-    def log_tails(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Logs of P(Y <= y) and P(Y > y), (*, k) each; y is (*)."""
-        base, y = self._against(y)
-        lower, upper = _tails.log_tails(base, y)
-        return self._per_component(lower), self._per_component(upper)
-
-    def quantile(self, q: Tensor, upper: Tensor) -> Tensor:
-        """Quantile of the components at q in a tail, (*, k); roughly, for the von Mises."""
-        base, q = self._against(q)
-        return self._per_component(_tails.quantile(base, q, self._against(upper)[1]))
-
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """Ends of the support of each component, (*, k) or fewer axes."""
-        base = self._against(torch.zeros(()))[0]
-        shape = base.batch_shape
-        low, high = (a.double().expand(shape) for a in _tails.bounds(base))
-        return self._per_component(low), self._per_component(high)
-
-    def _against(self, y: Tensor) -> tuple[Distribution, Tensor]:
-        """The family without event axis, and y with as many axes more as there are behind (*)."""
-        more = int(self.stacked)
-        base = self.dist
-        if isinstance(base, Independent):
-            base, more = base.base_dist, more + 1
-        return base, y[(..., *(None,) * more)]
-
-    def _per_component(self, value: Tensor) -> Tensor:
-        split = isinstance(self.dist, Independent)
-        if self.stacked == split:
-            return value.squeeze(-1) if split else value.unsqueeze(-1)
-        return value
 
 
 class _Turns(NamedTuple):
@@ -197,12 +140,17 @@ class Line:
     def ends(self) -> tuple[Tensor, Tensor]:
         """Ends of the support, (*)."""
         alive = self.log_w > -math.inf
-        low = self._gather(lambda part: part.ends()[0]).to(self.log_w.device)
-        high = self._gather(lambda part: part.ends()[1]).to(self.log_w.device)
+        low, high = self._ends()
         return (
             torch.where(alive, low, math.inf).amin(-1),
             torch.where(alive, high, -math.inf).amax(-1),
         )
+
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """Of the components, (*, K)."""
+        device = self.log_w.device
+        low = self._gather(lambda part: part.ends()[0].to(device))
+        return low, self._gather(lambda part: part.ends()[1].to(device))
 
     def _quantiles(self, q: Tensor, upper: Tensor) -> Tensor:
         """Of the components, (*, K); NaN for those of weight 0."""
@@ -221,16 +169,16 @@ class Line:
         with torch.no_grad():
             low, high = (a.expand(shape) for a in self.ends())
             tail = torch.where(inside, q, 0.5)
+            at, jump = self._at_jump(p)
             if self.whole:
                 y = self._whole_quantile(tail, upper, slack)
             else:
-                y = self._smooth_quantile(tail, upper)
+                y = self._smooth_quantile(tail, upper, torch.where(jump, at, math.nan))
             y = torch.where(inside, y, torch.where(p == 0, low, torch.where(p == 1, high, p)))
         if self.whole:
             return y
-        jump = torch.zeros_like(inside)
         if self.n_atoms:
-            y, jump = self._at_jump(p, y)
+            y = torch.where(jump, self._at_jump(p)[0], y)  # with its gradient
         smooth = inside & ~jump
         if torch.is_grad_enabled() and (p.requires_grad or self._requires_grad()):
             at = y.detach()
@@ -243,8 +191,8 @@ class Line:
     def _requires_grad(self) -> bool:
         return self.log_w.requires_grad or any(_tails.requires_grad(p.dist) for p in self.parts)
 
-    def _smooth_quantile(self, q: Tensor, upper: Tensor) -> Tensor:
-        """Between the least and the greatest quantile of the components."""
+    def _smooth_quantile(self, q: Tensor, upper: Tensor, known: Tensor) -> Tensor:
+        """Between the least and the greatest quantile of the components; ``known`` if not NaN."""
         each = self._quantiles(q, upper)
         low = each.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf).amin(-1)
         high = torch.where(each.isnan(), -math.inf, each).amax(-1)
@@ -265,6 +213,7 @@ class Line:
             low = torch.where(too_high, torch.maximum(low - width, least), low)
             high = torch.where(too_low, torch.minimum(high + width, most), high)
             width = 2.0 * width
+        low, high = (torch.where(known.isnan(), a, known) for a in (low, high))
         if bool((least >= 0).all()):  # many powers of ten: in the log of y
             floor = math.log(5e-324)
             root = find_root(
@@ -287,18 +236,20 @@ class Line:
         first = ~torch.tril(same, -1).any(-1)
         return place, torch.where(first, mass, 0.0)
 
-    def _at_jump(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Moves y onto the point mass whose jump holds p; also where."""
+    def _at_jump(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """The point mass whose jump holds p, and where there is one."""
+        found, there = torch.zeros_like(p), torch.zeros_like(p, dtype=torch.bool)
+        if not self.n_atoms or self.whole:
+            return found, there
         place, mass = self._atom_places()
-        done = torch.zeros_like(y, dtype=torch.bool)
         for at, height in zip(place.unbind(-1), mass.unbind(-1), strict=True):
             with torch.no_grad():
                 lower, upper = (t.exp() for t in self.log_tails(at))
                 reached = torch.where(p > 0.5, upper <= 1.0 - p, lower >= p)
                 started = torch.where(p > 0.5, upper + height > 1.0 - p, lower - height < p)
                 here = reached & started & (height > 0) & (p > 0)
-            y, done = torch.where(here, at, y), done | here
-        return y, done
+            found, there = torch.where(here, at, found), there | here
+        return found, there
 
     def _whole_quantile(self, q: Tensor, upper: Tensor, slack: float) -> Tensor:
         """By bisection over the whole numbers."""
@@ -375,10 +326,8 @@ class Line:
         upper = torch.arange(len(q), device=q.device) >= len(levels)
         axes = (-1, *(1,) * len(batch))
         each = self._quantiles(q.view(axes), upper.view(axes)).expand(len(q), *self.log_w.shape)
-        low = self._gather(lambda part: part.ends()[0]).to(q.device)
-        high = self._gather(lambda part: part.ends()[1]).to(q.device)
         dead = self.log_w == -math.inf
-        ends = [a.expand(dead.shape).masked_fill(dead, math.nan).unsqueeze(0) for a in (low, high)]
+        ends = [a.expand(dead.shape).masked_fill(dead, math.nan)[None] for a in self._ends()]
         grid = torch.cat([each, *ends]).movedim(-1, 1).flatten(0, 1)  # (G, *)
         grid = torch.where(grid.isfinite(), grid, math.nan)
         first = torch.where(grid.isnan(), math.inf, grid).amin(0)
@@ -387,10 +336,11 @@ class Line:
     def _turns(self) -> _Turns:
         grid = self._grid(_FAR + _NEAR)
         height = self.log_density(grid)
-        index, there = turning_points(height.flatten(1) if height.ndim > 1 else height[:, None])
-        index, there = (a.reshape(-1, *grid.shape[1:]) for a in (index, there))
+        index, first, there = (
+            a.reshape(-1, *grid.shape[1:]) for a in turning_points(height.reshape(len(grid), -1))
+        )
         at, left, right = (
-            grid.gather(0, (index + move).clamp(0, len(grid) - 1)) for move in (0, -1, 1)
+            grid.gather(0, i.clamp(0, len(grid) - 1)) for i in (index, first - 1, index + 1)
         )
         sign = torch.ones_like(at)
         sign[1::2] = -1.0
@@ -432,7 +382,9 @@ class Line:
             start = torch.where(low == outer_index, outer, grid.gather(0, low))
             stop = torch.where(high == inner_index, inner, grid.gather(0, high))
             start = torch.where(free, start, stop)
-            return find_root(lambda y: self.log_density(y) - level, start, stop, noise=1e-14), free
+            return find_root(
+                lambda y: self.log_density(y) - level, start, stop, noise=1e-14, share=1e-14
+            ), free
 
         def missing(level: Tensor) -> Tensor:
             at, free = edges(level)
@@ -494,7 +446,7 @@ class Line:
     def _whole_turns(self) -> tuple[Tensor, Tensor, Tensor]:
         k, last = self._whole_range()
         log_p = self.log_density(k).masked_fill(k > last, -math.inf)
-        index, there = turning_points(log_p.reshape(len(k), -1))
+        index, _, there = turning_points(log_p.reshape(len(k), -1))
         shape = (-1, *k.shape[1:])
         x, height = (a.reshape(len(k), -1).gather(0, index) for a in (k.expand_as(log_p), log_p))
         return x.reshape(shape), height.reshape(shape), there.reshape(shape)

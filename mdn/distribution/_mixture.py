@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,9 +15,10 @@ from torch.distributions import Categorical, Distribution, constraints
 
 from ..functional._likelihood import check_event, check_weights, log_weights, result_dtype
 from ._checks import check_coverage
-from ._line import Line, Part, log_sum_exp
+from ._line import Line, log_sum_exp
+from ._part import Part, check_measure, checked_parts, name_of
 from ._results import HDR, Modes
-from ._tails import is_atom, is_discrete, joined, moments, rebuilt
+from ._tails import is_atom, joined, moments, rebuilt
 
 __all__ = ["Mixture"]
 
@@ -49,9 +51,9 @@ class Mixture(Distribution):
     **Accuracy** (all in float64 inside).  ``log_cdf`` and ``log_sf`` keep their digits in both
     tails for Normal, LogNormal, Laplace, Logistic and Weibull; for the others to where a tail
     underflows (1e-308), and for the von Mises to 1e-14 absolute.  ``icdf`` solves to rounding.
-    ``modes`` to 1e-7 of the local width; two modes closer than a tenth of a component's width may
-    be taken for one.  ``hdr`` to 1e-9 in probability.  ``crps`` to 1e-7 relative by quadrature, and
-    for whole numbers by a sum that leaves out 1e-15 of either tail.
+    ``modes`` solves for a zero of the slope; two modes closer than a tenth of a component's width
+    may be taken for one.  ``hdr`` to 1e-9 in probability.  ``crps`` to 1e-7 relative by quadrature,
+    and for whole numbers by a sum that leaves out 1e-15 of either tail.
 
     **Gradients** reach y, logits and parameters through ``log_prob``, ``cdf``, ``log_cdf``,
     ``log_sf``, ``crps``, and through ``icdf`` (also p) for continuous families.  Those through an
@@ -86,7 +88,7 @@ class Mixture(Distribution):
         tensor([0.0000, 0.6000, 0.8376])
         >>> rain.icdf(torch.tensor([0.5, 0.9]))
         tensor([[0.0000],
-                [5.3855]])
+                [5.3853]])
 
     References:
         C. M. Bishop, Mixture Density Networks, Aston University NCRG/94/004 (1994).
@@ -102,7 +104,7 @@ class Mixture(Distribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        parts, batch, dims = _checked(logits, components)
+        parts, batch, dims = checked_parts(logits, components)
         self._set(logits, parts, batch, dims, validate_args)
         if self._validate_args:
             fine = logits < math.inf
@@ -416,7 +418,7 @@ class Mixture(Distribution):
         mixtures = [m.expand(batch) for m in mixtures]
         logits = [m.logits + lw for m, lw in zip(mixtures, (w / w.sum()).log(), strict=True)]
         parts = [part for m in mixtures for part in m._parts]
-        _check_measure(parts)
+        check_measure(parts)
         if all(part.stacked for part in parts):  # one family again, if they are of one
             whole = joined([part.dist for part in parts])
             parts = parts if whole is None else [Part(whole, True)]
@@ -447,7 +449,7 @@ class Mixture(Distribution):
         return self._changed(lambda p: p.detach(), self.batch_shape)
 
     def __repr__(self) -> str:
-        names = [_name(part.dist) for part in self._parts]
+        names = [name_of(part.dist) for part in self._parts]
         one = len(self._parts) == 1 and self._parts[0].stacked
         components = (
             f"components={names[0]}, n_components={self.n_components}"
@@ -466,12 +468,12 @@ class Mixture(Distribution):
         return self._raw_logits.dtype
 
     def _work(self) -> list[Part]:
-        """The components in float64, where they name their parameters."""
+        """The components in float64, where their parameters are known, which refuse no y."""
         if self._float64 is None:
-            self._float64 = [
-                Part(rebuilt(part.dist, lambda p: p.double()) or part.dist, part.stacked)
-                for part in self._parts
-            ]
+            self._float64 = []
+            for part in self._parts:
+                dist = rebuilt(part.dist, lambda p: p.double()) or part.dist
+                self._float64.append(Part(_lenient(dist), part.stacked))
         return self._float64
 
     def _line(self) -> Line:
@@ -493,7 +495,7 @@ class Mixture(Distribution):
         new = rebuilt(dist, change)
         if new is None:
             raise TypeError(
-                f"components must be made from the parameters they name; {_name(dist)} is not. "
+                f"components must be made from the parameters they name; {name_of(dist)} is not. "
                 "Index or convert its parameters, and make the mixture from those"
             )
         return new
@@ -536,77 +538,6 @@ class Mixture(Distribution):
             )
 
 
-def _checked(
-    logits: Tensor, components: Distribution | Sequence[Distribution]
-) -> tuple[list[Part], torch.Size, int]:
-    """Types and shapes; returns parts, batch shape and target dimensions."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a torch.Tensor; got {type(logits).__name__}")
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be of a floating dtype; got {logits.dtype}")
-    stacked = isinstance(components, Distribution)
-    each = [components] if isinstance(components, Distribution) else components
-    if not isinstance(each, (list, tuple)) or not each:
-        raise TypeError(
-            "components must be a torch distribution or a list of at least one; "
-            f"got {type(components).__name__}"
-        )
-    for dist in each:
-        if not isinstance(dist, Distribution):
-            raise TypeError(f"components must be torch distributions; got {type(dist).__name__}")
-        if len(dist.event_shape) > 1:
-            raise ValueError(
-                "components must have event shape () or (D,); "
-                f"got {tuple(dist.event_shape)} of {_name(dist)}"
-            )
-    if stacked and not each[0].batch_shape:
-        raise ValueError(
-            f"components must have a last batch axis of K; {_name(each[0])} has batch shape ()"
-        )
-    events = [tuple(d.event_shape) or (1,) for d in each]
-    if len(set(events)) > 1:
-        raise ValueError(f"components must have one event shape; got {events}")
-    k = each[0].batch_shape[-1] if stacked else len(each)
-    if logits.ndim < 1 or logits.shape[-1] != k:
-        hint = ""
-        if stacked and len(each[0].batch_shape) > 1 and logits.shape[-1:] == (
-            each[0].batch_shape[-2:-1]
-        ):  # fmt: skip
-            hint = ". Did you mean Independent(components, 1)?"
-        raise ValueError(
-            f"logits must have shape (*, {k}) to match the {k} components; "
-            f"got {tuple(logits.shape)}{hint}"
-        )
-    batches = [d.batch_shape[:-1] if stacked else d.batch_shape for d in each]
-    try:
-        batch = torch.broadcast_shapes(logits.shape[:-1], *batches)
-    except RuntimeError:
-        found = ", ".join(f"{_name(d)} {tuple(d.batch_shape)}" for d in each)
-        raise ValueError(
-            f"the batch axes do not broadcast: logits {tuple(logits.shape)}, {found}"
-        ) from None
-    parts = [Part(dist, stacked) for dist in each]
-    _check_measure(parts)
-    return parts, batch, events[0][0]
-
-
-def _check_measure(parts: list[Part]) -> None:
-    """Densities and probability masses have no common unit."""
-    others = [part.dist for part in parts if not is_atom(part.dist)]
-    kinds = [is_discrete(dist) for dist in others]
-    if any(kinds) and not all(kinds):
-        raise ValueError(
-            "components must all have a density or all a probability mass (PointMass goes with "
-            f"either); got {', '.join(map(_name, others))}"
-        )
-    for part in parts:
-        if any(kinds) and is_atom(part.dist) and not bool((part.dist.mean % 1 == 0).all()):
-            raise ValueError(
-                "components: a PointMass among whole numbers must be at one; "
-                f"got loc {part.dist.mean.flatten()[:4].tolist()}"
-            )
-
-
 def _picked(parameter: Tensor, index: Tensor, lead: int) -> Tensor:
     """Rows of a parameter whose first ``lead`` axes are one."""
     if not lead:
@@ -619,14 +550,17 @@ def _expanded(dist: Distribution, batch: Sequence[int]) -> Distribution:
     return dist if dist.batch_shape == batch else dist.expand(batch)
 
 
+def _lenient(dist: Distribution) -> Distribution:
+    """The same distribution, not validating its arguments."""
+    new = copy.copy(dist)
+    new._validate_args = False
+    if hasattr(new, "base_dist"):
+        new.base_dist = _lenient(new.base_dist)
+    return new
+
+
 def _vector(support: Any) -> constraints.Constraint:
     return constraints.independent(support, 1)
-
-
-def _name(dist: Distribution) -> str:
-    """The family, without the wrapper that names event axes."""
-    base = getattr(dist, "base_dist", dist) if type(dist).__name__ == "Independent" else dist
-    return type(base).__name__
 
 
 @contextlib.contextmanager

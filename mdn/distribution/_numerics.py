@@ -21,6 +21,7 @@ _ROOT_STEPS = 400  # a bisection from 1e20 down to 1e-100 is this long
 _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 _GOLDEN_STEPS = 45  # a bracket shrinks to 4e-10 of itself: below, values no longer differ
 _LEVEL = 1e-13  # relative difference of log densities that may be rounding
+_SHARE = 1e-14  # of a bracket
 _SPLITS = 12  # halvings of a panel at most
 _AGREE = 1e-7  # the 7- and 15-point rules differ by this share of the total at most
 _CHUNK = 1 << 19  # places evaluated at a time in an integral
@@ -48,10 +49,13 @@ _KRONROD_W = (
 )
 
 
-def find_root(f: Rows, low: Tensor, high: Tensor, *, noise: float = 0.0) -> Tensor:
+def find_root(
+    f: Rows, low: Tensor, high: Tensor, *, noise: float = 0.0, share: float = 0.0
+) -> Tensor:
     """Roots of f between ``low`` and ``high``, where f changes sign, to the last digits.
 
-    A value of at most ``noise`` is a root.
+    A value of at most ``noise`` is a root, and a bracket of ``share`` of the first one is enough:
+    for roots near 0, where the numbers are much denser.
 
     Inverse quadratic interpolation that gives way to bisection (T. R. Chandrupatla, Adv. Eng.
     Softw. 28 (1997)); f may jump.  Where the signs agree, the end with the smaller value.
@@ -62,11 +66,12 @@ def find_root(f: Rows, low: Tensor, high: Tensor, *, noise: float = 0.0) -> Tens
     t = torch.full_like(x1, 0.5)
     agree = (f1 > 0) == (f2 > 0)
     best = torch.where(f1.abs() <= f2.abs(), x1, x2)
+    resolution = share * (x2 - x1).abs() + 5e-324
     closed = agree | (f1.abs() <= noise) | (f2.abs() <= noise)
     for _ in range(_ROOT_STEPS):
         width = (x2 - x1).abs()
         # two neighbouring numbers, or a step that cannot be resolved
-        tolerance = 2.0**-52 * best.abs() + 5e-324
+        tolerance = 2.0**-52 * best.abs() + resolution
         done = closed | (width <= tolerance)
         if bool(done.all()):
             break
@@ -92,7 +97,7 @@ def _finite(value: Tensor) -> Tensor:
     return value.clamp(-1e100, 1e100)  # infinite logs: only the sign matters
 
 
-def turning_points(value: Tensor) -> tuple[Tensor, Tensor]:
+def turning_points(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where sequences turn: maximum, minimum, ..., maximum.
 
     Args:
@@ -100,7 +105,8 @@ def turning_points(value: Tensor) -> tuple[Tensor, Tensor]:
             first and falls after its last entry.
 
     Returns:
-        (C, n) indices, C odd, and (C, n) whether there is one.
+        (C, n) indices, C odd, the last ones of plateaus; (C, n) where the plateaus begin; and
+        (C, n) whether there is one.
     """
     size = len(value)
     step = (value[1:] - value[:-1]).nan_to_num(nan=0.0)  # inf - inf: level
@@ -116,11 +122,21 @@ def turning_points(value: Tensor) -> tuple[Tensor, Tensor]:
     count = turns.sum(0)
     width = int(count.max())
     index = (~turns).int().argsort(dim=0, stable=True)[:width]
-    return index, torch.arange(width, device=value.device).unsqueeze(1) < count
+    there = torch.arange(width, device=value.device).unsqueeze(1) < count
+    return index, last.gather(0, index), there
 
 
 def refine_extrema(f: Rows, left: Tensor, start: Tensor, right: Tensor) -> Tensor:
-    """Maxima of f between ``left`` and ``right`` by golden section; ``start`` if none is higher."""
+    """Maxima of f between ``left`` and ``right``; ``start`` if none is higher.
+
+    The root of the derivative where that changes sign, and golden section where f jumps.
+    """
+
+    @torch.enable_grad()
+    def slope(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(f(x).sum(), x)[0].nan_to_num(nan=0.0)
+
     low, high = left, right
     a, b = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     fa, fb = f(a), f(b)
@@ -132,7 +148,12 @@ def refine_extrema(f: Rows, left: Tensor, start: Tensor, right: Tensor) -> Tenso
         a, b = torch.where(down, fresh, b), torch.where(down, a, fresh)
         fa, fb = torch.where(down, f_new, fb), torch.where(down, fa, f_new)
     found, value = torch.where(fa >= fb, a, b), torch.maximum(fa, fb)
-    return torch.where(value > f(start), found, start)
+    # on a flat top the values differ by less than rounding, but the slopes do not
+    root = find_root(slope, left, right, share=_SHARE)
+    at_root = f(root)
+    level = at_root >= value - _LEVEL * value.abs().clamp(min=1.0)
+    found, value = torch.where(level, root, found), torch.where(level, at_root, value)
+    return torch.where(value >= f(start), found, start)
 
 
 def integrate(f: Rows, cuts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,8 +191,7 @@ def integrate(f: Rows, cuts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         whole = total + fine.sum(0)
         off = (fine - coarse).abs() > _AGREE * whole
         # one panel is split in all the mixtures, so that their places stay one tensor
-        split = off.flatten(1).any(1) if depth < _SPLITS else torch.zeros_like(off[:, 0])
-        split = split.reshape(len(low), -1).any(1)
+        split = off.reshape(len(off), -1).any(1) & (depth < _SPLITS)
         total = total + fine[~split].sum(0)
         places.append(x[~split].flatten(0, 1))
         weights.append((half.unsqueeze(1) * w15.view(axes))[~split].flatten(0, 1))

@@ -35,14 +35,26 @@ import scipy.special
 import torch
 from torch import Tensor
 from torch import distributions as td
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
-from torch.distributions import Distribution, constraints
-from torch.nn.functional import softplus
+from torch.distributions import Distribution
 
 from ..functional._univariate import _log_ndtr
 from ._families import Logistic, PointMass
-from ._numerics import find_root, legendre
+from ._incomplete import (
+    BETA,
+    GAMMA,
+    LOGIT,
+    STUDENT,
+    law_tails,
+    log_or_nothing,
+    student_log_slope,
+)
+from ._numerics import find_root
+from ._von_mises import (
+    von_mises_log_prob,
+    von_mises_moments,
+    von_mises_quantile,
+    von_mises_tails,
+)
 
 __all__ = [
     "bounds",
@@ -59,7 +71,6 @@ __all__ = [
 ]
 
 _LOG_HALF = -math.log(2.0)
-_TINY = torch.finfo(torch.float64).tiny
 
 
 # -- taking distributions apart ---------------------------------------------------------------
@@ -82,7 +93,7 @@ def parameters(dist: Distribution) -> dict[str, Tensor] | None:
         return None
     found = {n: getattr(dist, n) for n in names}
     return {
-        n: p.expand(*dist.batch_shape, *p.shape[p.ndim - known[n].event_dim :])
+        n: p.expand(dist.batch_shape + p.shape[p.ndim - known[n].event_dim :])
         for n, p in found.items()
     }
 
@@ -152,7 +163,8 @@ def bounds(dist: Distribution) -> tuple[Tensor, Tensor]:
     if isinstance(dist, PointMass):
         return dist.loc, dist.loc
     if isinstance(dist, td.VonMises):
-        return torch.tensor(-math.pi).double(), torch.tensor(math.pi).double()
+        end = torch.tensor(math.pi, dtype=torch.float64)
+        return -end, end
     low = getattr(dist.support, "lower_bound", -math.inf)
     high = getattr(dist.support, "upper_bound", math.inf)
     return torch.as_tensor(low, dtype=torch.float64), torch.as_tensor(high, dtype=torch.float64)
@@ -162,6 +174,18 @@ def _somewhere(low: Tensor, high: Tensor) -> Tensor:
     """A point inside the support; a whole number if only the lower end is finite."""
     middle = torch.where(high.isfinite(), 0.5 * (low + high), low + 1.0)
     return torch.where(low.isfinite(), middle, torch.where(high.isfinite(), high - 1.0, 0.0))
+
+
+def _supports(dist: Distribution, y: Tensor) -> Tensor:
+    """Whether y lies in the support."""
+    if isinstance(dist, td.Weibull):  # torch leaves 0 out, where it may have a mode
+        return y >= 0
+    inside = dist.support.check(y)  # type: ignore[union-attr]
+    if isinstance(dist, td.TransformedDistribution) and type(dist) not in _KNOWN:
+        for transform in reversed(dist.transforms):
+            y = transform.inv(y)
+        inside = inside & _supports(dist.base_dist, y)
+    return inside
 
 
 def log_prob(dist: Distribution, y: Tensor) -> Tensor:
@@ -184,9 +208,8 @@ def log_prob(dist: Distribution, y: Tensor) -> Tensor:
     inside = _somewhere(low, high).to(y)
     if isinstance(dist, td.VonMises):
         outside = y.abs() > _PI_ROUNDED_UP
-    else:  # torch has the Weibull's support without 0, where it may have a mode
-        support: Any = constraints.nonnegative if isinstance(dist, td.Weibull) else dist.support
-        outside = y.isinf() | ~support.check(torch.where(y.isnan(), inside, y))
+    else:
+        outside = y.isinf() | ~_supports(dist, torch.where(y.isnan(), inside, y))
     bad = outside | y.isnan()
     value = ask(torch.where(bad, inside, y))
     # a density of 0 inside, such as on an end, would turn the gradient into 0 * inf
@@ -269,7 +292,7 @@ def moments(dist: Distribution) -> tuple[Tensor, Tensor]:
     if isinstance(dist, td.Independent):
         return moments(dist.base_dist)
     if isinstance(dist, td.VonMises):
-        return _von_mises_moments(dist)
+        return von_mises_moments(dist)
     return dist.mean, dist.variance
 
 
@@ -292,11 +315,6 @@ def _tools(dist: Distribution) -> _Tools:
         if kind in _KNOWN:
             return _KNOWN[kind]
     return _OTHER
-
-
-def _log(p: Tensor) -> Tensor:
-    """Log of a probability, with gradient 0 where it is 0."""
-    return torch.where(p > 0, p.clamp(min=5e-324).log(), -math.inf)
 
 
 def _symmetric(log_cdf: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -351,123 +369,13 @@ def _weibull_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
     return d.scale * torch.where(upper, -q.log(), -torch.log1p(-q)) ** d.concentration.reciprocal()
 
 
-# Incomplete gamma and beta functions: SciPy's values, pdfs as slopes, differences in the shapes.
-
-
-class _Law(NamedTuple):
-    """Both tails as functions of x and shapes (arrays), and the log of the slope in x (tensors)."""
-
-    tails: Callable[..., tuple[np.ndarray, np.ndarray]]
-    log_slope: Callable[..., Tensor]
-
-
-def _gamma_law(x: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return scipy.special.gammainc(a, x), scipy.special.gammaincc(a, x)
-
-
-def _gamma_log_slope(x: Tensor, a: Tensor) -> Tensor:
-    return torch.special.xlogy(a - 1, x) - x - torch.lgamma(a)
-
-
-def _betainc(
-    x: np.ndarray, one_minus_x: np.ndarray, a: np.ndarray, b: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """I_x(a, b) and its complement, of which only that on x's side of the mean is computed."""
-    swap = x * b > one_minus_x * a
-    part = scipy.special.betainc(
-        np.where(swap, b, a), np.where(swap, a, b), np.where(swap, one_minus_x, x)
-    )
-    return np.where(swap, 1.0 - part, part), np.where(swap, part, 1.0 - part)
-
-
-def _beta_law(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return _betainc(x, 1.0 - x, a, b)
-
-
-def _log_beta(a: Tensor, b: Tensor) -> Tensor:
-    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
-
-
-def _beta_log_slope(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return (a - 1) * x.log() + (b - 1) * torch.log1p(-x) - _log_beta(a, b)
-
-
-def _logit_law(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """In the logit of the argument, so that both ends keep their digits."""
-    return _betainc(scipy.special.expit(x), scipy.special.expit(-x), a, b)
-
-
-def _logit_log_slope(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return -a * softplus(-x) - b * softplus(x) - _log_beta(a, b)
-
-
-def _student_law(x: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    far = x * x / (df + x * x)  # exact near 0, its complement far out
-    inner, outer = _betainc(far, df / (df + x * x), np.full_like(df, 0.5), 0.5 * df)
-    tail, body = 0.5 * outer, 0.5 + 0.5 * inner
-    return np.where(x < 0, tail, body), np.where(x < 0, body, tail)
-
-
-def _student_log_slope(x: Tensor, df: Tensor) -> Tensor:
-    half = 0.5 * df
-    norm = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * (df * math.pi).log()
-    return norm - (half + 0.5) * torch.log1p(x * x / df)
-
-
-_GAMMA = _Law(_gamma_law, _gamma_log_slope)
-_BETA = _Law(_beta_law, _beta_log_slope)
-_LOGIT = _Law(_logit_law, _logit_log_slope)
-_STUDENT = _Law(_student_law, _student_log_slope)
-_STEP = 2e-3  # of the differences, in units on which a tail varies with the shape
-_STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
-
-
-class _LawTails(Function):
-    """Both tails; first derivatives only."""
-
-    @staticmethod
-    def forward(ctx: Any, law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, ...]:
-        ctx.law = law
-        ctx.save_for_backward(x, *shapes)
-        arrays = [a.detach().cpu().numpy() for a in (x, *shapes)]
-        return tuple(torch.as_tensor(np.asarray(t), device=x.device) for t in law.tails(*arrays))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, *shapes = ctx.saved_tensors
-        lower, upper = grads
-        found: list[Tensor | None] = [None] * (2 + len(shapes))
-        if ctx.needs_input_grad[1]:
-            found[1] = (lower - upper) * ctx.law.log_slope(x, *shapes).exp()
-        arrays = [a.detach().cpu().numpy() for a in (x, *shapes)]
-        for i, shape in enumerate(shapes, start=1):
-            if not ctx.needs_input_grad[i + 1]:
-                continue
-            step = _STEP * np.minimum(arrays[i], np.sqrt(arrays[i]))
-            slopes = [np.zeros_like(step), np.zeros_like(step)]
-            for times, factor in _STENCIL:
-                moved = [*arrays[:i], arrays[i] + times * step, *arrays[i + 1 :]]
-                for slope, tail in zip(slopes, ctx.law.tails(*moved), strict=True):
-                    slope += factor * tail / step
-            below, above = (torch.as_tensor(s, device=shape.device) for s in slopes)
-            found[i + 1] = lower * below + upper * above
-        return tuple(found)
-
-
-def _law_tails(law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, Tensor]:
-    """Logs of both tails."""
-    lower, upper = _LawTails.apply(law, *torch.broadcast_tensors(x, *shapes))
-    return _log(lower), _log(upper)
-
-
 def _by_scipy(solve: Callable[..., Any], *args: Tensor) -> Tensor:
     found = solve(*(a.detach().cpu().numpy() for a in args))
     return torch.as_tensor(np.asarray(found), dtype=torch.float64, device=args[0].device)
 
 
 def _student_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    return _law_tails(_STUDENT, (y - d.loc) / d.scale, d.df)
+    return law_tails(STUDENT, (y - d.loc) / d.scale, d.df)
 
 
 def _student_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
@@ -476,11 +384,11 @@ def _student_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
 
 
 def _student_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
-    return lambda y: _student_log_slope((y - d.loc) / d.scale, d.df) - d.scale.log()
+    return lambda y: student_log_slope((y - d.loc) / d.scale, d.df) - d.scale.log()
 
 
 def _gamma_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    return _law_tails(_GAMMA, y * d.rate, d.concentration)
+    return law_tails(GAMMA, y * d.rate, d.concentration)
 
 
 def _gamma_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
@@ -490,7 +398,7 @@ def _gamma_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
 
 
 def _beta_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    return _law_tails(_BETA, y, d.concentration1, d.concentration0)
+    return law_tails(BETA, y, d.concentration1, d.concentration0)
 
 
 def _beta_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
@@ -501,99 +409,12 @@ def _beta_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
 
 
 def _poisson_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    lower, upper = _law_tails(_GAMMA, d.rate, y + 1.0)  # sf(k) = P(k + 1, rate)
+    lower, upper = law_tails(GAMMA, d.rate, y + 1.0)  # sf(k) = P(k + 1, rate)
     return upper, lower
 
 
 def _negative_binomial_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    return _law_tails(_LOGIT, -d.logits, d.total_count, y + 1.0)  # I_(1-p)(r, k + 1)
-
-
-# -- von Mises, on [-pi, pi] ------------------------------------------------------------------
-
-_NATS = 40.0  # a density this far below another adds nothing to it
-_NODES = 28  # of the quadrature over that range: 1e-13
-
-
-def _reach(cos: Tensor, concentration: Tensor) -> Tensor:
-    """The angle from the mean at which the density is 40 nats lower than where the cosine is."""
-    return torch.arccos((cos - _NATS / concentration.clamp(min=_TINY)).clamp(min=-1.0)).detach()
-
-
-def _von_mises_tail(theta: Tensor, concentration: Tensor) -> Tensor:
-    """P(-pi < angle from the mean <= theta) for theta in [-pi, 0]."""
-    x, w = legendre(_NODES, theta)
-    start = -_reach(theta.cos(), concentration)
-    width = (theta - start).clamp(min=0.0)
-    gap = width.unsqueeze(-1) * (1.0 - x)  # from the nodes up to theta
-    # cos t - cos theta as a product, which does not cancel
-    fall = 2.0 * torch.sin(theta.unsqueeze(-1) - 0.5 * gap) * torch.sin(0.5 * gap)
-    total = width * (w * torch.exp(concentration.unsqueeze(-1) * fall)).sum(-1)
-    return total * torch.exp(_von_mises_log_density(theta, concentration))
-
-
-def _von_mises_log_density(theta: Tensor, concentration: Tensor) -> Tensor:
-    bend = torch.sin(0.5 * theta)
-    return (
-        -2.0 * concentration * bend * bend
-        - math.log(2.0 * math.pi)
-        - torch.special.i0e(concentration).log()
-    )
-
-
-def _turned(y: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
-    """Cdf over the whole line, which rises by 1 a turn, and 1 minus it."""
-    turns = torch.round(y.detach() / (2.0 * math.pi))
-    theta = y - 2.0 * math.pi * turns
-    tail = _von_mises_tail(-theta.abs(), concentration)
-    left = theta <= 0
-    return (
-        turns + torch.where(left, tail, 1.0 - tail),
-        torch.where(left, 1.0 - tail, tail) - turns,
-    )
-
-
-def _wrapped(loc: Tensor) -> Tensor:
-    """The angle in [-pi, pi)."""
-    return loc - 2.0 * math.pi * torch.floor((loc.detach() + math.pi) / (2.0 * math.pi))
-
-
-def _von_mises_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    loc = _wrapped(d.loc)
-    here, start, end = (_turned(a - loc, d.concentration) for a in (y, -math.pi, math.pi))
-    return _log((here[0] - start[0]).clamp(0.0, 1.0)), _log((here[1] - end[1]).clamp(0.0, 1.0))
-
-
-def _von_mises_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
-    """Roughly: places of the normal, bent into the circle, which is enough to begin a search."""
-    z = torch.special.ndtri(q) * torch.rsqrt(d.concentration + 0.5)
-    return _wrapped(d.loc + 2.0 * torch.atan(torch.where(upper, -z, z)))
-
-
-def _von_mises_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
-    return lambda y: _von_mises_log_density(y - d.loc, d.concentration)
-
-
-def _von_mises_moments(d: Any) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the number y in [-pi, pi], by quadrature on both sides of the cut."""
-    loc, k = _wrapped(d.loc).double(), d.concentration.double()
-    x, w = legendre(_NODES, loc)
-    reach = _reach(torch.ones_like(k), k)
-    turn = torch.where(loc >= 0, 1.0, -1.0).double()
-    cut = torch.minimum(torch.maximum(turn * math.pi - loc, -reach), reach)
-    first = second = torch.zeros_like(loc)
-    # from one end of the reach over the mean to the cut, and from the cut to the other end
-    for low, high in ((-reach, torch.zeros_like(cut)), (torch.zeros_like(cut), reach)):
-        for a, b in ((low, cut.clamp(low, high)), (cut.clamp(low, high), high)):
-            theta = a.unsqueeze(-1) + (b - a).unsqueeze(-1) * x
-            middle = 0.5 * (a + b)
-            beyond = torch.where((middle - cut) * turn > 0, 2.0 * math.pi * turn, 0.0)
-            mass = (b - a).unsqueeze(-1) * w
-            mass = mass * _von_mises_log_density(theta, k.unsqueeze(-1)).exp()
-            off = theta - beyond.unsqueeze(-1)  # y - loc
-            first = first + (mass * off).sum(-1)
-            second = second + (mass * off * off).sum(-1)
-    return (loc + first).to(d.loc.dtype), (second - first * first).to(d.loc.dtype)
+    return law_tails(LOGIT, -d.logits, d.total_count, y + 1.0)  # I_(1-p)(r, k + 1)
 
 
 # -- any other family of torch ----------------------------------------------------------------
@@ -606,7 +427,8 @@ def _other_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         raise TypeError(
             f"components must have a cdf for this; {type(d).__name__} has none in torch or here"
         ) from None
-    return _log(p), _log(1.0 - p)
+    p = p.clamp(0.0, 1.0)  # the support may be smaller than its transform says
+    return log_or_nothing(p), log_or_nothing(1.0 - p)
 
 
 _KNOWN: dict[type, _Tools] = {
@@ -621,7 +443,7 @@ _KNOWN: dict[type, _Tools] = {
     td.StudentT: _Tools(_student_tails, _student_quantile, _student_log_prob),
     td.Gamma: _Tools(_gamma_tails, _gamma_quantile),
     td.Beta: _Tools(_beta_tails, _beta_quantile),
-    td.VonMises: _Tools(_von_mises_tails, _von_mises_quantile, _von_mises_log_prob),
+    td.VonMises: _Tools(von_mises_tails, von_mises_quantile, von_mises_log_prob),
     td.NegativeBinomial: _Tools(_negative_binomial_tails),
     td.Poisson: _Tools(_poisson_tails),
 }

@@ -32,7 +32,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._full import precision_terms, whitened_log_prob
+from ._full import precision_log_prob
 from ._likelihood import check_event, diagonal_log_prob, result_dtype, work_dtype
 from ._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 
@@ -149,10 +149,8 @@ def full_gaussian_mixture_log_prob(
         )
     diagonal = precision_tril.diagonal(dim1=-2, dim2=-1)
     y, logits, loc, _ = _checked("y", y, logits, loc, diagonal, last="precision_tril")
-    dtype = result_dtype(y, logits, loc, precision_tril)
-    work = work_dtype(dtype)
-    z, log_det = precision_terms(y.to(work), loc.to(work), precision_tril.to(work).tril())
-    return whitened_log_prob(z, log_det, logits.to(work)).to(dtype)
+    factor = precision_tril[(None,) * (loc.ndim - 2 - (precision_tril.ndim - 3))]
+    return precision_log_prob(y, logits, loc, factor)
 
 
 def gaussian_mixture_log_cdf(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:

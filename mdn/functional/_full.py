@@ -1,23 +1,97 @@
-"""The likelihood of mixtures with full and low-rank covariance; (*, K, ...) throughout."""
+"""The likelihood of mixtures with full and low-rank covariance."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from ._likelihood import log_weights
+from ._likelihood import check_weights, log_weights, result_dtype, work_dtype
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}
 
 
-def precision_terms(y: Tensor, loc: Tensor, precision_tril: Tensor) -> tuple[Tensor, Tensor]:
-    """z = P'(y - loc), (*, K, D), and the log of the determinant of P, (*, K)."""
+def precision_log_prob(y: Tensor, logits: Tensor, loc: Tensor, precision_tril: Tensor) -> Tensor:
+    """Log density, (*), of checked tensors of one batch rank; the upper triangle is not read."""
+    dtype = result_dtype(y, logits, loc, precision_tril)
+    args = tuple(a.to(work_dtype(dtype)) for a in (y, logits, loc, precision_tril))
+    plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (_plain(*args) if plain else _PrecisionLogProb.apply(*args)).to(dtype)
+
+
+def _plain(y: Tensor, logits: Tensor, loc: Tensor, precision_tril: Tensor) -> Tensor:
+    """The definition, for every kind of derivative."""
+    factor = precision_tril.tril()
     gap = y.unsqueeze(-2) - loc
-    z = (gap.unsqueeze(-2) @ precision_tril).squeeze(-2)  # (P'd)' = d'P
-    return z, precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    z = (gap.unsqueeze(-2) @ factor).squeeze(-2)  # (P'd)' = d'P
+    return whitened_log_prob(z, factor.diagonal(dim1=-2, dim2=-1).log().sum(-1), logits)
+
+
+class _PrecisionLogProb(Function):
+    """The closed form, with the rows last: one column of the factor at a time, along the rows.
+
+    With z = P'(y - loc) and responsibilities r, the gradient is r - pi for the logits, r P z for
+    the means, and r (diag(1 / P_dd) - (y - loc) z') for the factor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, logits: Tensor, loc: Tensor, factor: Tensor) -> Tensor:
+        check_weights(logits)
+        inputs = y, logits, loc, factor
+        dims = loc.shape[-1]
+        last = (*range(loc.ndim - 2),)
+        y = y.movedim(-1, 0).unsqueeze(1)  # (D, 1, *)
+        logits = logits.movedim(-1, 0).contiguous()  # (K, *)
+        gap = (y - loc.permute(loc.ndim - 1, loc.ndim - 2, *last)).contiguous()  # (D, K, *)
+        # (D, D, K, *): a view where the head has made it so
+        factor = factor.permute(factor.ndim - 2, factor.ndim - 1, factor.ndim - 3, *last)
+        factor = factor if factor.stride(-1) == 1 else factor.contiguous()
+        limit = _Z_MAX[gap.dtype]
+        z = torch.stack([(factor[j:, j] * gap[j:]).sum(0) for j in range(dims)])
+        z = z.clamp_(-limit, limit)
+        diagonal = torch.stack([factor[j, j] for j in range(dims)])  # (D, K, *)
+        weights = torch.softmax(logits, 0)
+        t = torch.log_softmax(logits, 0) + diagonal.log().sum(0) - 0.5 * z.square().sum(0)
+        value = torch.logsumexp(t, 0)
+        ctx.save_for_backward(*inputs, gap, z, diagonal, (t - value).exp(), weights, factor)
+        return value - dims * _HALF_LOG_2PI
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, needed = ctx.saved_tensors[:4], ctx.needs_input_grad
+        if torch.is_grad_enabled():  # double backward
+            wanted = [a for a, need in zip(inputs, needed, strict=True) if need]
+            found = iter(torch.autograd.grad(_plain(*inputs), wanted, grad, create_graph=True))
+            return tuple(next(found) if need else None for need in needed)
+        gap, z, diagonal, r, weights, factor = ctx.saved_tensors[4:]
+        rg = r * grad  # (K, *)
+        gz = -z * rg
+        grads: list[Tensor | None] = [None] * 4
+        back = (*range(2, gap.ndim), 1, 0)  # (D, K, *) -> (*, K, D)
+        if needed[0] or needed[2]:
+            g_gap = torch.zeros_like(gz)
+            for j in range(len(gz)):
+                g_gap[j:].addcmul_(factor[j:, j], gz[j])
+            grads[0] = _reduced(g_gap.sum(1).movedim(0, -1), inputs[0])
+            grads[2] = _reduced(-g_gap.permute(back), inputs[2])
+        if needed[1]:
+            grads[1] = _reduced((rg - weights * grad).movedim(0, -1), inputs[1])
+        if needed[3]:
+            g_factor = gz.new_zeros(len(gz), *gz.shape)  # (D, D, K, *)
+            for j in range(len(gz)):
+                torch.mul(gap[j:], gz[j], out=g_factor[j:, j])
+                g_factor[j, j] += rg / diagonal[j]
+            order = (*range(3, g_factor.ndim), 2, 0, 1)
+            grads[3] = _reduced(g_factor.permute(order), inputs[3])
+        return tuple(grads)
+
+
+def _reduced(grad: Tensor, like: Tensor) -> Tensor:
+    return grad if grad.shape == like.shape else grad.sum_to_size(like.shape)
 
 
 def low_rank_terms(

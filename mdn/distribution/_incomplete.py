@@ -1,0 +1,129 @@
+"""Tails made of incomplete gamma and beta functions: SciPy's values, with gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.special
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+__all__ = ["BETA", "GAMMA", "LOGIT", "STUDENT", "law_tails", "log_or_nothing", "student_log_slope"]
+
+
+def log_or_nothing(p: Tensor) -> Tensor:
+    """Log of a probability, with gradient 0 where it is 0."""
+    return torch.where(p > 0, p.clamp(min=5e-324).log(), -math.inf)
+
+
+class _Law(NamedTuple):
+    """Both tails as functions of x and shapes (arrays), and the log of the slope in x (tensors)."""
+
+    tails: Callable[..., tuple[np.ndarray, np.ndarray]]
+    log_slope: Callable[..., Tensor]
+
+
+def _gamma_law(x: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return scipy.special.gammainc(a, x), scipy.special.gammaincc(a, x)
+
+
+def _gamma_log_slope(x: Tensor, a: Tensor) -> Tensor:
+    return torch.special.xlogy(a - 1, x) - x - torch.lgamma(a)
+
+
+def _betainc(
+    x: np.ndarray, one_minus_x: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """I_x(a, b) and its complement, of which only that on x's side of the mean is computed."""
+    swap = x * b > one_minus_x * a
+    part = scipy.special.betainc(
+        np.where(swap, b, a), np.where(swap, a, b), np.where(swap, one_minus_x, x)
+    )
+    return np.where(swap, 1.0 - part, part), np.where(swap, part, 1.0 - part)
+
+
+def _beta_law(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _betainc(x, 1.0 - x, a, b)
+
+
+def _log_beta(a: Tensor, b: Tensor) -> Tensor:
+    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
+def _beta_log_slope(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return (a - 1) * x.log() + (b - 1) * torch.log1p(-x) - _log_beta(a, b)
+
+
+def _logit_law(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """In the logit of the argument, so that both ends keep their digits."""
+    return _betainc(scipy.special.expit(x), scipy.special.expit(-x), a, b)
+
+
+def _logit_log_slope(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return -a * softplus(-x) - b * softplus(x) - _log_beta(a, b)
+
+
+def _student_law(x: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    far = x * x / (df + x * x)  # exact near 0, its complement far out
+    inner, outer = _betainc(far, df / (df + x * x), np.full_like(df, 0.5), 0.5 * df)
+    tail, body = 0.5 * outer, 0.5 + 0.5 * inner
+    return np.where(x < 0, tail, body), np.where(x < 0, body, tail)
+
+
+def student_log_slope(x: Tensor, df: Tensor) -> Tensor:
+    half = 0.5 * df
+    norm = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * (df * math.pi).log()
+    return norm - (half + 0.5) * torch.log1p(x * x / df)
+
+
+GAMMA = _Law(_gamma_law, _gamma_log_slope)
+BETA = _Law(_beta_law, _beta_log_slope)
+LOGIT = _Law(_logit_law, _logit_log_slope)
+STUDENT = _Law(_student_law, student_log_slope)
+_STEP = 2e-3  # of the differences, in units on which a tail varies with the shape
+_STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
+
+
+class _LawTails(Function):
+    """Both tails; first derivatives only."""
+
+    @staticmethod
+    def forward(ctx: Any, law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, ...]:
+        ctx.law = law
+        ctx.save_for_backward(x, *shapes)
+        arrays = [a.detach().cpu().numpy() for a in (x, *shapes)]
+        return tuple(torch.as_tensor(np.asarray(t), device=x.device) for t in law.tails(*arrays))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *shapes = ctx.saved_tensors
+        lower, upper = grads
+        found: list[Tensor | None] = [None] * (2 + len(shapes))
+        if ctx.needs_input_grad[1]:
+            found[1] = (lower - upper) * ctx.law.log_slope(x, *shapes).exp()
+        arrays = [a.detach().cpu().numpy() for a in (x, *shapes)]
+        for i, shape in enumerate(shapes, start=1):
+            if not ctx.needs_input_grad[i + 1]:
+                continue
+            step = _STEP * np.minimum(arrays[i], np.sqrt(arrays[i]))
+            slopes = [np.zeros_like(step), np.zeros_like(step)]
+            for times, factor in _STENCIL:
+                moved = [*arrays[:i], arrays[i] + times * step, *arrays[i + 1 :]]
+                for slope, tail in zip(slopes, ctx.law.tails(*moved), strict=True):
+                    slope += factor * tail / step
+            below, above = (torch.as_tensor(s, device=shape.device) for s in slopes)
+            found[i + 1] = lower * below + upper * above
+        return tuple(found)
+
+
+def law_tails(law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, Tensor]:
+    """Logs of both tails."""
+    lower, upper = _LawTails.apply(law, *torch.broadcast_tensors(x, *shapes))
+    return log_or_nothing(lower), log_or_nothing(upper)

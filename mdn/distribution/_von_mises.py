@@ -1,0 +1,102 @@
+"""The von Mises family as numbers in [-pi, pi]: its cdf begins at -pi; float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._incomplete import log_or_nothing
+from ._numerics import legendre
+
+__all__ = ["von_mises_log_prob", "von_mises_moments", "von_mises_quantile", "von_mises_tails"]
+
+_TINY = torch.finfo(torch.float64).tiny
+_NATS = 40.0  # a density this far below another adds nothing to it
+_NODES = 28  # of the quadrature over that range: 1e-13
+
+
+def _reach(cos: Tensor, concentration: Tensor) -> Tensor:
+    """The angle from the mean at which the density is 40 nats lower than where the cosine is."""
+    return torch.arccos((cos - _NATS / concentration.clamp(min=_TINY)).clamp(min=-1.0)).detach()
+
+
+def _tail(theta: Tensor, concentration: Tensor) -> Tensor:
+    """P(-pi < angle from the mean <= theta) for theta in [-pi, 0]."""
+    x, w = legendre(_NODES, theta)
+    start = -_reach(theta.cos(), concentration)
+    width = (theta - start).clamp(min=0.0)
+    gap = width.unsqueeze(-1) * (1.0 - x)  # from the nodes up to theta
+    # cos t - cos theta as a product, which does not cancel
+    fall = 2.0 * torch.sin(theta.unsqueeze(-1) - 0.5 * gap) * torch.sin(0.5 * gap)
+    total = width * (w * torch.exp(concentration.unsqueeze(-1) * fall)).sum(-1)
+    return total * torch.exp(_log_density(theta, concentration))
+
+
+def _log_density(theta: Tensor, concentration: Tensor) -> Tensor:
+    bend = torch.sin(0.5 * theta)
+    return (
+        -2.0 * concentration * bend * bend
+        - math.log(2.0 * math.pi)
+        - torch.special.i0e(concentration).log()
+    )
+
+
+def _turned(y: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
+    """Cdf over the whole line, which rises by 1 a turn, and 1 minus it."""
+    turns = torch.round(y.detach() / (2.0 * math.pi))
+    theta = y - 2.0 * math.pi * turns
+    tail = _tail(-theta.abs(), concentration)
+    left = theta <= 0
+    return (
+        turns + torch.where(left, tail, 1.0 - tail),
+        torch.where(left, 1.0 - tail, tail) - turns,
+    )
+
+
+def _wrapped(loc: Tensor) -> Tensor:
+    """The angle in [-pi, pi)."""
+    return loc - 2.0 * math.pi * torch.floor((loc.detach() + math.pi) / (2.0 * math.pi))
+
+
+def von_mises_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    loc = _wrapped(d.loc)
+    here, start, end = (_turned(a - loc, d.concentration) for a in (y, -math.pi, math.pi))
+    return log_or_nothing((here[0] - start[0]).clamp(0.0, 1.0)), log_or_nothing(
+        (here[1] - end[1]).clamp(0.0, 1.0)
+    )
+
+
+def von_mises_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    """Roughly: places of the normal, bent into the circle, which is enough to begin a search."""
+    z = torch.special.ndtri(q) * torch.rsqrt(d.concentration + 0.5)
+    return _wrapped(d.loc + 2.0 * torch.atan(torch.where(upper, -z, z)))
+
+
+def von_mises_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    return lambda y: _log_density(y - d.loc, d.concentration)
+
+
+def von_mises_moments(d: Any) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the number y in [-pi, pi], by quadrature on both sides of the cut."""
+    loc, k = _wrapped(d.loc).double(), d.concentration.double()
+    x, w = legendre(_NODES, loc)
+    reach = _reach(torch.ones_like(k), k)
+    turn = torch.where(loc >= 0, 1.0, -1.0).double()
+    cut = torch.minimum(torch.maximum(turn * math.pi - loc, -reach), reach)
+    first = second = torch.zeros_like(loc)
+    # from one end of the reach over the mean to the cut, and from the cut to the other end
+    for low, high in ((-reach, torch.zeros_like(cut)), (torch.zeros_like(cut), reach)):
+        for a, b in ((low, cut.clamp(low, high)), (cut.clamp(low, high), high)):
+            theta = a.unsqueeze(-1) + (b - a).unsqueeze(-1) * x
+            middle = 0.5 * (a + b)
+            beyond = torch.where((middle - cut) * turn > 0, 2.0 * math.pi * turn, 0.0)
+            mass = (b - a).unsqueeze(-1) * w
+            mass = mass * _log_density(theta, k.unsqueeze(-1)).exp()
+            off = theta - beyond.unsqueeze(-1)  # y - loc
+            first = first + (mass * off).sum(-1)
+            second = second + (mass * off * off).sum(-1)
+    return (loc + first).to(d.loc.dtype), (second - first * first).to(d.loc.dtype)
