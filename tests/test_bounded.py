@@ -755,6 +755,9 @@ def test_discrete_icdf_is_the_least_grid_point_that_reaches_p(name: str, width: 
     f = dist.cdf(grid)
     there = (f > 0) & (f < 1)  # else the tail is not a float64
     torch.testing.assert_close(dist.icdf(f[there]), grid[there], rtol=1e-15, atol=0)
+    more = torch.nextafter(f[there], f.new_tensor(1.0))
+    more = more[more < dist.cdf(grid + width)[there]]
+    assert (dist.cdf(dist.icdf(more)) >= more).all()
     assert dist.icdf(torch.tensor([0.0, 1.0])).flatten().tolist() == [-INF, INF]
 
 

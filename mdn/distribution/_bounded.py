@@ -36,8 +36,8 @@ _MAX_PASSES = 2200  # bisection alone needs 2100 halvings from 1e308 to 1e-308
 _LEAST_LEVEL = 2.0**-54  # stands for a uniform draw of 0, whose quantile may be infinite
 _OFF_GRID = 1e-6  # in widths; y may be this far off its multiple, and the rounding of its dtype
 # The two formulas for the moments of a rounded Gaussian meet at this scale (in widths).  There the
-# sum over cells is exact to rounding with 6 cells on either side, the Fourier series with 3 terms.
-_SMALL_SCALE, _N_CELLS, _N_TERMS = 0.5, 6, 3
+# sum over cells is exact to rounding with 5 cells on either side, the Fourier series with 2 terms.
+_SMALL_SCALE, _N_CELLS, _N_TERMS = 0.5, 5, 2
 _NO_CORRECTION = 10.0  # scale in widths from where on exp(-2 pi^2 scale^2) is 0
 
 Params = tuple[Tensor, Tensor, Tensor]  # log weights, means and scales, (*, K), in float64

@@ -230,7 +230,7 @@ class LowRank(Covariance):
         return LowRank(factor[..., list(dims), :], diagonal[..., list(dims)])
 
     def log_prob(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
-        # float64: the determinant lemma subtracts two quadratic forms
+        # float64: where the diagonal is small the residual of the factor cancels
         dtype = result_dtype(y, logits, loc, *self.tensors)
         factor, diagonal = (a.double() for a in self.aligned(loc).tensors)
         square, half_log_det = low_rank_terms(y.double(), loc.double(), factor, diagonal)

@@ -388,7 +388,7 @@ class GaussianMixture(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """The highest mode, (*, D)."""
+        """The first of :meth:`modes`, (*, D): for D = 1 the highest there is."""
         return self.modes().loc[..., 0, :]
 
     # -- sampling -----------------------------------------------------------------------------

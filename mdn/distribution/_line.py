@@ -25,7 +25,7 @@ __all__ = ["Line", "log_sum_exp"]
 _LOG_HALF = -math.log(2.0)
 # Levels in each tail whose quantiles lie on the grid that is searched for modes.
 _FAR = (1e-30, 1e-20, 1e-13, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3)
-_NEAR = (0.005, *(0.01 * i for i in range(1, 5)), *(0.025 * i for i in range(2, 21)))
+_NEAR = (0.005, *(0.0125 * i for i in range(1, 41)))
 _CUTS = (1e-25, 1e-10, 1e-5, 1e-3, 0.03, 0.2, 0.5)  # of the first panels of an integral
 _WHOLE_TAIL = 1e-15  # left out on each side of a sum over whole numbers
 _MAX_TERMS = 1 << 22  # of such a sum: 32 MiB a component and mixture
@@ -40,7 +40,8 @@ class _Turns(NamedTuple):
         place: mode, antimode, ..., mode, (C, *).
         log_density: there, (C, *).
         there: whether there are so many, (C, *).
-        nearest: of the grid's point next to it, (C, *).
+        first: of the grid's points next to it, as high as one another, (C, *).
+        last: likewise.
         grid: (G, *), sorted.
         height: log density on the grid, (G, *).
     """
@@ -48,7 +49,8 @@ class _Turns(NamedTuple):
     place: Tensor
     log_density: Tensor
     there: Tensor
-    nearest: Tensor
+    first: Tensor
+    last: Tensor
     grid: Tensor
     height: Tensor
 
@@ -340,16 +342,16 @@ class Line:
             a.reshape(-1, *grid.shape[1:]) for a in turning_points(height.reshape(len(grid), -1))
         )
         at, left, right = (
-            grid.gather(0, i.clamp(0, len(grid) - 1)) for i in (index, first - 1, index + 1)
+            grid.gather(0, i.clamp(0, len(grid) - 1)) for i in (first, first - 1, index + 1)
         )
         sign = torch.ones_like(at)
         sign[1::2] = -1.0
         x = refine_extrema(lambda y: sign * self.log_density(y), left, at, right)
-        return _Turns(x, self.log_density(x), there, index, grid, height)
+        return _Turns(x, self.log_density(x), there, first, index, grid, height)
 
     def _region(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """Where the density is at least a level, such that it holds the probability ``target``."""
-        x, log_p, there, index, grid, heights = self._turns()
+        x, log_p, there, first, last, grid, heights = self._turns()
         finite = heights.isfinite()
         lowest = torch.where(finite, heights, math.inf).amin(0) - 1.0
         highest = torch.cat(
@@ -361,13 +363,14 @@ class Line:
         end = len(grid) - 1
         x = torch.where(there, x, grid[-1])
         log_p = torch.where(there, log_p, -math.inf)
-        index = torch.where(there, index, end)
+        first, last = (torch.where(there, i, end) for i in (first, last))
         # each mode has a rising piece on its left and a falling one on its right: (2 M, *)
-        nowhere, first = torch.full_like(log_p[:1], -math.inf), torch.zeros_like(index[:1])
+        nowhere, zero = torch.full_like(log_p[:1], -math.inf), torch.zeros_like(first[:1])
         outer = torch.cat([grid[:1], x[1::2], x[1::2], grid[-1:]])
         outer_height = torch.cat([nowhere, log_p[1::2], log_p[1::2], nowhere])
-        outer_index = torch.cat([first, index[1::2], index[1::2], first + end])
-        inner, height, inner_index = (torch.cat([a[::2]] * 2) for a in (x, log_p, index))
+        outer_index = torch.cat([zero, last[1::2], first[1::2], zero + end])
+        inner, height = torch.cat([x[::2]] * 2), torch.cat([log_p[::2]] * 2)
+        inner_index = torch.cat([first[::2], last[::2]])
         n_modes = len(inner) // 2
         side = torch.ones_like(inner)
         side[:n_modes] = -1.0
@@ -375,10 +378,11 @@ class Line:
         def edges(level: Tensor) -> tuple[Tensor, Tensor]:
             free = (height >= level) & (outer_height < level)
             low, high = outer_index, inner_index
-            while bool(((high - low).abs() > 1).any()):  # the cell of the grid
+            for _ in range(len(grid).bit_length()):  # the cell of the grid, by bisection
                 middle = (low + high) // 2
-                above = heights.gather(0, middle) >= level
-                low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+                above, open_ = heights.gather(0, middle) >= level, (high - low).abs() > 1
+                low = torch.where(open_ & ~above, middle, low)
+                high = torch.where(open_ & above, middle, high)
             start = torch.where(low == outer_index, outer, grid.gather(0, low))
             stop = torch.where(high == inner_index, inner, grid.gather(0, high))
             start = torch.where(free, start, stop)

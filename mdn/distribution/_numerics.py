@@ -148,12 +148,13 @@ def refine_extrema(f: Rows, left: Tensor, start: Tensor, right: Tensor) -> Tenso
         a, b = torch.where(down, fresh, b), torch.where(down, a, fresh)
         fa, fb = torch.where(down, f_new, fb), torch.where(down, fa, f_new)
     found, value = torch.where(fa >= fb, a, b), torch.maximum(fa, fb)
+    found = torch.where(value > f(start), found, start)
     # on a flat top the values differ by less than rounding, but the slopes do not
     root = find_root(slope, left, right, share=_SHARE)
-    at_root = f(root)
-    level = at_root >= value - _LEVEL * value.abs().clamp(min=1.0)
-    found, value = torch.where(level, root, found), torch.where(level, at_root, value)
-    return torch.where(value >= f(start), found, start)
+    turns = (slope(left) > 0) & (slope(right) < 0)
+    return torch.where(
+        turns & (f(root) >= value - _LEVEL * value.abs().clamp(min=1.0)), root, found
+    )
 
 
 def integrate(f: Rows, cuts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -99,19 +99,23 @@ def low_rank_terms(
 ) -> tuple[Tensor, Tensor]:
     """Squared Mahalanobis distance and minus half the log determinant, (*, K).
 
-    By the Woodbury identity and the determinant lemma with the R x R matrix I + F' diag^-1 F.
+    The distance is the least of ``|(d - F w) / s|^2 + |w|^2`` over w, s the root of the diagonal: a
+    least-squares problem with the matrix [F / s; I], solved by its QR factors, so that nothing is
+    squared and subtracted as in the Woodbury identity.
     """
-    scaled = factor / diagonal.unsqueeze(-1)  # (*, K, D, R)
-    rank = factor.shape[-1]
+    root = diagonal.sqrt()
+    scaled = factor / root.unsqueeze(-1)  # (*, K, D, R)
+    dims, rank = factor.shape[-2:]
     eye = torch.eye(rank, dtype=factor.dtype, device=factor.device)
-    small = torch.linalg.cholesky(eye + factor.mT @ scaled)
-    gap = y.unsqueeze(-2) - loc
-    inner = (gap.unsqueeze(-2) @ scaled).squeeze(-2)  # (*, K, R)
-    if inner.shape[:-1] != small.shape[:-2]:
-        small = small.expand(*inner.shape[:-1], rank, rank)
-    part = torch.linalg.solve_triangular(small, inner.unsqueeze(-1), upper=False).squeeze(-1)
-    square = (gap.square() / diagonal).sum(-1) - part.square().sum(-1)
-    log_det = 0.5 * diagonal.log().sum(-1) + small.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    both = torch.cat([scaled, eye.expand(*scaled.shape[:-2], rank, rank)], -2)
+    q, r = torch.linalg.qr(both)
+    gap = (y.unsqueeze(-2) - loc) / root
+    inner = (gap.unsqueeze(-2) @ q[..., :dims, :]).squeeze(-2)  # (*, K, R)
+    wide = r if inner.shape[:-1] == r.shape[:-2] else r.expand(*inner.shape[:-1], rank, rank)
+    w = torch.linalg.solve_triangular(wide, inner.unsqueeze(-1), upper=True)
+    rest = gap - (scaled @ w).squeeze(-1)
+    square = rest.square().sum(-1) + w.squeeze(-1).square().sum(-1)
+    log_det = root.log().sum(-1) + r.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
     return square, -log_det
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -50,7 +50,7 @@ def diagonal_log_prob(
         t = _terms(*rows, log)[0]
         log_norm = torch.logsumexp(rows[1], 0) + y.shape[-1] * _HALF_LOG_2PI
         return (torch.logsumexp(t, 0) - log_norm).to(dtype)
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return _TransformedLogProb.apply(y, logits, loc, scale, log)[0]
     if not torch.is_grad_enabled():
         return _forward(y, logits, loc, scale, log)[0]
@@ -206,67 +206,60 @@ def _forward(
 
 
 class _LogProb(Function):
-    """Log density with gradient r - pi, r z / scale, r (z^2 - 1) (Bishop 1994, eq. 35-39)."""
+    """Log density with gradient r - pi, r z / scale, r (z^2 - 1) (Bishop 1994, eq. 35-39).
 
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        out, *rest = _forward(*args)
-        ctx.log = args[4]
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*args[:4], *rest)
-        ctx.save_for_forward(*args[:4], *rest)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return (None,) * 5
-        inputs, (r, z, inv, weights) = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        if torch.is_grad_enabled():  # double backward and torch.func
-            r, z, inv, weights = _differentiable(ctx.saved_tensors, ctx.log)
-        grad = grad.to(r.dtype)
-        rg = r * grad  # (K, *)
-        rz = rg.unsqueeze(1) * z  # (K, D, *); r first: 0 * (z * z) could be 0 * inf
-        g_loc = rz * inv
-        back = (*range(2, g_loc.ndim), 0, 1)  # (K, D, *) -> (*, K, D)
-        grads: list[Tensor | None] = [None] * 5
-        if ctx.needs_input_grad[0]:
-            g_y = -(g_loc.select(0, 0) if g_loc.shape[0] == 1 else g_loc.sum(0))
-            grads[0] = _like(g_y.movedim(0, -1), inputs[0])
-        if ctx.needs_input_grad[1]:
-            grads[1] = _like((rg - weights * grad).movedim(0, -1), inputs[1])
-        if ctx.needs_input_grad[3]:
-            g_scale = rz * z - rg.unsqueeze(1)
-            if not ctx.log:
-                g_scale = g_scale * inv
-            grads[3] = _like(g_scale.permute(back), inputs[3])
-        if ctx.needs_input_grad[2]:
-            grads[2] = _like(g_loc.permute(back), inputs[2])
-        return tuple(grads)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        inputs = ctx.saved_tensors[:4]
-        r, z, inv, weights = _differentiable(ctx.saved_tensors, ctx.log)
-        filled = [
-            torch.zeros_like(a) if t is None else t
-            for a, t in zip(inputs, tangents[:4], strict=True)
-        ]
-        d_y, d_logits, d_loc, d_scale = _rows_last(r.dtype, *filled)
-        d_scale = d_scale if ctx.log else d_scale * inv
-        d_t = d_logits - _sum_event(z * ((d_y - d_loc) * inv) - (z * z - 1) * d_scale)
-        out = (r * d_t).sum(0) - (weights * d_logits).sum(0)
-        return out.to(result_dtype(*inputs))
-
-
-class _TransformedLogProb(_LogProb):
-    """The same for torch.func, in the form that it asks for and that costs more per call.
-
-    Also hands out what backward needs, as outputs without gradient.
+    The gradient of a row is made together with its value, so that backward only has to scale it.
     """
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(
+        ctx: Any, y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
+    ) -> Tensor:
+        out, r, z, inv, weights = _forward(y, logits, loc, scale, log)
+        of_y, of_logits, of_loc, of_scale, _ = ctx.needs_input_grad
+        rz = r.unsqueeze(1) * z  # (K, D, *); r first: 0 * (z * z) could be 0 * inf
+        parts: list[Tensor | None] = [None] * 4
+        if of_logits:
+            parts[1] = r - weights
+        if of_scale:
+            curve = (rz * z).sub_(r.unsqueeze(1))
+            parts[3] = curve if log else curve.mul_(inv)
+        if of_loc or of_y:
+            slope = rz.mul_(inv)
+            parts[2] = slope if of_loc else None
+            parts[0] = -slope.sum(0) if of_y else None
+        ctx.log = log
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(y, logits, loc, scale, *parts)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
+        inputs, parts = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        if torch.is_grad_enabled():  # double backward
+            wanted = [a for a, part in zip(inputs, parts, strict=True) if part is not None]
+            out = _TransformedLogProb.apply(*inputs, ctx.log)[0]
+            found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+            return *(None if part is None else next(found) for part in parts), None
+        grads: list[Tensor | None] = [None] * 5
+        for i, part in enumerate(parts):
+            if part is not None:
+                g = part * grad.to(part.dtype)
+                front = (0, 1) if i > 1 else (0,)  # axes before the rows: back to behind them
+                grads[i] = _like(g.permute(*range(len(front), g.ndim), *front), inputs[i])
+        return tuple(grads)
+
+
+class _TransformedLogProb(Function):
+    """The same for torch.func and forward mode, in a form that costs more per call.
+
+    Also hands out responsibilities r, z, 1/scale and weights, without gradient, for the others.
+    """
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, ...]:
         return _forward(*args)
 
     @staticmethod
@@ -278,8 +271,38 @@ class _TransformedLogProb(_LogProb):
         ctx.save_for_forward(*inputs[:4], *output[1:])
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _LogProb.jvp(ctx, *tangents), None, None, None, None
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
+        inputs = ctx.saved_tensors[:4]
+        r, z, inv, weights = _differentiable(ctx.saved_tensors, ctx.log)
+        grad = grad.to(r.dtype)
+        rg = r * grad
+        rz = rg.unsqueeze(1) * z
+        g_loc = rz * inv
+        g_scale = rz * z - rg.unsqueeze(1)
+        back = (*range(2, g_loc.ndim), 0, 1)  # (K, D, *) -> (*, K, D)
+        return (
+            _like(-g_loc.sum(0).movedim(0, -1), inputs[0]),
+            _like((rg - weights * grad).movedim(0, -1), inputs[1]),
+            _like(g_loc.permute(back), inputs[2]),
+            _like((g_scale if ctx.log else g_scale * inv).permute(back), inputs[3]),
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors[:4]
+        r, z, inv, weights = _differentiable(ctx.saved_tensors, ctx.log)
+        filled = [
+            torch.zeros_like(a) if t is None else t
+            for a, t in zip(inputs, tangents[:4], strict=True)
+        ]
+        d_y, d_logits, d_loc, d_scale = _rows_last(r.dtype, *filled)
+        d_scale = d_scale if ctx.log else d_scale * inv
+        d_t = d_logits - _sum_event(z * ((d_y - d_loc) * inv) - (z * z - 1) * d_scale)
+        out = (r * d_t).sum(0) - (weights * d_logits).sum(0)
+        return out.to(result_dtype(*inputs)), None, None, None, None
 
     @staticmethod
     def vmap(

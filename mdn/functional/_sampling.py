@@ -13,7 +13,8 @@ from ._likelihood import log_weights
 
 __all__ = ["implicit_sample", "mixture_sample"]
 
-_CHUNK = 1 << 19  # numbers drawn at a time, so that they stay in cache
+_CHUNK = 1 << 17  # numbers drawn at a time, so that they stay in cache
+_COUNTED = 40  # components up to which comparing with every edge beats searching
 
 
 def mixture_sample(
@@ -35,20 +36,29 @@ def mixture_sample(
     # beyond the last component that is alive nothing may be chosen, whatever the rounding
     edges[torch.arange(k, device=loc.device) >= last.unsqueeze(-1)] = math.inf
     size = factor.shape[-1] * d
-    block = max(1, min(draws, _CHUNK // size))
-    step = max(1, _CHUNK // (size * block))
+    step = max(1, min(n, _CHUNK // (8 * size)))
+    block = max(1, _CHUNK // (size * step))
     for i in range(0, n, step):
         rows = slice(i, i + step)
-        base = k * torch.arange(len(edges[rows]), device=loc.device).unsqueeze(-1)
+        edge = edges[rows]
+        columns = edge[:, :-1].t().contiguous()  # (K - 1, rows)
+        base = k * torch.arange(len(edge), device=loc.device)
         here, spread = loc[rows].reshape(-1, d), factor[rows].reshape(-1, d, factor.shape[-1])
         for j in range(0, draws, block):
-            u = edges.new_empty(len(base), min(block, draws - j)).uniform_(generator=generator)
-            which = (torch.searchsorted(edges[rows], u, right=True) + base).flatten()
+            u = edges.new_empty(min(block, draws - j), len(edge)).uniform_(generator=generator)
+            if k <= _COUNTED:
+                count = torch.zeros(u.shape, dtype=torch.uint8, device=u.device)
+                for column in columns:  # comparing along the rows is faster than searching
+                    count += u >= column
+                which = (count + base).flatten()
+            else:
+                found = torch.searchsorted(edge, u.t().contiguous(), right=True)
+                which = (found.t() + base).flatten()
             noise = loc.new_empty(len(which), d).normal_(generator=generator)
             chosen = spread[which]
             moved = chosen[..., 0] * noise if diagonal else (chosen @ noise[..., None])[..., 0]
             moved += here[which]
-            out[j : j + block, rows] = moved.reshape(*u.shape, d).movedim(1, 0)
+            out[j : j + block, rows] = moved.reshape(*u.shape, d)
     return out
 
 
