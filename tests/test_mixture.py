@@ -615,19 +615,19 @@ def test_gamma_with_log_normal_matches_scipy() -> None:
 
 
 def gaussians() -> tuple[GaussianMixture, Mixture]:
-    """A batch of 3 mixtures of 4 Gaussians, one of them with a component switched off."""
+    """A batch of 40 mixtures of 5 Gaussians, one of them with a component switched off."""
     g = torch.Generator().manual_seed(2)
-    logits = torch.randn(3, 4, generator=g, dtype=torch.float64)
+    logits = 2 * torch.randn(40, 5, generator=g, dtype=torch.float64)
     logits[1, 2] = -INF
-    loc = 3 * torch.randn(3, 4, 1, generator=g, dtype=torch.float64)
-    scale = torch.rand(3, 4, 1, generator=g, dtype=torch.float64) + 0.2
+    loc = 3 * torch.randn(40, 5, 1, generator=g, dtype=torch.float64)
+    scale = torch.randn(40, 5, 1, generator=g, dtype=torch.float64).exp()
     return GaussianMixture(logits, loc, scale), Mixture(logits, Independent(Normal(loc, scale), 1))
 
 
 def test_normal_components_give_the_gaussian_mixture() -> None:
     """Every member agrees with the formulas."""
     exact, dist = gaussians()
-    y = torch.linspace(-9, 9, 21, dtype=torch.float64)[:, None, None].expand(21, 3, 1)
+    y = torch.linspace(-9, 9, 21, dtype=torch.float64)[:, None, None].expand(21, 40, 1)
     for what in ("log_prob", "cdf", "log_cdf", "log_sf", "responsibilities"):
         np.testing.assert_allclose(
             getattr(dist, what)(y), getattr(exact, what)(y), rtol=1e-11, atol=1e-13, err_msg=what
@@ -639,13 +639,28 @@ def test_normal_components_give_the_gaussian_mixture() -> None:
     np.testing.assert_allclose(dist.median, exact.median, rtol=1e-10, atol=1e-12)
     for what in ("mean", "variance", "stddev"):
         np.testing.assert_allclose(getattr(dist, what), getattr(exact, what), rtol=1e-12)
-    np.testing.assert_allclose(dist.modes().loc, exact.modes().loc, atol=1e-6)
-    np.testing.assert_allclose(dist.modes().log_density, exact.modes().log_density, atol=1e-10)
-    np.testing.assert_allclose(dist.mode, exact.mode, atol=1e-6)
+    np.testing.assert_allclose(dist.modes().loc, exact.modes().loc, atol=1e-9)
+    np.testing.assert_allclose(dist.modes().log_density, exact.modes().log_density, atol=1e-12)
+    np.testing.assert_allclose(dist.mode, exact.mode, atol=1e-9)
     for coverage in (0.3, 0.9, 0.999):
         found, want = dist.hdr(coverage), exact.hdr(coverage)
         np.testing.assert_allclose(found.intervals, want.intervals, atol=1e-8)
         np.testing.assert_allclose(found.threshold, want.threshold, rtol=1e-7)
+
+
+def test_a_density_that_jumps_has_its_mode_and_its_edge_on_the_jump() -> None:
+    """Normal + exponential: a mode at 0 exactly; a region of two pieces, the second from 0 on."""
+    parts = [Exponential(t(1)[0]), Normal(t(-1)[0], t(1)[0])]
+    dist = Mixture(t(0.5, 0.5).log(), parts)
+    assert dist.modes().loc[:, 0].tolist() == [0.0, -1.0]
+    intervals, threshold, _ = dist.hdr(0.8)
+    (a, b), (c, d) = intervals.tolist()
+    assert c == pytest.approx(0.0, abs=1e-20)
+    np.testing.assert_allclose(dist.log_prob(t([a], [b], [d])).exp(), threshold, rtol=1e-10)
+    mass = sum(m * (dist.cdf(t(y))).item() for m, y in ((-1, a), (1, b), (-1, c), (1, d)))
+    assert mass == pytest.approx(0.8, abs=1e-12)
+    flat = Mixture(t(0.0), Uniform(t(1), t(3))).hdr(0.5)
+    np.testing.assert_allclose(flat.intervals, [[1.0, 3.0]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["normal", "laplace", "gamma", "log_normal"])

@@ -30,7 +30,6 @@ _Z_MAX = 1e150  # in scales; an infinite end of an interval stands here, and its
 _ROUNDING = 2.0**-53  # half the spacing of float64 above 1
 _REACH = 84.0  # twice the nats below its peak from where on a density adds nothing in float64
 _CHUNK = 1 << 18  # numbers in one working array of the solver: 2 MiB, so that it stays in cache
-_FAR_OFF = 50.0  # nats: an error of a log probability that no extrapolation mends
 _LEAP = 1e3  # in strides: a longer step towards an open end is not believed
 _MAX_PASSES = 2200  # bisection alone needs 2100 halvings from 1e308 to 1e-308
 _LEAST_LEVEL = 2.0**-54  # stands for a uniform draw of 0, whose quantile may be infinite
@@ -737,8 +736,6 @@ def _step(
     ratio = (log_mass - log_p).exp()
     power = 1 + ratio * ((log_f - log_p.unsqueeze(-1)).exp() * z / scale).sum(-1)
     bend = power * error
-    # far off, the power is worth less than its rounding: little more than Newton's step for log C
-    bend = torch.where(error > _FAR_OFF, bend.clamp(max=1.0), bend)
     bend = torch.where(bend.isfinite(), bend, math.nan)  # overflow must not look like a step of 0
     straight = bend.abs() < 1e-8
     safe = torch.where(straight, 1.0, bend)

@@ -52,7 +52,7 @@ class Mixture(Distribution):
     tails for Normal, LogNormal, Laplace, Logistic and Weibull; for the others to where a tail
     underflows (1e-308), and for the von Mises to 1e-14 absolute.  ``icdf`` solves to rounding.
     ``modes`` solves for a zero of the slope; two modes closer than a tenth of a component's width
-    may be taken for one.  ``hdr`` to 1e-9 in probability.  ``crps`` to 1e-7 relative by quadrature,
+    may be taken for one.  ``hdr`` to 1e-8 in probability.  ``crps`` to 1e-7 relative by quadrature,
     and for whole numbers by a sum that leaves out 1e-15 of either tail.
 
     **Gradients** reach y, logits and parameters through ``log_prob``, ``cdf``, ``log_cdf``,
@@ -309,7 +309,8 @@ class Mixture(Distribution):
 
         Point masses among continuous components come first, as intervals of length 0, and the
         threshold is ``inf`` where they suffice.  The region of whole numbers is the fewest that
-        hold at least the coverage; an interval then names its first and last number.
+        hold at least the coverage; an interval then names its first and last number.  Where the
+        density is flat at the threshold, as of a uniform, all of the flat is in.
 
         Args:
             coverage: probability of the region, in (0, 1).
