@@ -13,7 +13,8 @@ from scipy.cluster.vq import ClusterError, kmeans2
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from .distribution import GaussianMixture
+from .distribution import GaussianMixture, Mixture
+from .distribution._families import FAMILIES
 
 __all__ = [
     "MDN",
@@ -22,6 +23,7 @@ __all__ = [
     "MixtureParameters",
     "FullParameters",
     "LowRankParameters",
+    "FamilyParameters",
 ]
 
 MIN_SCALE = 1e-3
@@ -66,6 +68,18 @@ class FullParameters(NamedTuple):
     precision_tril: Tensor
 
 
+class FamilyParameters(NamedTuple):
+    """The same for families other than the Gaussian.
+
+    Attributes:
+        logits: (*, K), not normalised.
+        raw: (*, P, K), the P parameters of the family before their softplus.
+    """
+
+    logits: Tensor
+    raw: Tensor
+
+
 class LowRankParameters(NamedTuple):
     """The same for low-rank covariances.
 
@@ -97,6 +111,10 @@ class MDNHead(nn.Module):
         covariance_type: ``"diagonal"``; ``"isotropic"``, one scale for all dimensions of a
             component; ``"full"``; ``"tied"``, one full covariance for all components;
             ``"low_rank"``, a factor of rank 2 plus a diagonal.  With one dimension all are alike.
+        family: of the components: ``"gaussian"``, or for one target ``"student_t"``,
+            ``"laplace"``, ``"logistic"``, ``"log_normal"``, ``"gamma"``, ``"beta"``, ``"weibull"``,
+            ``"von_mises"``, ``"negative_binomial"``, ``"poisson"``; these give a
+            :class:`mdn.Mixture`.
         min_scale: floor of the scales in the unit of y as the head sees it; by default a
             thousandth, meant for a standardised y.  It bounds the likelihood (see ``MIN_SCALE``).
             With full covariance it is that of each dimension given the later ones.
@@ -120,6 +138,7 @@ class MDNHead(nn.Module):
         n_components: int = 5,
         *,
         covariance_type: str = "diagonal",
+        family: str = "gaussian",
         min_scale: float = MIN_SCALE,
     ) -> None:
         super().__init__()
@@ -133,6 +152,17 @@ class MDNHead(nn.Module):
             raise ValueError(f"min_scale must be positive and finite; got {min_scale}")
         self.in_features, self.out_features = in_features, out_features
         self.n_components, self.covariance_type = n_components, covariance_type
+        families = ("gaussian", *FAMILIES)
+        if family not in families:
+            raise ValueError(
+                f"family must be one of {', '.join(map(repr, families))}; got {family!r}"
+            )
+        if family != "gaussian" and (out_features > 1 or covariance_type != "diagonal"):
+            raise ValueError(
+                f"family={family!r} needs one target and covariance_type='diagonal'; "
+                f"got {out_features} and {covariance_type!r}"
+            )
+        self.family = family
         self.min_scale = float(min_scale)
         k, d = n_components, out_features
         if d == 1:
@@ -146,15 +176,26 @@ class MDNHead(nn.Module):
         }
         self._sizes = [k, k * d, scales, off.get(covariance_type, 0)]
         self._kind = covariance_type
+        if family != "gaussian":
+            self._sizes = [k, k * FAMILIES[family].n_parameters]
         self.linear = nn.Linear(in_features, sum(self._sizes))
 
-    def params(self, h: Tensor) -> MixtureParameters | FullParameters | LowRankParameters:
+    def params(
+        self, h: Tensor
+    ) -> MixtureParameters | FullParameters | LowRankParameters | FamilyParameters:
         """The parameters as plain tensors, named by the kind of covariance; h is (*, F)."""
         _check_features(h, self.in_features)
         k, d, batch = self.n_components, self.out_features, h.shape[:-1]
         # components first in memory, as the likelihood wants them: its reductions run over rows
         bias, weight = self.linear.bias.unsqueeze(-1), self.linear.weight
         out = torch.addmm(bias, weight, h.reshape(-1, self.in_features).t())  # (P, N)
+        if self.family != "gaussian":
+            logits, raw = out.split(self._sizes)
+            raw = raw.reshape(self._sizes[1] // k, k, *batch)
+            return FamilyParameters(
+                logits.reshape(k, *batch).movedim(0, -1),
+                raw.permute(*range(2, raw.ndim), 0, 1),
+            )
         logits, loc, raw, off = out.split(self._sizes)
         order = (*range(2, 2 + len(batch)), 0, 1)
         shared = 1 if self._kind == "tied" else k
@@ -172,10 +213,12 @@ class MDNHead(nn.Module):
         if self._kind == "full" or (self._kind == "tied" and d > 1):
             # column j of the factor, in units of its diagonal, holds the regression of dimension
             # j on the later ones: numbers near 1 whatever the scale; rows stay last in memory
-            precision = scales.reciprocal().reshape(shared, d, -1)
+            precision = scales.reciprocal().reshape(shared, d, out.shape[1])
             row, column = torch.tril_indices(d, d, -1, device=h.device)
             lower = precision.new_zeros(shared, d, d, precision.shape[-1])
-            lower[:, row, column] = off.reshape(shared, len(row), -1) * precision[:, column]
+            lower[:, row, column] = (
+                off.reshape(shared, len(row), out.shape[1]) * precision[:, column]
+            )
             every = torch.arange(d, device=h.device)
             lower[:, every, every] = precision
             lower = lower.reshape(shared, d, d, *batch).permute(*range(3, 3 + len(batch)), 0, 1, 2)
@@ -183,9 +226,14 @@ class MDNHead(nn.Module):
         scale = wide(scales, self._sizes[2] // shared).expand(*batch, k, d)
         return MixtureParameters(logits, loc, scale)
 
-    def forward(self, h: Tensor) -> GaussianMixture:
+    def forward(self, h: Tensor) -> GaussianMixture | Mixture:
         """The mixture for features h, (*, F)."""
-        return GaussianMixture(**self.params(h)._asdict(), validate_args=False)
+        params = self.params(h)
+        if isinstance(params, FamilyParameters):
+            build = FAMILIES[self.family].build
+            components = build(*params.raw.unbind(-2), floor=self.min_scale)
+            return Mixture(params.logits, components, validate_args=False)
+        return GaussianMixture(**params._asdict(), validate_args=False)
 
     @torch.no_grad()
     def initialize_from(self, y: Tensor) -> None:
@@ -198,8 +246,11 @@ class MDNHead(nn.Module):
             y: targets as the head sees them, (N, D).
 
         Raises:
-            ValueError: y has another shape, no rows, or is not finite.
+            ValueError: y has another shape, no rows, or is not finite; a family other than the
+                Gaussian.
         """
+        if self.family != "gaussian":
+            raise ValueError(f"initialize_from needs family='gaussian'; got {self.family!r}")
         y = torch.as_tensor(y).detach()
         _check_rows("y", y, self.out_features)
         groups = _groups(y.double().cpu().numpy(), self.n_components)
@@ -222,6 +273,7 @@ class MDNHead(nn.Module):
         return (
             f"{self.in_features}, {self.out_features}, n_components={self.n_components}, "
             f"covariance_type={self.covariance_type!r}, min_scale={self.min_scale:g}"
+            + ("" if self.family == "gaussian" else f", family={self.family!r}")
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from mdn import MDN, CategoricalHead, GaussianMixture, MDNHead, fit
+from mdn.distribution._families import FAMILIES
 from mdn.nn import MIN_SCALE, standardization
 
 
@@ -783,3 +784,53 @@ def test_gradients_flow_to_x() -> None:
     x, y = toy(n=5)
     model = network(2).double().standardize_(x, y)
     assert torch.autograd.gradcheck(lambda a: model(a).log_prob(y), (x.requires_grad_(),))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_head_of_every_family_is_fitted_by_the_same_loop(family: str) -> None:
+    """The mixture has the head's shapes, and training lowers the NLL of draws of that family."""
+    torch.manual_seed(0)
+    x = torch.rand(300, 2)
+    head = MDNHead(2, n_components=2, family=family)
+    with torch.no_grad():
+        raw = 2 * torch.randn(head.linear.bias.shape)
+        head.linear.bias.copy_(raw)
+        y = head(x).sample()
+    assert y.shape == (300, 1)
+    assert head(x[:0]).batch_shape == (0,) and head(x[0]).batch_shape == ()
+    assert head(x.reshape(3, 100, 2)).log_prob(y.reshape(3, 100, 1)).shape == (3, 100)
+    start = MDNHead(2, n_components=2, family=family)
+    before = -start(x).log_prob(y).mean().item()
+    history = fit(start, (x, y), max_epochs=60, lr=3e-2)
+    assert -start(x).log_prob(y).mean().item() < before
+    assert all(math.isfinite(v) for v in history.train_nll)
+
+
+def test_head_refuses_a_family_it_cannot_make() -> None:
+    """The message lists the families, or says what the family needs."""
+    with pytest.raises(ValueError, match=r"family must be one of 'gaussian', .*; got 'no'"):
+        MDNHead(2, family="no")
+    with pytest.raises(ValueError, match=r"family='gamma' needs one target"):
+        MDNHead(2, 2, family="gamma")
+    with pytest.raises(ValueError, match=r"initialize_from needs family='gaussian'"):
+        MDNHead(2, family="laplace").initialize_from(torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("kind", ["tied", "full", "low_rank"])
+def test_correlated_heads_find_the_correlation(kind: str) -> None:
+    """Their NLL beats the diagonal's on correlated targets; the units are the user's."""
+    torch.manual_seed(0)
+    x = torch.rand(600, 1)
+    both = x + 0.3 * torch.randn(600, 1)
+    y = torch.cat([both, -both], 1) + 0.03 * torch.randn(600, 2)
+    y = y * torch.tensor([1.0, 100.0])
+    nll = {}
+    for covariance_type in ("diagonal", kind):
+        torch.manual_seed(1)
+        model = MDN(1, 2, 2, (16,), covariance_type=covariance_type).standardize_(x, y)
+        fit(model.network, model.standard_units(x, y), max_epochs=60, lr=1e-2)
+        nll[covariance_type] = -model(x).log_prob(y).mean().item()
+    assert nll[kind] < nll["diagonal"] - 0.5
+    covariance = model(x).covariance.mean(0)
+    assert covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt() < -0.9
+    assert model.head.params(torch.zeros(3, 4, 16)).loc.shape == (3, 4, 2, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._bounded import DiscretizedMixture, TruncatedMixture
 from ._divergence import divergence
 from ._families import Logistic, PointMass
 from ._gaussian import GaussianMixture
@@ -11,6 +12,8 @@ from ._results import HDR, Bounds, Divergence, Estimate, Modes
 __all__ = [
     "GaussianMixture",
     "Mixture",
+    "TruncatedMixture",
+    "DiscretizedMixture",
     "Logistic",
     "PointMass",
     "divergence",

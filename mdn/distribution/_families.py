@@ -199,39 +199,57 @@ def _positive(raw: Tensor, floor: float) -> Tensor:
 _FLOOR = 1e-3
 # y is standardised where there is a scale, so this is a thousandth of the spread of the data
 
+# what a head makes is in range, unless training blew up, which is for the loss to tell
 FAMILIES: dict[str, Family] = {
     "student_t": _family(
         "df loc scale",
         lambda a, b, c, floor=_FLOOR: td.StudentT(
-            2.0 + _positive(a, floor), b, _positive(c, floor)
+            2.0 + _positive(a, floor), b, _positive(c, floor), validate_args=False
         ),
     ),
-    "laplace": _family("loc scale", lambda a, b, floor=_FLOOR: td.Laplace(a, _positive(b, floor))),
-    "logistic": _family("loc scale", lambda a, b, floor=_FLOOR: Logistic(a, _positive(b, floor))),
+    "laplace": _family(
+        "loc scale",
+        lambda a, b, floor=_FLOOR: td.Laplace(a, _positive(b, floor), validate_args=False),
+    ),
+    "logistic": _family(
+        "loc scale",
+        lambda a, b, floor=_FLOOR: Logistic(a, _positive(b, floor), validate_args=False),
+    ),
     "log_normal": _family(
-        "loc scale", lambda a, b, floor=_FLOOR: td.LogNormal(a, _positive(b, floor))
+        "loc scale",
+        lambda a, b, floor=_FLOOR: td.LogNormal(a, _positive(b, floor), validate_args=False),
     ),
     "gamma": _family(
         "concentration rate",
-        lambda a, b, floor=_FLOOR: td.Gamma(_positive(a, floor), _positive(b, floor)),
+        lambda a, b, floor=_FLOOR: td.Gamma(
+            _positive(a, floor), _positive(b, floor), validate_args=False
+        ),
     ),
     "beta": _family(
         "concentration1 concentration0",
-        lambda a, b, floor=_FLOOR: td.Beta(_positive(a, floor), _positive(b, floor)),
+        lambda a, b, floor=_FLOOR: td.Beta(
+            _positive(a, floor), _positive(b, floor), validate_args=False
+        ),
     ),
     "weibull": _family(
         "scale concentration",
-        lambda a, b, floor=_FLOOR: td.Weibull(_positive(a, floor), _positive(b, floor)),
+        lambda a, b, floor=_FLOOR: td.Weibull(
+            _positive(a, floor), _positive(b, floor), validate_args=False
+        ),
     ),
     "von_mises": _family(
         "loc concentration",
-        lambda a, b, floor=_FLOOR: td.VonMises(a, _positive(b, floor) ** -2.0),
+        lambda a, b, floor=_FLOOR: td.VonMises(a, _positive(b, floor) ** -2.0, validate_args=False),
     ),
     "negative_binomial": _family(
         "total_count logits",
-        lambda a, b, floor=_FLOOR: td.NegativeBinomial(_positive(a, floor), logits=b),
+        lambda a, b, floor=_FLOOR: td.NegativeBinomial(
+            _positive(a, floor), logits=b, validate_args=False
+        ),
     ),
-    "poisson": _family("rate", lambda a, floor=_FLOOR: td.Poisson(_positive(a, floor))),
+    "poisson": _family(
+        "rate", lambda a, floor=_FLOOR: td.Poisson(_positive(a, floor), validate_args=False)
+    ),
 }
 """Families by name, for heads.
 

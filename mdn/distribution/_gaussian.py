@@ -21,6 +21,7 @@ from ..functional._likelihood import check_event, log_weights, result_dtype
 from ..functional._modes import mixture_hdr, mixture_modes
 from ..functional._sampling import implicit_sample, mixture_sample
 from ..functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
+from ._bounded import DiscretizedMixture, TruncatedMixture
 from ._checks import check_coverage, check_shapes, check_values
 from ._covariance import Covariance, Diagonal, Full, LowRank, Precision, joined
 from ._reduce import merged
@@ -566,6 +567,22 @@ class GaussianMixture(Distribution):
             torch.cat([m.loc for m in mixtures], -2),
             joined([m._covariance for m in mixtures]),
         )
+
+    def truncate(self, low: Tensor | float, high: Tensor | float) -> TruncatedMixture:
+        """The law of Y given low <= Y <= high; D = 1.
+
+        Args:
+            low, high: numbers or (*, 1), in the unit of y; may be infinite.
+        """
+        return TruncatedMixture(self, low, high)
+
+    def discretize(self, width: float) -> DiscretizedMixture:
+        """The law of Y rounded to the nearest multiple of a width: probabilities; D = 1.
+
+        Args:
+            width: of the rounding cell, in the unit of y.
+        """
+        return DiscretizedMixture(self, width)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> GaussianMixture:
         """The same mixtures under a larger batch shape, as views."""

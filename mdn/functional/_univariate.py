@@ -26,6 +26,7 @@ _COMPACT_BELOW = 0.7  # share of open quantiles below which the others are dropp
 _BENT = 4.0  # curvature from which on a step says little, as where the density all but vanishes
 _MANY_LEVELS = 16  # from here on knots pay
 _KNOTS = (-1.8, -0.6, 0.6, 1.8)  # in scales around each component
+_DENSE_PASSES = 2  # after which the few that are left are put aside
 _MAX_PASSES = 2200  # bisection alone needs 2100 halvings from 1e308 to 1e-308
 
 
@@ -123,6 +124,8 @@ class _Quantile(Function):
         params = torch.broadcast_tensors(log_w, loc, scale)  # (*, K)
         n_components = params[0].shape[-1]
         rows = params[0].shape[:-1]
+        while rows and rows[0] == 1:  # axes that only the levels have
+            rows = rows[1:]
         if batch[len(batch) - len(rows) :] != rows:  # levels vary inside the batch of the mixtures
             rows = batch
         # (L, R) levels of R mixtures; nothing of size (L, R, K) but in parts
@@ -133,11 +136,24 @@ class _Quantile(Function):
         y = out.view(levels.shape)
         block = max(1, min(len(levels), _CHUNK // n_components))
         step = max(1, _CHUNK // (n_components * block))
+        rest = []  # the few that take many passes, solved together at the end
         for i in range(0, n_rows, step):
             chosen = [a[i : i + step].t().contiguous() for a in flat]  # (K, n)
             for j in range(0, len(levels), block):
                 part = slice(j, j + block), slice(i, i + step)
-                y[part] = _solve(levels[part], *chosen)
+                y[part], left = _solve(levels[part], *chosen, max_passes=_DENSE_PASSES)
+                rest.append(
+                    torch.stack([left // chosen[0].shape[1] + j, left % chosen[0].shape[1] + i])
+                )
+        if rest:
+            level, row = torch.cat(rest, 1)
+            for k in range(0, len(row), _CHUNK // n_components + 1):
+                at = (
+                    level[k : k + _CHUNK // n_components + 1],
+                    row[k : k + _CHUNK // n_components + 1],
+                )
+                own = (a[at[1]].t().contiguous() for a in flat)
+                y[at] = _solve(levels[at].unsqueeze(0), *own, max_passes=_MAX_PASSES)[0][0]
         return out
 
     @staticmethod
@@ -184,8 +200,12 @@ def _quantile_slopes(
     return end, ((-log_p).exp(), torch.where(upper, tail, -tail), r, r * z)
 
 
-def _solve(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """Roots of F(y) = p in float64; p (L, n), the rest (K, n).
+def _solve(
+    p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor, *, max_passes: int
+) -> tuple[Tensor, Tensor]:
+    """Roots of F(y) = p in float64, and the flat places of those not found yet.
+
+    Shapes: p (L, n), the rest (K, n).
 
     The lower tail is solved (the upper one mirrored), by Halley's iteration on log F inside a
     bracket that is exact and free: the quantile lies between the least and the greatest quantile of
@@ -223,7 +243,8 @@ def _solve(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     found = torch.empty_like(q).flatten()
     place: Tensor | None = None  # of the open ones among all, once the others are dropped
     open_ = torch.ones_like(q, dtype=torch.bool)
-    for passes in range(_MAX_PASSES):
+    rest = torch.empty(0, dtype=torch.long, device=q.device)
+    for passes in range(steer + max_passes):
         z = (y * sign - loc).mul_(inv).mul_(sign)
         if passes < steer:
             cdf = torch.erf(z * _SQRT_HALF).add_(1.0).mul_(half).sum(0)
@@ -274,10 +295,11 @@ def _solve(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
             )
             sign = sign.contiguous()
     else:
-        rest = open_.flatten()
-        found[rest.nonzero().squeeze(-1) if place is None else place[rest]] = y[open_]
+        rest = open_.flatten().nonzero().squeeze(-1)
+        rest = rest if place is None else place[rest]
     ends = torch.where(tail == 0, -math.inf, tail)  # NaN stays
-    return torch.where(solvable, found.reshape(shape), ends) * torch.where(upper, -1.0, 1.0)
+    y = torch.where(solvable, found.reshape(shape), ends) * torch.where(upper, -1.0, 1.0)
+    return y, rest
 
 
 def _interpolated(
