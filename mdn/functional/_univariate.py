@@ -129,7 +129,12 @@ class _Quantile(Function):
         if batch[len(batch) - len(rows) :] != rows:  # levels vary inside the batch of the mixtures
             rows = batch
         # (L, R) levels of R mixtures; nothing of size (L, R, K) but in parts
-        flat = [a.expand(*rows, n_components).reshape(-1, n_components) for a in params]
+        flat = [
+            a.expand(*(1,) * (a.ndim - 1 - len(rows)), *rows, n_components).reshape(
+                -1, n_components
+            )
+            for a in params
+        ]
         n_rows = math.prod(rows)
         levels = p.expand(batch).reshape(-1, n_rows) if n_rows else p.expand(batch).reshape(0, 0)
         out = torch.empty(batch, dtype=p.dtype, device=p.device)
