@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from ._likelihood import log_weights, move_to_front, result_dtype, work_dtype
+from ._likelihood import check_weights, log_weights, move_to_front, result_dtype, work_dtype
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _SQRT_HALF = math.sqrt(0.5)
 _LOG_HALF = -math.log(2.0)
 _Z_TOP = 38.0  # the upper tail of a normal is below the smallest float64 from here on
 _CHUNK = 1 << 18  # numbers in one working array of the solver: 2 MiB, so that it stays in cache
-_CRPS_CHUNK = 1 << 16  # numbers in one working array of the CRPS: it makes several passes
+_CRPS_CHUNK = 1 << 17  # numbers in one working array of the CRPS: it makes several passes
 _CDF_NOISE = 4 * 2.0**-53  # relative rounding of a cdf in float64: nothing to gain below it
 _STEERING_PASSES = 2  # with the cheaper cdf
 _COMPACT_BELOW = 0.7  # share of open quantiles below which the others are dropped
@@ -341,30 +341,31 @@ def _interpolated(
 def mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """CRPS, (*): E|Y - y| - E|Y - Y'| / 2, the pairs taken along K - 1 diagonals."""
     dtype = result_dtype(y, logits, loc, scale)
-    work = work_dtype(dtype)
-    y, loc, scale = y.to(work), loc.to(work), scale.to(work)
-    w = log_weights(logits.to(work)).exp()
-    batch = torch.broadcast_shapes(y.shape, w.shape[:-1], loc.shape[:-1], scale.shape[:-1])
-    n, k = math.prod(batch), loc.shape[-1]
-    step = max(1, _CRPS_CHUNK // k)
-    if n <= step or torch.compiler.is_compiling():
-        return _crps(y, w, loc, scale).to(dtype)
-    flat = [a.expand(*batch, k).reshape(n, k) for a in (w, loc, scale)]
-    points = y.expand(batch).reshape(n)
+    args = tuple(a.to(work_dtype(dtype)) for a in (y, logits, loc, scale))
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    tracked = torch.is_grad_enabled() and any(a.requires_grad for a in args)
+    in_place = not (traced or tracked or forward_ad._current_level >= 0)
+    k = loc.shape[-1]
+    batch = torch.broadcast_shapes(y.shape, *(a.shape[:-1] for a in args[1:]))
+    n = math.prod(batch)
+    step = max(1, (_CRPS_CHUNK if in_place else _CHUNK) // k)
+    if not in_place and (n <= step or traced):
+        return _crps(*args).to(dtype)
+    points = args[0].expand(batch).reshape(n)
+    flat = [a.expand(*batch, k).reshape(n, k) for a in args[1:]]
+    if in_place:
+        check_weights(flat[0])
+    score = _crps_in_place if in_place else _crps
     parts = [
-        _crps(points[i : i + step], *(a[i : i + step] for a in flat)) for i in range(0, n, step)
+        score(points[i : i + step], *(a[i : i + step] for a in flat)) for i in range(0, n, step)
     ]
-    return torch.cat(parts).reshape(batch).to(dtype)
+    out = torch.cat(parts) if parts else points
+    return out.reshape(batch).to(dtype)
 
 
-def _crps(y: Tensor, w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def _crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    w = log_weights(logits).exp()
     w, loc, scale = (a.movedim(-1, 0).contiguous() for a in (w, loc, scale))  # rows last: faster
-    plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    dual = forward_ad._current_level >= 0
-    tracked = torch.is_grad_enabled() and any(a.requires_grad for a in (y, w, loc, scale))
-    same = y.shape == w.shape[1:] == loc.shape[1:] == scale.shape[1:]
-    if same and not (plain or dual or tracked):
-        return _crps_in_place(y, w, loc, scale)
     score = (w * _mean_abs(y - loc, scale)).sum(0)
     score = score - (w * w * scale).sum(0) * (1.0 / math.sqrt(math.pi))
     for k in range(1, loc.shape[0]):
@@ -373,10 +374,12 @@ def _crps(y: Tensor, w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return score
 
 
-def _crps_in_place(y: Tensor, w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """The same without gradients: y (*), the rest (K, *)."""
+def _crps_in_place(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """The same without gradients, y (n), the rest (n, K)."""
+    w = torch.softmax(logits.t().contiguous(), 0)
+    loc, scale = loc.t(), scale.t().contiguous()
     size = scale.amax(0)  # in its unit no square overflows
-    loc, scale = (y - loc).div_(size), scale / size
+    loc, scale = torch.div(y - loc, size).contiguous(), scale.div_(size)
     square = scale * scale
     tiny = torch.finfo(scale.dtype).tiny
     score = _mean_abs_(loc.clone(), scale).mul_(w).sum(0)
