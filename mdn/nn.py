@@ -15,6 +15,7 @@ from torch.distributions import Categorical
 
 from .distribution import GaussianMixture, Mixture
 from .distribution._families import FAMILIES
+from .functional._full import unpacked
 
 __all__ = [
     "MDN",
@@ -66,6 +67,15 @@ class FullParameters(NamedTuple):
     logits: Tensor
     loc: Tensor
     precision_tril: Tensor
+
+
+class _Packed(NamedTuple):
+    """FullParameters with the factor as U diag(precision), U unit lower triangular, by columns."""
+
+    logits: Tensor
+    loc: Tensor
+    precision: Tensor  # (*, K, D)
+    lower: Tensor  # (*, K, D (D - 1) / 2)
 
 
 class FamilyParameters(NamedTuple):
@@ -184,6 +194,14 @@ class MDNHead(nn.Module):
         self, h: Tensor
     ) -> MixtureParameters | FullParameters | LowRankParameters | FamilyParameters:
         """The parameters as plain tensors, named by the kind of covariance; h is (*, F)."""
+        found = self._parameters_of(h)
+        if not isinstance(found, _Packed):
+            return found
+        return FullParameters(found.logits, found.loc, unpacked(found.precision, found.lower))
+
+    def _parameters_of(
+        self, h: Tensor
+    ) -> MixtureParameters | _Packed | LowRankParameters | FamilyParameters:
         _check_features(h, self.in_features)
         k, d, batch = self.n_components, self.out_features, h.shape[:-1]
         # components first in memory, as the likelihood wants them: its reductions run over rows
@@ -211,24 +229,18 @@ class MDNHead(nn.Module):
             factor = wide(off, d * rank).reshape(*batch, k, d, rank)
             return LowRankParameters(logits, loc, factor, wide(scales.square(), d))
         if self._kind == "full" or (self._kind == "tied" and d > 1):
-            # column j of the factor, in units of its diagonal, holds the regression of dimension
-            # j on the later ones: numbers near 1 whatever the scale; rows stay last in memory
-            precision = scales.reciprocal().reshape(shared, d, out.shape[1])
-            row, column = torch.tril_indices(d, d, -1, device=h.device)
-            lower = precision.new_zeros(shared, d, d, precision.shape[-1])
-            lower[:, row, column] = (
-                off.reshape(shared, len(row), out.shape[1]) * precision[:, column]
-            )
-            every = torch.arange(d, device=h.device)
-            lower[:, every, every] = precision
-            lower = lower.reshape(shared, d, d, *batch).permute(*range(3, 3 + len(batch)), 0, 1, 2)
-            return FullParameters(logits, loc, lower.expand(*batch, k, d, d))
+            # a column of the factor, in units of its diagonal, holds the regression of its
+            # dimension on the later ones: numbers near 1 whatever the scale
+            lower = wide(off, d * (d - 1) // 2)
+            return _Packed(logits, loc, wide(scales.reciprocal(), d), lower)
         scale = wide(scales, self._sizes[2] // shared).expand(*batch, k, d)
         return MixtureParameters(logits, loc, scale)
 
     def forward(self, h: Tensor) -> GaussianMixture | Mixture:
         """The mixture for features h, (*, F)."""
-        params = self.params(h)
+        params = self._parameters_of(h)
+        if isinstance(params, _Packed):
+            return GaussianMixture._from_head(*params)
         if isinstance(params, FamilyParameters):
             build = FAMILIES[self.family].build
             components = build(*params.raw.unbind(-2), floor=self.min_scale)

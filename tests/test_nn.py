@@ -834,3 +834,32 @@ def test_correlated_heads_find_the_correlation(kind: str) -> None:
     covariance = model(x).covariance.mean(0)
     assert covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt() < -0.9
     assert model.head.params(torch.zeros(3, 4, 16)).loc.shape == (3, 4, 2, 2)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied"])
+@pytest.mark.parametrize("dims", [2, 5])
+def test_head_with_full_covariance_is_the_mixture_of_its_factor(kind: str, dims: int) -> None:
+    """Log density, its gradients, second derivatives and units equal those of precision_tril."""
+    torch.manual_seed(0)
+    head = MDNHead(3, dims, 2, covariance_type=kind).double()
+    h, y = torch.randn(4, 3, dtype=torch.float64), torch.randn(7, 4, dims, dtype=torch.float64)
+    weights = [*head.parameters()]
+    packed, whole = head(h), GaussianMixture(**head.params(h)._asdict())
+    torch.testing.assert_close(packed.log_prob(y), whole.log_prob(y))
+    found = torch.autograd.grad(packed.log_prob(y).sin().sum(), weights, create_graph=True)
+    truth = torch.autograd.grad(whole.log_prob(y).sin().sum(), weights, create_graph=True)
+    torch.testing.assert_close(found, truth)
+    second = [torch.autograd.grad(g[0].square().sum(), weights[0]) for g in (found, truth)]
+    torch.testing.assert_close(*second)
+    shift, scale = torch.randn(4, dims, dtype=torch.float64), torch.linspace(-2, 3, dims).double()
+    moved = packed.affine(shift, scale)
+    jacobian = scale.abs().log().sum()
+    torch.testing.assert_close(moved.log_prob(shift + scale * y) + jacobian, whole.log_prob(y))
+    torch.testing.assert_close(moved.covariance, whole.affine(shift, scale).covariance)
+    torch.testing.assert_close(packed.mean, whole.mean)
+    torch.testing.assert_close(packed[1].log_prob(y[0, 1]), whole.log_prob(y)[0, 1])
+    assert set(packed.numpy()) == {"logits", "loc", "precision_tril"}
+    one = GaussianMixture.pool([packed, whole])
+    torch.testing.assert_close(one.log_prob(y), whole.log_prob(y))
+    rows = torch.func.vmap(lambda a, b: head(a).log_prob(b))(h, y[0])
+    torch.testing.assert_close(rows, whole.log_prob(y)[0])

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 from torch.linalg import solve_triangular
 
-from ..functional._full import low_rank_terms, precision_log_prob, whitened_log_prob
+from ..functional._full import (
+    low_rank_terms,
+    packed_log_prob,
+    precision_log_prob,
+    unpacked,
+    whitened_log_prob,
+)
 from ..functional._likelihood import (
     diagonal_log_prob,
     log_responsibilities,
@@ -22,7 +28,7 @@ from ..functional._likelihood import (
     work_dtype,
 )
 
-__all__ = ["Covariance", "Diagonal", "Full", "LowRank", "Precision"]
+__all__ = ["Covariance", "Diagonal", "Full", "LowRank", "Packed", "Precision"]
 
 
 class Covariance:
@@ -41,6 +47,10 @@ class Covariance:
     def map(self, f: Callable[[Tensor, int], Tensor]) -> Covariance:
         """The same kind with f(tensor, axes behind the batch) applied to each parameter."""
         return type(self)(*(f(a, e + 1) for a, e in zip(self.tensors, self.events, strict=True)))
+
+    def public(self) -> Covariance:
+        """The same as an argument of the constructor has it."""
+        return self
 
     def aligned(self, loc: Tensor) -> Covariance:
         """With as many leading axes as loc."""
@@ -201,6 +211,35 @@ class Precision(Covariance):
 
     def log_prob(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
         return precision_log_prob(y, logits, loc, self.aligned(loc).tensors[0])
+
+
+class Packed(Covariance):
+    """A precision factor as a head makes it: U diag(p), U unit lower triangular.
+
+    ``precision`` p (*, K, D) and ``lower`` (*, K, T), the entries below the diagonal by columns.
+    The likelihood and a change of unit work on these; all else on the factor itself.
+    """
+
+    names = ("precision", "lower")
+    events = (1, 1)
+
+    def public(self) -> Covariance:
+        return Precision(unpacked(*self.tensors))
+
+    def root(self) -> Tensor:
+        return self.public().root()
+
+    def terms(self, y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
+        return self.public().terms(y, loc)
+
+    def affine(self, c: Tensor) -> Covariance:
+        precision, lower = self.tensors
+        dims = precision.shape[-1]
+        column, row = torch.triu_indices(dims, dims, 1, device=c.device)
+        return Packed(precision / c.abs(), lower * (c[..., column] / c[..., row]))
+
+    def log_prob(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
+        return packed_log_prob(y, logits, loc, *self.aligned(loc).tensors)
 
 
 class LowRank(Covariance):

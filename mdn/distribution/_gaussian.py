@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ..functional._sampling import implicit_sample, mixture_sample
 from ..functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 from ._bounded import DiscretizedMixture, TruncatedMixture
 from ._checks import check_coverage, check_shapes, check_values
-from ._covariance import Covariance, Diagonal, Full, LowRank, Precision, joined
+from ._covariance import Covariance, Diagonal, Full, LowRank, Packed, Precision, joined
 from ._reduce import merged
 from ._results import HDR, Bounds, Estimate, Modes
 
@@ -632,8 +632,15 @@ class GaussianMixture(Distribution):
         return torch.Generator(self.loc.device).manual_seed(0)
 
     def _named(self) -> dict[str, Tensor]:
-        cov = self._covariance
+        cov = self._covariance.public()
         return {"loc": self.loc, **dict(zip(cov.names, cov.tensors, strict=True))}
+
+    @classmethod
+    def _from_head(cls, logits: Tensor, loc: Tensor, precision: Tensor, lower: Tensor) -> Self:
+        """Full covariance in the form that MDNHead computes, without validation."""
+        new = cls.__new__(cls)
+        new._set(logits, loc, Packed(precision, lower), False)
+        return new
 
     def _map(self, f: Callable[[Tensor, int], Tensor]) -> GaussianMixture:
         """f(tensor, axes behind the batch) applied to every parameter."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -88,6 +89,104 @@ class _PrecisionLogProb(Function):
             order = (*range(3, g_factor.ndim), 2, 0, 1)
             grads[3] = _reduced(g_factor.permute(order), inputs[3])
         return tuple(grads)
+
+
+def packed_log_prob(
+    y: Tensor, logits: Tensor, loc: Tensor, precision: Tensor, lower: Tensor
+) -> Tensor:
+    """The same for a factor kept as U diag(p), U unit lower triangular and packed by columns.
+
+    Nothing of size (N, K, D, D) is made: ``precision`` p is (*, K, D), ``lower`` (*, K, T) with
+    T = D (D - 1) / 2, the entries below the diagonal, column after column.
+    """
+    dtype = result_dtype(y, logits, loc, precision, lower)
+    args = tuple(a.to(work_dtype(dtype)) for a in (y, logits, loc, precision, lower))
+    plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (_packed_plain(*args) if plain else _PackedLogProb.apply(*args)).to(dtype)
+
+
+def unpacked(precision: Tensor, lower: Tensor) -> Tensor:
+    """The factor U diag(p), (*, K, D, D)."""
+    dims = precision.shape[-1]
+    column, row = torch.triu_indices(dims, dims, 1, device=precision.device)  # by columns
+    batch = torch.broadcast_shapes(precision.shape[:-1], lower.shape[:-1])
+    unit = torch.diag_embed(torch.ones_like(precision)).expand(*batch, dims, dims).clone()
+    unit[..., row, column] = lower.expand(*batch, -1)
+    return unit * precision.unsqueeze(-2)
+
+
+def _packed_plain(
+    y: Tensor, logits: Tensor, loc: Tensor, precision: Tensor, lower: Tensor
+) -> Tensor:
+    return _plain(y, logits, loc, unpacked(precision, lower))
+
+
+def _rows_last(a: Tensor) -> Tensor:
+    """(*, K, C) -> (K, C, *), a view where the head has made it so."""
+    a = a.permute(a.ndim - 2, a.ndim - 1, *range(a.ndim - 2))
+    return a if a.stride(-1) == 1 else a.contiguous()
+
+
+class _PackedLogProb(Function):
+    """z_j = p_j (d_j + sum_{i>j} U_ij d_i), d = y - loc: one column at a time along the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        y, logits, loc, precision, lower = inputs
+        check_weights(logits)
+        dims = loc.shape[-1]
+        gap = (y.movedim(-1, 0) - _rows_last(loc)).contiguous()  # (K, D, *)
+        logits = logits.movedim(-1, 0).contiguous()
+        precision, lower = _rows_last(precision), _rows_last(lower)
+        limit = _Z_MAX[gap.dtype]
+        columns = [
+            gap[:, j] + (lower[:, start:stop] * gap[:, j + 1 :]).sum(1)
+            for j, (start, stop) in enumerate(_columns(dims))
+        ]
+        z = (torch.stack(columns, 1) * precision).clamp_(-limit, limit)
+        weights = torch.softmax(logits, 0)
+        t = torch.log_softmax(logits, 0) + precision.log().sum(1) - 0.5 * z.square().sum(1)
+        value = torch.logsumexp(t, 0)
+        ctx.save_for_backward(*inputs, gap, z, precision, lower, (t - value).exp(), weights)
+        return value - dims * _HALF_LOG_2PI
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, needed = ctx.saved_tensors[:5], ctx.needs_input_grad
+        if torch.is_grad_enabled():  # double backward
+            wanted = [a for a, need in zip(inputs, needed, strict=True) if need]
+            value = _packed_plain(*inputs)
+            found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True))
+            return tuple(next(found) if need else None for need in needed)
+        gap, z, precision, lower, r, weights = ctx.saved_tensors[5:]
+        dims = gap.shape[1]
+        rg = (r * grad).unsqueeze(1)  # (K, 1, *)
+        gz = -z * rg  # (K, D, *)
+        pull = gz * precision
+        grads: list[Tensor | None] = [None] * 5
+        back = (*range(2, gz.ndim), 0, 1)  # (K, C, *) -> (*, K, C)
+        if needed[0] or needed[2]:
+            g_gap = pull.clone()
+            for j, (start, stop) in enumerate(_columns(dims)):
+                g_gap[:, j + 1 :].addcmul_(lower[:, start:stop], pull[:, j : j + 1])
+            grads[0] = _reduced(g_gap.sum(0).movedim(0, -1), inputs[0])
+            grads[2] = _reduced(-g_gap.permute(back), inputs[2])
+        if needed[1]:
+            grads[1] = _reduced((rg[:, 0] - weights * grad).movedim(0, -1), inputs[1])
+        if needed[3]:
+            grads[3] = _reduced(((gz * z + rg) / precision).permute(back), inputs[3])
+        if needed[4]:
+            g_lower = pull.new_empty(len(pull), lower.shape[1], *pull.shape[2:])
+            for j, (start, stop) in enumerate(_columns(dims)):
+                torch.mul(gap[:, j + 1 :], pull[:, j : j + 1], out=g_lower[:, start:stop])
+            grads[4] = _reduced(g_lower.permute(back), inputs[4])
+        return tuple(grads)
+
+
+def _columns(dims: int) -> list[tuple[int, int]]:
+    """Where each column below the diagonal begins and ends among the packed entries."""
+    ends = [j * dims - j * (j + 1) // 2 for j in range(dims + 1)]
+    return list(pairwise(ends))
 
 
 def _reduced(grad: Tensor, like: Tensor) -> Tensor:

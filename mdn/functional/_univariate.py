@@ -377,9 +377,9 @@ def _crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 def _crps_in_place(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """The same without gradients, y (n), the rest (n, K)."""
     w = torch.softmax(logits.t().contiguous(), 0)
-    loc, scale = loc.t(), scale.t().contiguous()
+    loc, scale = loc.t(), scale.t()
     size = scale.amax(0)  # in its unit no square overflows
-    loc, scale = torch.div(y - loc, size).contiguous(), scale.div_(size)
+    loc, scale = torch.div(y - loc, size).contiguous(), torch.div(scale, size).contiguous()
     square = scale * scale
     tiny = torch.finfo(scale.dtype).tiny
     score = _mean_abs_(loc.clone(), scale).mul_(w).sum(0)
