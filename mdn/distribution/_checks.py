@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +12,9 @@ from torch import Tensor
 from ..functional._likelihood import check_weights
 from ._covariance import Covariance, refuse
 
-__all__ = ["check_coverage", "check_shapes", "check_values"]
+__all__ = ["check_coverage", "check_shapes", "check_values", "pooled"]
+
+M = TypeVar("M", bound=Any)
 
 
 def check_shapes(logits: Tensor, loc: Tensor, named: dict[str, Tensor]) -> None:
@@ -65,3 +69,34 @@ def check_coverage(coverage: float) -> float:
     if not 0 < c < 1:
         raise ValueError(f"coverage must lie between 0 and 1; got {coverage}")
     return c
+
+
+def pooled(
+    mixtures: Sequence[M],
+    weights: Tensor | Sequence[float] | None,
+    kind: str,
+) -> tuple[list[M], Tensor]:
+    """Mixtures to pool under one batch, and the logits of all their components, (*, M K)."""
+    found = list(mixtures)
+    if not found:
+        raise ValueError(f"mixtures must hold at least one {kind}; got none")
+    shapes = [tuple(m.event_shape) for m in found]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"mixtures must have one event shape; got {shapes}")
+    like = found[0].logits
+    w = torch.as_tensor(
+        [1.0] * len(found) if weights is None else weights, dtype=like.dtype, device=like.device
+    )
+    fine = w.shape == (len(found),) and bool((w >= 0).all() & (w.sum() > 0))
+    if not fine or not bool(w.isfinite().all()):
+        raise ValueError(
+            f"weights must be {len(found)} finite non-negative numbers, not all 0; got {w.tolist()}"
+        )
+    try:
+        batch = torch.broadcast_shapes(*(m.batch_shape for m in found))
+    except RuntimeError:
+        text = ", ".join(str(tuple(m.batch_shape)) for m in found)
+        raise ValueError(f"the batch shapes of mixtures do not broadcast: {text}") from None
+    found = [m.expand(batch) for m in found]
+    logits = [m.logits + lw for m, lw in zip(found, (w / w.sum()).log(), strict=True)]
+    return found, torch.cat(logits, -1)

@@ -22,7 +22,7 @@ from ..functional._modes import mixture_hdr, mixture_modes
 from ..functional._sampling import implicit_sample, mixture_sample
 from ..functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 from ._bounded import DiscretizedMixture, TruncatedMixture
-from ._checks import check_coverage, check_shapes, check_values
+from ._checks import check_coverage, check_shapes, check_values, pooled
 from ._covariance import Covariance, Diagonal, Full, LowRank, Packed, Precision, joined
 from ._reduce import merged
 from ._results import HDR, Bounds, Estimate, Modes
@@ -537,36 +537,9 @@ class GaussianMixture(Distribution):
         Raises:
             ValueError: no mixture, different event shapes, or weights that are no weights.
         """
-        mixtures = list(mixtures)
-        if not mixtures:
-            raise ValueError("mixtures must hold at least one GaussianMixture; got none")
-        first = mixtures[0]
-        if any(m.event_shape != first.event_shape for m in mixtures):
-            shapes = [tuple(m.event_shape) for m in mixtures]
-            raise ValueError(f"mixtures must have one event shape; got {shapes}")
-        w = torch.as_tensor(
-            [1.0] * len(mixtures) if weights is None else weights,
-            dtype=first.loc.dtype,
-            device=first.loc.device,
-        )
-        fine = w.shape == (len(mixtures),) and bool((w >= 0).all() & (w.sum() > 0))
-        if not fine or not bool(w.isfinite().all()):
-            raise ValueError(
-                f"weights must be {len(mixtures)} finite non-negative numbers, not all 0; "
-                f"got {w.tolist()}"
-            )
-        try:
-            batch = torch.broadcast_shapes(*(m.batch_shape for m in mixtures))
-        except RuntimeError:
-            found = ", ".join(str(tuple(m.batch_shape)) for m in mixtures)
-            raise ValueError(f"the batch shapes of mixtures do not broadcast: {found}") from None
-        mixtures = [m.expand(batch) for m in mixtures]
-        logits = [m.logits + lw for m, lw in zip(mixtures, (w / w.sum()).log(), strict=True)]
-        return first._like(
-            torch.cat(logits, -1),
-            torch.cat([m.loc for m in mixtures], -2),
-            joined([m._covariance for m in mixtures]),
-        )
+        mixtures, logits = pooled(mixtures, weights, "GaussianMixture")
+        loc = torch.cat([m.loc for m in mixtures], -2)
+        return mixtures[0]._like(logits, loc, joined([m._covariance for m in mixtures]))
 
     def truncate(self, low: Tensor | float, high: Tensor | float) -> TruncatedMixture:
         """The law of Y given low <= Y <= high; D = 1.

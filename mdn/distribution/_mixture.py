@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, constraints
 
 from ..functional._likelihood import check_event, check_weights, log_weights, result_dtype
-from ._checks import check_coverage
+from ._checks import check_coverage, pooled
 from ._line import Line, log_sum_exp
 from ._part import Part, check_measure, checked_parts, name_of
 from ._results import HDR, Modes
@@ -396,34 +396,13 @@ class Mixture(Distribution):
             ValueError: no mixture, different event shapes, weights that are no weights, or
                 densities with probability masses.
         """
-        mixtures = list(mixtures)
-        if not mixtures:
-            raise ValueError("mixtures must hold at least one Mixture; got none")
-        first = mixtures[0]
-        if any(m.event_shape != first.event_shape for m in mixtures):
-            shapes = [tuple(m.event_shape) for m in mixtures]
-            raise ValueError(f"mixtures must have one event shape; got {shapes}")
-        w = torch.ones(len(mixtures)) if weights is None else torch.as_tensor(weights)
-        w = w.to(dtype=first._dtype, device=first._raw_logits.device)
-        fine = w.shape == (len(mixtures),) and bool((w >= 0).all() & (w.sum() > 0))
-        if not fine or not bool(w.isfinite().all()):
-            raise ValueError(
-                f"weights must be {len(mixtures)} finite non-negative numbers, not all 0; "
-                f"got {w.tolist()}"
-            )
-        try:
-            batch = torch.broadcast_shapes(*(m.batch_shape for m in mixtures))
-        except RuntimeError:
-            found = ", ".join(str(tuple(m.batch_shape)) for m in mixtures)
-            raise ValueError(f"the batch shapes of mixtures do not broadcast: {found}") from None
-        mixtures = [m.expand(batch) for m in mixtures]
-        logits = [m.logits + lw for m, lw in zip(mixtures, (w / w.sum()).log(), strict=True)]
+        mixtures, logits = pooled(mixtures, weights, "Mixture")
         parts = [part for m in mixtures for part in m._parts]
         check_measure(parts)
         if all(part.stacked for part in parts):  # one family again, if they are of one
             whole = joined([part.dist for part in parts])
             parts = parts if whole is None else [Part(whole, True)]
-        return first._like(torch.cat(logits, -1), parts, batch)
+        return mixtures[0]._like(logits, parts, mixtures[0].batch_shape)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Mixture:
         """The same mixtures under a larger batch shape, as views."""
