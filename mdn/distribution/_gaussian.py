@@ -254,6 +254,7 @@ class GaussianMixture(Distribution):
 
     def cdf(self, y: Tensor) -> Tensor:
         """P(Y <= y), (*); D = 1, y is (*, 1)."""
+        self._need_scalar("cdf")
         return self.log_cdf(y).exp()
 
     def log_cdf(self, y: Tensor) -> Tensor:
