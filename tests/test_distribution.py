@@ -1136,3 +1136,17 @@ def test_an_empty_batch_works() -> None:
     for got in (dist.mean, dist.stddev, dist.icdf(0.5), dist.mode, dist.sample()):
         assert got.shape == (0, 1)
     assert dist.interval(0.5).shape == (0, 2) and dist.modes().loc.shape == (0, 3, 1)
+
+
+def test_a_draw_does_not_cut_later_results_from_the_graph() -> None:
+    """d mean / d logits = w (loc - mean), also after calls that run without gradients."""
+    logits = torch.tensor([0.3, -0.2], dtype=F64, requires_grad=True)
+    dist = GaussianMixture(
+        logits, torch.tensor([[0.0], [1.0]], dtype=F64), torch.ones(2, 1).double()
+    )
+    dist.sample()
+    with torch.no_grad():
+        assert not dist.logits.requires_grad
+    (slope,) = torch.autograd.grad(dist.mean.sum(), logits)
+    w = torch.softmax(logits.detach(), 0)
+    torch.testing.assert_close(slope, w * (torch.tensor([0.0, 1.0], dtype=F64) - w[1]))

@@ -140,7 +140,6 @@ class GaussianMixture(Distribution):
             ),
         )
         self._raw_logits = logits.expand(*batch, k)
-        self._log_weights: Tensor | None = None
         self.loc = loc.expand(*batch, k, d)
         self._covariance = covariance.map(lambda a, e: a.expand(*batch, *a.shape[a.ndim - e :]))
         super().__init__(batch, loc.shape[-1:], validate_args=False)
@@ -151,9 +150,7 @@ class GaussianMixture(Distribution):
     @property
     def logits(self) -> Tensor:
         """Normalised log weights, (*, K): their exponentials sum to 1."""
-        if self._log_weights is None:
-            self._log_weights = log_weights(self._raw_logits)
-        return self._log_weights
+        return log_weights(self._raw_logits)
 
     @property
     def weights(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,10 +19,24 @@ _Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}
 
 def precision_log_prob(y: Tensor, logits: Tensor, loc: Tensor, precision_tril: Tensor) -> Tensor:
     """Log density, (*), of checked tensors of one batch rank; the upper triangle is not read."""
-    dtype = result_dtype(y, logits, loc, precision_tril)
-    args = tuple(a.to(work_dtype(dtype)) for a in (y, logits, loc, precision_tril))
+    return _evaluated(_PrecisionLogProb, y, logits, loc, precision_tril)
+
+
+def _evaluated(closed_form: Any, *args: Tensor) -> Tensor:
+    """The closed form, or its plain definition where functions are transformed or traced."""
+    dtype = result_dtype(*args)
+    args = tuple(a.to(work_dtype(dtype)) for a in args)
     plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return (_plain(*args) if plain else _PrecisionLogProb.apply(*args)).to(dtype)
+    return (closed_form.plain if plain else closed_form.apply)(*args).to(dtype)
+
+
+def _by_autograd(
+    plain: Callable[..., Tensor], inputs: tuple[Tensor, ...], needed: tuple[bool, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradient as a function that has derivatives itself."""
+    wanted = [a for a, need in zip(inputs, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(plain(*inputs), wanted, grad, create_graph=True))
+    return tuple(next(found) if need else None for need in needed)
 
 
 def _plain(y: Tensor, logits: Tensor, loc: Tensor, precision_tril: Tensor) -> Tensor:
@@ -38,6 +53,8 @@ class _PrecisionLogProb(Function):
     With z = P'(y - loc) and responsibilities r, the gradient is r - pi for the logits, r P z for
     the means, and r (diag(1 / P_dd) - (y - loc) z') for the factor.
     """
+
+    plain = staticmethod(_plain)
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, logits: Tensor, loc: Tensor, factor: Tensor) -> Tensor:
@@ -65,9 +82,7 @@ class _PrecisionLogProb(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors[:4], ctx.needs_input_grad
         if torch.is_grad_enabled():  # double backward
-            wanted = [a for a, need in zip(inputs, needed, strict=True) if need]
-            found = iter(torch.autograd.grad(_plain(*inputs), wanted, grad, create_graph=True))
-            return tuple(next(found) if need else None for need in needed)
+            return _by_autograd(_plain, inputs, needed, grad)
         gap, z, diagonal, r, weights, factor = ctx.saved_tensors[4:]
         rg = r * grad  # (K, *)
         gz = -z * rg
@@ -99,10 +114,7 @@ def packed_log_prob(
     Nothing of size (N, K, D, D) is made: ``precision`` p is (*, K, D), ``lower`` (*, K, T) with
     T = D (D - 1) / 2, the entries below the diagonal, column after column.
     """
-    dtype = result_dtype(y, logits, loc, precision, lower)
-    args = tuple(a.to(work_dtype(dtype)) for a in (y, logits, loc, precision, lower))
-    plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return (_packed_plain(*args) if plain else _PackedLogProb.apply(*args)).to(dtype)
+    return _evaluated(_PackedLogProb, y, logits, loc, precision, lower)
 
 
 def unpacked(precision: Tensor, lower: Tensor) -> Tensor:
@@ -130,6 +142,8 @@ def _rows_last(a: Tensor) -> Tensor:
 class _PackedLogProb(Function):
     """z_j = p_j (d_j + sum_{i>j} U_ij d_i), d = y - loc: one column at a time along the rows."""
 
+    plain = staticmethod(_packed_plain)
+
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         y, logits, loc, precision, lower = inputs
@@ -154,10 +168,7 @@ class _PackedLogProb(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors[:5], ctx.needs_input_grad
         if torch.is_grad_enabled():  # double backward
-            wanted = [a for a, need in zip(inputs, needed, strict=True) if need]
-            value = _packed_plain(*inputs)
-            found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True))
-            return tuple(next(found) if need else None for need in needed)
+            return _by_autograd(_packed_plain, inputs, needed, grad)
         gap, z, precision, lower, r, weights = ctx.saved_tensors[5:]
         dims = gap.shape[1]
         rg = (r * grad).unsqueeze(1)  # (K, 1, *)
