@@ -6,6 +6,7 @@ Here the event axis is gone: y (*), and logits, loc, scale (*, K).
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ _SQRT_HALF = math.sqrt(0.5)
 _LOG_HALF = -math.log(2.0)
 _Z_TOP = 38.0  # the upper tail of a normal is below the smallest float64 from here on
 _CHUNK = 1 << 18  # numbers in one working array of the solver: 2 MiB, so that it stays in cache
-_CRPS_CHUNK = 1 << 15  # numbers in one working array of the CRPS: it makes several passes
+_CRPS_CHUNK = 1 << 17  # numbers in one working array of the CRPS: enough for several threads
+# Powers of ten that scales may reach either way before their squares leave the dtype.
+_CRPS_DECADES = {torch.float32: 15.0, torch.float64: 150.0}
 _CDF_NOISE = 4 * 2.0**-53  # relative rounding of a cdf in float64: nothing to gain below it
 _STEERING_PASSES = 2  # with the cheaper cdf
 _COMPACT_BELOW = 0.7  # share of open quantiles below which the others are dropped
@@ -348,14 +351,18 @@ def mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tenso
     k = loc.shape[-1]
     batch = torch.broadcast_shapes(y.shape, *(a.shape[:-1] for a in args[1:]))
     n = math.prod(batch)
+    if in_place and n:
+        ends = torch.stack(torch.aminmax(args[3])).abs().log10()
+        in_place = bool((ends.abs() < _CRPS_DECADES[args[3].dtype]).all())  # squares and inverses
     step = max(1, (_CRPS_CHUNK if in_place else _CHUNK) // k)
     if not in_place and (n <= step or traced):
         return _crps(*args).to(dtype)
     points = args[0].expand(batch).reshape(n)
     flat = [a.expand(*batch, k).reshape(n, k) for a in args[1:]]
+    score = _crps
     if in_place:
         check_weights(flat[0])
-    score = _crps_in_place if in_place else _crps
+        score = partial(_crps_in_place, work=points.new_empty(8, min(step, n) * k))
     parts = [
         score(points[i : i + step], *(a[i : i + step] for a in flat)) for i in range(0, n, step)
     ]
@@ -374,34 +381,34 @@ def _crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return score
 
 
-def _crps_in_place(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def _crps_in_place(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, work: Tensor) -> Tensor:
     """The same without gradients and without new arrays at every step; y (n), the rest (n, K).
 
     With s' = s sqrt(2) and t = m / s', ``E|m + s Z| = m erf(t) + s' exp(-t^2) / sqrt(pi)``.
+    ``work`` (8, n K or more) is room for what is computed on the way.
     """
-    w = torch.softmax(logits.t().contiguous(), 0)
-    size = scale.amax(1)  # in its unit no square overflows
-    gap = torch.div(y - loc.t(), size).contiguous()  # (K, n)
-    wide = torch.div(scale.t(), size).contiguous().mul_(math.sqrt(2.0))
-    square = wide * wide
-    tiny = torch.finfo(gap.dtype).tiny
-    m, s, t, e = (torch.empty_like(gap) for _ in range(4))
+    n, k = loc.shape
+    gap, size, square, w, m, inv, t, e = (a[: k * n].view(k, n) for a in work)  # rows last: faster
+    torch.sub(y, gap.copy_(loc.t()), out=gap)
+    size.copy_(scale.t())
+    torch.sub(w.copy_(logits.t()), w.amax(0), out=w).exp_()
+    w.div_(w.sum(0))
+    score = torch.mul(w, w, out=t).mul_(size).sum(0).mul_(-1.0 / math.sqrt(math.pi))
+    torch.mul(size, size, out=square).mul_(2.0)
 
-    def pairs(m: Tensor, s: Tensor, t: Tensor, e: Tensor) -> Tensor:
-        torch.div(m, s, out=t)
-        torch.erf(t, out=e)
-        e.mul_(m)
-        t.square_().neg_().exp_().mul_(s)
-        return e.add_(t, alpha=1.0 / math.sqrt(math.pi))
+    def pairs(m: Tensor, square: Tensor, inv: Tensor, t: Tensor, e: Tensor) -> Tensor:
+        torch.rsqrt(square, out=inv)  # half the time of a root and a division
+        torch.mul(m, inv, out=t)
+        torch.erf(t, out=e).mul_(m)
+        return e.add_(t.square_().neg_().exp_().mul_(square).mul_(inv), alpha=math.pi**-0.5)
 
-    score = pairs(gap, wide, t, e).mul_(w).sum(0)
-    score -= torch.mul(w, w, out=t).mul_(wide).sum(0) * math.sqrt(0.5 / math.pi)
-    for k in range(1, len(gap)):
-        part = [a[: len(gap) - k] for a in (m, s, t, e)]
-        torch.sub(gap[k:], gap[:-k], out=part[0])
-        torch.add(square[k:], square[:-k], out=part[1]).sqrt_().clamp_(min=tiny)
-        score -= pairs(*part).mul_(w[k:]).mul_(w[:-k]).sum(0)
-    return score * size
+    score += pairs(gap, square, inv, t, e).mul_(w).sum(0)
+    for j in range(1, k):
+        part = [a[: k - j] for a in (m, size, inv, t, e)]  # size is free by now
+        torch.sub(gap[j:], gap[:-j], out=part[0])
+        torch.add(square[j:], square[:-j], out=part[1])
+        score -= pairs(*part).mul_(w[j:]).mul_(w[:-j]).sum(0)
+    return score
 
 
 def _mean_abs(m: Tensor, s: Tensor) -> Tensor:
