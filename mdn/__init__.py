@@ -18,6 +18,7 @@ from .train import History, TrainingError, fit
 if TYPE_CHECKING:
     from . import plot
     from .estimator import MDNRegressor
+    from .tuning import tune
 
 __all__ = [
     "MDNRegressor",
@@ -29,6 +30,7 @@ __all__ = [
     "HDR",
     "Modes",
     "fit",
+    "tune",
     "History",
     "TrainingError",
     "save",
@@ -42,7 +44,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # scikit-learn and matplotlib are loaded when they are asked for
-_LAZY = {"MDNRegressor": "estimator", "plot": "plot"}
+_LAZY = {"MDNRegressor": "estimator", "plot": "plot", "tune": "tuning"}
 
 
 def __getattr__(name: str) -> Any:

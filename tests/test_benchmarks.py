@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+import scoringrules
 import torch
+from scipy import stats
 
+import mdn
 from benchmarks import distribution, stability
+from benchmarks.uci import __main__ as uci
+from benchmarks.uci import _methods, _report, _run
+from benchmarks.uci._scores import Quantiles, pit_deviation, scores
+from mdn import GaussianMixture, datasets
+from mdn.datasets import SplitDataset
 
 TINY = distribution.Sizes(
     diagonal=((8, 2, 1), (16, 3, 2)),
@@ -121,3 +134,420 @@ def test_stability_fails_where_ours_does(
     monkeypatch.setattr(stability, "IMPLEMENTATIONS", {stability.OURS: stability.exp_then_log})
     assert stability.main([]) == 1
     assert "mdn.functional" in capsys.readouterr().out
+
+
+# --- quality on the UCI sets --------------------------------------------------------------------
+
+N_ROWS, N_TRAIN, N_SPLITS = 60, 54, 3
+
+
+def _normal(loc: np.ndarray, scale: np.ndarray) -> GaussianMixture:
+    loc, scale = (torch.as_tensor(a)[:, None, None] for a in (loc, scale))
+    return GaussianMixture(torch.zeros(len(loc), 1, dtype=torch.float64), loc, scale)
+
+
+def _some_normals(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    loc, scale = rng.normal(3.0, 2.0, n), rng.uniform(0.3, 2.0, n)
+    return loc, scale, rng.normal(loc, scale)
+
+
+def test_scores_of_a_normal_are_those_of_scipy_and_scoringrules() -> None:
+    """NLL, CRPS, RMSE and coverage agree with references written another way."""
+    loc, scale, y = _some_normals(200)
+    found = scores(_normal(loc, scale), y)
+    low, high = stats.norm.interval(0.9, loc, scale)
+    assert found["nll"] == pytest.approx(-stats.norm.logpdf(y, loc, scale).mean(), rel=1e-12)
+    assert found["crps"] == pytest.approx(scoringrules.crps_normal(y, loc, scale).mean(), rel=1e-12)
+    assert found["rmse"] == pytest.approx(np.sqrt(((loc - y) ** 2).mean()), rel=1e-12)
+    assert found["coverage"] == ((low <= y) & (y <= high)).mean()
+    levels = np.arange(1, 100) / 100
+    empirical = stats.ecdf(stats.norm.cdf(y, loc, scale)).cdf.evaluate(levels)
+    assert found["pit_deviation"] == pytest.approx(np.abs(empirical - levels).mean(), rel=1e-12)
+
+
+def test_scores_of_whole_numbers_are_those_of_the_rounded_law() -> None:
+    """NLL is the log probability of the cell, CRPS the sum over whole numbers; of any mixture."""
+    loc, scale, y = _some_normals(50)
+    y = np.round(y)
+    dist = _normal(loc, scale)
+    found = scores(dist, y, integer=True)
+    mass = stats.norm.cdf(y + 0.5, loc, scale) - stats.norm.cdf(y - 0.5, loc, scale)
+    assert found["nll"] == pytest.approx(-np.log(mass).mean(), rel=1e-9)
+    k = np.arange(-40, 60)[:, None]
+    steps = (stats.norm.cdf(k + 0.5, loc, scale) - (y <= k)) ** 2
+    assert found["crps"] == pytest.approx(steps.sum(0).mean(), abs=1e-7)
+    assert scores(dist.discretize(1.0), y, integer=True) == found
+
+
+def test_a_narrow_density_gains_nothing_on_whole_numbers() -> None:
+    """A spike on the right number has a density without bound, but a probability of 1."""
+    y = np.arange(5.0)
+    spikes = _normal(y, np.full(5, 1e-9))
+    assert scores(spikes, y)["nll"] < -19
+    assert scores(spikes, y, integer=True)["nll"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_quantiles_have_a_crps_but_no_nll() -> None:
+    """99 quantiles of a normal give its CRPS to 2 %, its coverage exactly and its PIT to 1/99."""
+    loc, scale, y = _some_normals(400)
+    levels = np.arange(1, 100) / 100
+    values = stats.norm.ppf(levels, loc[:, None], scale[:, None])
+    found, exact = scores(Quantiles(levels, values, loc), y), scores(_normal(loc, scale), y)
+    assert found["nll"] is None
+    assert found["crps"] == pytest.approx(exact["crps"], rel=0.02)
+    assert found["coverage"] == exact["coverage"]
+    assert found["pit_deviation"] == pytest.approx(exact["pit_deviation"], abs=1 / 99)
+    rounded = scores(Quantiles(levels, values, loc), np.round(y), integer=True)
+    whole = scores(_normal(loc, scale), np.round(y), integer=True)
+    assert rounded["crps"] == pytest.approx(whole["crps"], rel=0.03)
+    assert rounded["coverage"] == pytest.approx(whole["coverage"], abs=0.01)
+
+
+def test_pit_deviation_tells_exact_from_narrow_and_wide() -> None:
+    """Evenly spread PITs give 0 to the spacing; those of other scales give what the normal says."""
+    n = 4000
+    z = stats.norm.ppf((np.arange(n) + 0.5) / n)
+    levels = np.arange(1, 100) / 100
+    for factor in (1.0, 0.5, 2.0):  # the predicted scale
+        pit = stats.norm.cdf(z / factor)
+        truth = np.abs(stats.norm.cdf(factor * stats.norm.ppf(levels)) - levels).mean()
+        assert pit_deviation(pit, pit) == pytest.approx(truth, abs=1 / n)
+    assert pit_deviation(pit, pit) > 0.1
+
+
+def test_pit_deviation_of_a_calibrated_discrete_law_is_zero() -> None:
+    """Rows that occur as often as the law says, each spread over its step of the cdf."""
+    mass = np.array([0.1, 0.25, 0.4, 0.2, 0.05])
+    y = np.repeat(np.arange(5), (mass * 20).round().astype(int))
+    cdf = mass.cumsum()
+    assert pit_deviation((cdf - mass)[y], cdf[y]) == pytest.approx(0.0, abs=1e-12)
+    assert pit_deviation(cdf[y], cdf[y]) > 0.1
+
+
+def test_moments_and_paired_differences() -> None:
+    """Mean and standard error as SciPy has it; a pair needs both, and a score that is there."""
+    values = [1.0, 2.0, 4.0]
+    found = _report.moments(values)
+    assert found == pytest.approx((np.mean(values), stats.sem(values), 3))
+    assert math.isnan(_report.moments([1.0]).error)
+    ours = {0: {"nll": 1.0}, 1: {"nll": 2.0}, 2: {"nll": 3.0}}
+    rival = {1: {"nll": 2.5}, 2: {"nll": None}, 3: {"nll": 0.0}}
+    assert _report.paired(ours, rival, "nll") == [-0.5]
+
+
+class StandIn:
+    """Ours in no time: one normal, around a plane; it keeps what it was asked for."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+    fails_at: int | None = None
+    interrupted_at: int | None = None
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> StandIn:
+        StandIn.asked.append(self.options)
+        if self.options["random_state"] == StandIn.interrupted_at:
+            raise KeyboardInterrupt
+        if self.options["random_state"] == StandIn.fails_at:
+            raise RuntimeError("the loss is NaN\nwith details")
+        self.coef = np.linalg.lstsq(np.c_[X, np.ones(len(X))], y, rcond=None)[0]
+        self.scale = np.std(y - np.c_[X, np.ones(len(X))] @ self.coef)
+        return self
+
+    def predict_distribution(self, X: np.ndarray) -> GaussianMixture:
+        return _normal(np.c_[X, np.ones(len(X))] @ self.coef, np.full(len(X), self.scale))
+
+
+def fit_plane(job: _methods.Job) -> _methods.Predict:
+    """A rival that a new process can import."""
+    return StandIn(random_state=-1).fit(job.X, job.y).predict_distribution
+
+
+PLANE = _methods.Method("plane", "least squares", "numpy", fit_plane, "plane 1")
+
+
+def _small(name: str) -> SplitDataset:
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(N_ROWS, 2))
+    y = 100.0 + 5.0 * X[:, 0] + rng.normal(size=N_ROWS)
+    orders = [rng.permutation(N_ROWS) for _ in range(N_SPLITS)]
+    splits = tuple((order[:N_TRAIN], order[N_TRAIN:]) for order in orders)
+    y = y.round() if name in _run.INTEGER else y
+    return SplitDataset(name, X, y, splits, "target", "unit", "synthetic", "here")
+
+
+@pytest.fixture(autouse=True)
+def _generators() -> Iterator[None]:
+    """A fit seeds the global generators."""
+    state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    np.random.set_state(state)
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a benchmark of the stand-in on small sets of the same file format."""
+    folder = tmp_path / "data" / "uci"
+    folder.mkdir(parents=True)
+    facts = {}
+    for name in datasets.UCI_SETS:
+        data = _small(name)
+        train, test = (np.array(rows, dtype=np.uint16) for rows in zip(*data.splits, strict=True))
+        path = folder / f"{name}.npz"
+        np.savez(path, X=data.X, y=data.y, train=train, test=test)
+        digest = datasets.hashlib.sha256(path.read_bytes()).hexdigest()
+        facts[name] = datasets._UCI[name]._replace(sha256=digest)
+    monkeypatch.setattr(datasets, "_UCI", facts)
+    monkeypatch.setenv("MDN_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(mdn, "MDNRegressor", StandIn)
+    monkeypatch.setattr(uci, "commit", lambda: "abc123")
+    monkeypatch.setattr(uci, "code_version", lambda: "mdn 0 (1)")
+    monkeypatch.setattr(StandIn, "asked", [])
+    monkeypatch.setattr(uci, "installed", {"ngboost": PLANE}.get)
+    return tmp_path / "results" / "uci.json"
+
+
+def _main(out: Path, *words: str) -> int:
+    return uci.main([*words, "--out", str(out)])
+
+
+def _records(out: Path) -> list[dict[str, Any]]:
+    return json.loads(out.read_text(encoding="utf-8"))["records"]
+
+
+def test_uci_measures_every_split_and_writes_what_it_prints(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One record a set, split and method, with all scores; the same tables in the file and out."""
+    assert _main(out, "--sets", "yacht,boston", "--splits", "2", "--rivals", "ngboost") == 0
+    records = _records(out)
+    keys = {(r["set"], r["split"], r["method"]) for r in records}
+    assert keys == {
+        (s, i, m) for s in ("yacht", "boston") for i in (0, 1) for m in ("mdn", "plane")
+    }
+    for r in records:
+        assert (r["n_train"], r["n_test"], r["threads"]) == (N_TRAIN, N_ROWS - N_TRAIN, 1)
+        assert all(math.isfinite(r[k]) for k in ("nll", "crps", "rmse", "fit_seconds"))
+    data = _small("boston")
+    train, test = data.splits[1]
+    model = StandIn(random_state=1).fit(data.X[train], data.y[train])
+    expected = scores(model.predict_distribution(data.X[test]), data.y[test])
+    (found,) = (r for r in records if (r["set"], r["split"], r["method"]) == ("boston", 1, "mdn"))
+    assert {k: found[k] for k in expected} == pytest.approx(expected, rel=1e-5)
+    printed = capsys.readouterr().out
+    assert printed.strip() == out.with_suffix(".md").read_text(encoding="utf-8").strip()
+    assert _main(out, "--report") == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_uci_tables_say_mean_and_standard_error_goal_and_published(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row of the NLL table can be worked out from the records by hand."""
+    assert _main(out, "--sets", "yacht", "--rivals", "ngboost") == 0
+    printed = capsys.readouterr().out
+    ours = [r["nll"] for r in _records(out) if r["method"] == "mdn"]
+    assert len(ours) == N_SPLITS
+    mean, error = np.mean(ours), stats.sem(ours)
+    row = next(line for line in printed.splitlines() if line.startswith("| yacht"))
+    words = [word.strip() for word in row.strip("| ").split("|")]
+    assert words[:3] == ["yacht", f"{N_TRAIN} + {N_ROWS - N_TRAIN}", "3"]
+    assert words[3] == f"{mean:.3f} ± {error:.3f}"
+    assert words[5:] == [
+        "0.16 WGBoost",
+        "-0.73 TabPFN v2",
+        "< -0.85",
+        f"{mean + 0.85:.3f} short",
+    ]
+    assert "mdn against plane: better in NLL on 0 of 1 sets and better in CRPS on 0" in printed
+    assert "plane: plane 1, least squares (yacht)" in printed
+    assert "--sets yacht --splits 20 --jobs 1 --preset default --rivals ngboost`" in printed
+    assert str(out.parent) not in printed + out.read_text(encoding="utf-8")
+    widths = {len(line) for line in printed.split("## NLL\n\n")[1].splitlines()[:3]}
+    assert len(widths) == 1
+
+
+def test_uci_goes_on_where_it_was_and_does_nothing_twice(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is missing is done; other code, other settings or --fresh do it again."""
+    one = ("--sets", "yacht", "--splits", "1")
+    _main(out, *one)
+    first = _records(out)
+    _main(out, "--sets", "yacht", "--splits", "3")
+    assert [o["random_state"] for o in StandIn.asked] == [0, 1, 2]
+    assert _records(out)[0] == first[0]
+    _main(out, *one, "--fresh")
+    assert len(StandIn.asked) == 4
+    monkeypatch.setattr(uci, "code_version", lambda: "mdn 0 (2)")
+    _main(out, *one)
+    assert len(StandIn.asked) == 5
+    assert [r["version"] for r in _records(out)] == ["mdn 0 (2)", "mdn 0 (1)", "mdn 0 (1)"]
+
+
+def test_uci_never_averages_two_versions(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a change of the code the old splits of a set do not count."""
+    monkeypatch.setattr(_report, "GOALS", {})
+    _main(out, "--sets", "yacht")
+    (run,) = json.loads(out.read_text(encoding="utf-8"))["runs"]
+    records = [r | {"nll": 1.0} for r in _records(out)]
+    records[0] |= {"version": "mdn 0 (2)", "nll": 7.0, "run": "later"}
+    text = _report.report(
+        records, {run: {"commit": "a", "command": "b"}, "later": {"commit": "c", "command": "d"}}
+    )
+    assert re.search(r"^\| yacht .* \| 1 +\| 7\.000 ", text, re.M)
+    assert "mdn 0 (1)" not in text
+
+
+def test_uci_names_the_integer_target_and_the_preset(out: Path) -> None:
+    """Nothing else is told: a seed, ``target="integer"`` for the wine, and the preset asked for."""
+    _main(out, "--sets", "wine_red,yacht", "--splits", "1", "--preset", "both")
+    assert StandIn.asked == [
+        {"random_state": 0, "target": "integer"},
+        {"preset": "fast", "random_state": 0, "target": "integer"},
+        {"random_state": 0},
+        {"preset": "fast", "random_state": 0},
+    ]
+    wine = [r for r in _records(out) if r["set"] == "wine_red"]
+    assert all(r["nll"] > 0 for r in wine)
+    text = out.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| mdn fast - mdn " in text
+    assert "mdn fast against mdn: +0.000 nats on average over 2 sets" in text
+
+
+def test_a_split_that_fails_is_named_and_tried_again(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are done; the error is kept in one line, and gone once the split succeeds."""
+    monkeypatch.setattr(StandIn, "fails_at", 1)
+    assert _main(out, "--sets", "yacht", "--rivals", "ngboost") == 0
+    captured = capsys.readouterr()
+    assert "yacht, split 1, mdn: RuntimeError: the loss is NaN\n" in captured.err
+    assert "- yacht, split 1, mdn: RuntimeError: the loss is NaN\n" in captured.out
+    assert re.search(r"^\| yacht .* \| 3 +\| \S+ ± \S+ \[2\] \|", captured.out, re.M)
+    assert "(0/2)" in captured.out
+    monkeypatch.setattr(StandIn, "fails_at", None)
+    assert _main(out, "--sets", "yacht", "--rivals", "ngboost") == 0
+    assert "Failed" not in capsys.readouterr().out
+    assert [o["random_state"] for o in StandIn.asked if o["random_state"] == 1] == [1, 1]
+
+
+def test_a_score_that_is_not_finite_is_a_failure() -> None:
+    """An infinite NLL would spoil a mean without a word."""
+
+    def fit(job: _methods.Job) -> _methods.Predict:
+        return lambda X: Quantiles(np.array([0.05, 0.95]), np.full((len(X), 2), np.inf), X[:, 0])
+
+    task = _run.Task(_small("yacht"), 0, PLANE._replace(fit=fit))
+    assert _run.measure(task)["error"] == "ArithmeticError: crps is not finite"
+
+
+def test_uci_interrupted_keeps_what_is_finished(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 1, one line, the finished splits kept; the same command does the others."""
+    monkeypatch.setattr(StandIn, "interrupted_at", 1)
+    assert _main(out, "--sets", "yacht") == 1
+    assert "interrupted; 2 of 3 left" in capsys.readouterr().err
+    assert [r["split"] for r in _records(out)] == [0]
+    assert [path.name for path in out.parent.iterdir()] == ["uci.json"]
+    monkeypatch.setattr(StandIn, "interrupted_at", None)
+    assert _main(out, "--sets", "yacht") == 0
+    assert [r["split"] for r in _records(out)] == [0, 1, 2]
+
+
+def test_jobs_in_processes_of_their_own_give_the_same_numbers() -> None:
+    """Two processes of one thread each; only the seconds and the order differ."""
+    asked = _run.tasks([_small("yacht"), _small("wine_red")], [PLANE], 1)
+
+    def numbers(jobs: int) -> list[dict[str, Any]]:
+        records = sorted(_run.results(asked, jobs), key=lambda r: r["set"])
+        assert [r["threads"] for r in records] == [1, 1]
+        return [{k: a for k, a in r.items() if not k.endswith("_seconds")} for r in records]
+
+    assert numbers(2) == numbers(1)
+
+
+def test_two_runs_share_one_file(tmp_path: Path) -> None:
+    """A record that another run wrote in the meantime is not lost."""
+    a, b = (_run.Store(tmp_path / "uci.json") for _ in range(2))
+    for store, name in ((a, "first"), (b, "second"), (a, "third")):
+        record = {"set": name, "split": 0, "method": "m", "version": "", "settings": ""}
+        store.add(record, {"started": name, "commit": "c"})
+    assert {r["set"] for r in _records(tmp_path / "uci.json")} == {"first", "second", "third"}
+    runs = json.loads((tmp_path / "uci.json").read_text(encoding="utf-8"))["runs"]
+    assert set(runs) == {"first", "second", "third"}
+
+
+def test_a_rival_that_is_not_installed_is_named_and_left_out(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says which and what to install."""
+    assert _main(out, "--sets", "yacht", "--splits", "1", "--rivals", "xgboost,catboost") == 0
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "not installed and left out: catboost, xgboost (pip install catboost xgboost)\n"
+    )
+    assert {r["method"] for r in _records(out)} == {"mdn"}
+
+
+def test_uci_refuses_what_it_does_not_know(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2 for a wrong word, 1 for missing data, another file or nothing to report."""
+    for words in (["--sets", "iris"], ["--rivals", "gpt"], ["--splits", "0"]):
+        with pytest.raises(SystemExit) as stopped:
+            uci.main(words)
+        assert stopped.value.code == 2
+    assert "'iris' is none of boston, concrete" in capsys.readouterr().err
+    assert _main(out, "--report") == 1
+    assert "holds no result" in capsys.readouterr().err
+    out.parent.mkdir()
+    out.write_text("[1, 2]", encoding="utf-8")
+    assert _main(out) == 1
+    assert "is not a file of results" in capsys.readouterr().err
+    out.unlink()
+    monkeypatch.setenv("MDN_DATA", str(out.parent))
+    assert _main(out) == 1
+    assert "'boston' is read from a local copy" in capsys.readouterr().err
+
+
+def test_code_version_changes_with_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal for equal source, another after one character."""
+    (tmp_path / "mdn").mkdir()
+    path = tmp_path / "mdn" / "a.py"
+    path.write_text("x = 1")
+    monkeypatch.setattr(_run, "ROOT", tmp_path)
+    before = _run.code_version()
+    assert before == _run.code_version()
+    path.write_text("x = 2")
+    assert _run.code_version() != before
+    assert _run.commit() == "unknown"
+
+
+@pytest.mark.parametrize("name", _methods.RIVALS)
+def test_a_rival_predicts_in_the_unit_of_y(name: str) -> None:
+    """On y = 1000 + 50 (x + noise / 5) it is worse than the truth, far better than no features."""
+    rival = _methods.installed(name)
+    if rival is None:
+        pytest.skip(f"{name} is not installed (extra benchmark)")
+    rng = np.random.default_rng(2)
+    X = np.c_[rng.normal(size=300), np.full(300, 0.998)]  # the other column is constant
+    y = 1000.0 + 50.0 * (X[:, 0] + 0.2 * rng.normal(size=300))
+    data = SplitDataset("made", X, y, ((np.arange(200), np.arange(200, 300)),), "", "", "", "")
+    record = _run.measure(_run.Task(data, 0, rival))
+    assert "error" not in record
+    truth = scoringrules.crps_normal(y[200:], 1000.0 + 50.0 * X[200:, 0], 10.0).mean()
+    marginal = scoringrules.crps_normal(y[200:], y[:200].mean(), y[:200].std()).mean()
+    assert truth < record["crps"] < 0.5 * marginal
+    assert record["rmse"] < 0.5 * y.std()
+    if record["nll"] is not None:
+        entropy = 0.5 * math.log(2 * math.pi * math.e * 10.0**2)
+        assert record["nll"] > entropy - 0.1

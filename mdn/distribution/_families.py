@@ -12,7 +12,7 @@ from torch import distributions as td
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import softplus
 
-__all__ = ["FAMILIES", "Family", "Logistic", "PointMass"]
+__all__ = ["FAMILIES", "Family", "Logistic", "LogitNormal", "PointMass"]
 
 # -- families that torch does not have --------------------------------------------------------
 
@@ -103,6 +103,89 @@ class _Only(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         return value == self.value
+
+
+class LogitNormal(Distribution):
+    r"""Law of a number between 0 and 1 whose logit is Gaussian.
+
+    .. math:: p(y) = \frac{\phi((\mathrm{logit}(y) - m) / s)}{s\, y (1 - y)}
+
+    Mean and variance have no closed form and are taken by quadrature.
+
+    Args:
+        loc: m, mean of the logit, (*).
+        scale: s, standard deviation of the logit, (*), positive.
+        validate_args: as in torch.distributions.
+
+    Example:
+        >>> LogitNormal(torch.tensor(0.0), torch.tensor(1.0)).mean
+        tensor(0.5000)
+
+    References:
+        J. Aitchison, S. M. Shen, Logistic-normal distributions, Biometrika 67 (1980) 261-272.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
+    support = constraints.unit_interval
+    has_rsample = True
+
+    def __init__(
+        self, loc: Tensor | float, scale: Tensor | float, *, validate_args: bool | None = None
+    ) -> None:
+        self.loc, self.scale = torch.distributions.utils.broadcast_all(loc, scale)
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def _z(self, value: Tensor) -> Tensor:
+        return (torch.logit(value) - self.loc) / self.scale
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density, (*)."""
+        z = self._z(value)
+        inside = value.log() + torch.log1p(-value)
+        return -0.5 * z * z - 0.5 * math.log(2 * math.pi) - self.scale.log() - inside
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Probability of at most ``value``, (*)."""
+        return torch.special.ndtr(self._z(value))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Quantiles, (*)."""
+        return torch.sigmoid(self.loc + self.scale * torch.special.ndtri(value))
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws, sample_shape + (*)."""
+        shape = self._extended_shape(sample_shape)
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return torch.sigmoid(self.loc + self.scale * noise)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> LogitNormal:
+        """The same under a larger batch shape."""
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        return LogitNormal(loc, scale, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, (*)."""
+        return self._moments()[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance, (*)."""
+        return self._moments()[1]
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        # trapezoids over the noise: the integrand is smooth and dies out, so they converge fast
+        at = torch.linspace(-9, 9, 401, dtype=torch.float64, device=self.loc.device)
+        weight = torch.exp(-0.5 * at * at)
+        weight = weight / weight.sum()
+        loc, scale = self.loc.double().unsqueeze(-1), self.scale.double().unsqueeze(-1)
+        y = torch.sigmoid(loc + scale * at)
+        mean = (weight * y).sum(-1)
+        variance = (weight * (y - mean.unsqueeze(-1)).square()).sum(-1)
+        return mean.to(self.loc.dtype), variance.to(self.loc.dtype)
 
 
 class PointMass(Distribution):

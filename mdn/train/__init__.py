@@ -11,7 +11,8 @@ knows about mixtures.
 
 from __future__ import annotations
 
+from ._ensemble import fit_ensemble
 from ._fit import fit
 from ._history import History, TrainingError
 
-__all__ = ["fit", "History", "TrainingError"]
+__all__ = ["fit", "fit_ensemble", "History", "TrainingError"]

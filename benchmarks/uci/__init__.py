@@ -1,0 +1,1 @@
+"""Predictive quality on the UCI regression benchmark; see ``benchmarks/uci/__main__.py``."""

@@ -1,0 +1,118 @@
+"""What is measured of a prediction; the same code for ours and for every rival."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdn import GaussianMixture, scoring
+from mdn.distribution import DiscretizedMixture
+
+__all__ = ["COVERAGE", "SCORES", "Prediction", "Quantiles", "pit_deviation", "scores"]
+
+Floats = NDArray[np.float64]
+
+COVERAGE = 0.9  # of the central interval
+SCORES = ("nll", "crps", "rmse", "coverage", "pit_deviation")
+TAIL = 1e-9  # probability beyond which the CRPS of whole numbers is not summed
+
+
+class Quantiles(NamedTuple):
+    """A prediction that is known by quantiles only, so it has no density."""
+
+    levels: Floats  # (L,) rising, evenly spaced
+    values: Floats  # (N, L)
+    mean: Floats  # (N,)
+
+
+Prediction = GaussianMixture | DiscretizedMixture | Quantiles
+
+
+def scores(prediction: Prediction, y: Floats, *, integer: bool = False) -> dict[str, float | None]:
+    """Mean scores over the test rows, in the unit of y.
+
+    ``nll`` in nats, by the density; ``crps``; ``rmse`` of the mean; ``coverage`` of the central
+    90 % interval, its ends included; ``pit_deviation``, see there.  Mixtures are scored in closed
+    form; the CRPS of quantiles is twice their mean pinball loss, and they have no ``nll``.
+
+    With ``integer``, y holds whole numbers and a prediction stands for its law of rounded values:
+    ``nll`` is that of the rounding cell [y - 1/2, y + 1/2] and never below 0, and all else is of
+    that law too.
+    """
+    if isinstance(prediction, Quantiles):
+        return _of_quantiles(prediction, y, integer=integer)
+    dist = prediction
+    if integer and isinstance(dist, GaussianMixture):
+        dist = dist.discretize(1.0)
+    column = y[:, None]
+    upper = scoring.pit(dist, column)
+    if isinstance(dist, DiscretizedMixture):
+        lower = scoring.pit(dist, column - dist.width)
+        crps = _rounded_crps(dist, y)
+    else:
+        lower = upper
+        crps = scoring.crps(dist, column)
+    low, high = dist.interval(COVERAGE).detach().numpy().T
+    mean = dist.mean[:, 0].detach().numpy()
+    return {
+        "nll": float(scoring.nll(dist, column).mean()),
+        "crps": float(crps.mean()),
+        "rmse": _rmse(mean, y),
+        "coverage": float(((low <= y) & (y <= high)).mean()),
+        "pit_deviation": pit_deviation(lower, upper),
+    }
+
+
+def pit_deviation(lower: Floats, upper: Floats) -> float:
+    """Mean distance of the empirical cdf G of the PIT from the uniform one, over 99 levels.
+
+        1/99 sum_j |G(u_j) - u_j|,  u_j = j/100,  G(u) = mean over rows of P(PIT <= u)
+
+    The PIT of a row is P(Y <= y); where y itself has mass (whole numbers, steps between quantiles)
+    it is spread evenly from P(Y < y) to P(Y <= y).  It is 0 for perfect calibration of infinitely
+    many rows; n rows of a perfect model give about 0.31 / sqrt(n): 0.06 for 31 rows, 0.01 for 957.
+
+    Args:
+        lower, upper: P(Y < y) and P(Y <= y) of each row, (N,).
+    """
+    levels = np.arange(1, 100)[:, None] / 100
+    mass = upper - lower
+    spread = mass > 0
+    inside = (levels - lower) / np.where(spread, mass, 1.0)
+    share = np.where(spread, inside.clip(0.0, 1.0), upper <= levels)  # (99, N)
+    return float(np.abs(share.mean(1) - levels[:, 0]).mean())
+
+
+def _rounded_crps(dist: DiscretizedMixture, y: Floats) -> Floats:
+    """CRPS of a law on a grid: width times the sum over the grid of (F(k) - 1{y <= k})^2."""
+    ends = [dist.icdf(p).detach().numpy()[:, 0] for p in (TAIL, 1 - TAIL)]
+    first = min(ends[0].min(), y.min()) / dist.width
+    last = max(ends[1].max(), y.max()) / dist.width
+    total = np.zeros_like(y)
+    for cell in np.arange(round(first), round(last)) * dist.width:
+        total += (scoring.pit(dist, np.full((len(y), 1), cell)) - (y <= cell)) ** 2
+    return total * dist.width
+
+
+def _of_quantiles(prediction: Quantiles, y: Floats, *, integer: bool) -> dict[str, float | None]:
+    levels, values, mean = prediction
+    if integer:
+        values = np.floor(values + 0.5)
+    miss = y[:, None] - values  # (N, L)
+    pinball = np.maximum(levels * miss, (levels - 1) * miss)
+    ends = [np.abs(levels - p).argmin() for p in (0.5 - COVERAGE / 2, 0.5 + COVERAGE / 2)]
+    low, high = values[:, ends].T
+    steps = len(levels) + 1  # y between two neighbouring quantiles: one step of probability
+    return {
+        "nll": None,
+        "crps": float(2 * pinball.mean()),
+        "rmse": _rmse(mean, y),
+        "coverage": float(((low <= y) & (y <= high)).mean()),
+        "pit_deviation": pit_deviation((miss > 0).sum(1) / steps, ((miss >= 0).sum(1) + 1) / steps),
+    }
+
+
+def _rmse(mean: Floats, y: Floats) -> float:
+    return float(np.sqrt(np.mean((mean - y) ** 2)))

@@ -1,0 +1,544 @@
+"""Between the columns a user has and the matrix a network takes: :class:`Columns`."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MAX_CATEGORIES", "Columns"]
+
+MAX_CATEGORIES = 64
+"""Categories of one column that get an input of their own, the most frequent first.
+
+Each costs a row of weights, and a rarer one has too few rows to learn them from.
+"""
+
+_HOLDS = {"number": "numbers", "boolean": "booleans", "category": "strings or categories"}
+_KINDS = (*_HOLDS, "empty")
+_NAMES_SHOWN = 5  # of a long list of names in a message, as scikit-learn shows them
+_CURE = "convert it to numbers, booleans or strings (a date to the seconds since a day)"
+
+
+class _Values(NamedTuple):
+    """One column as it was read."""
+
+    kind: str  # one of _KINDS
+    data: Any  # number, boolean: (N,) float64 with NaN where missing; category: list; empty: None
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What training taught about one column of X."""
+
+    kind: str
+    fill: float = 0.0  # stands in for a missing number or boolean
+    missing: bool = False  # whether a value was missing, which then has an indicator
+    levels: tuple[str, ...] = ()  # categories with an input of their own, by name
+    others: bool = False  # whether training had more categories than these
+
+    def names(self, name: str) -> list[str]:
+        """Names of the encoded columns."""
+        values = [f"{name}={level}" for level in self.levels]
+        return (values or [name]) + [f"{name} is missing"] * self.missing
+
+    def encode(self, values: _Values, out: NDArray[np.float64]) -> tuple[int, list[str]]:
+        """Fills ``out``, zeros (N, P); rows missing without an indicator, and what was unseen."""
+        missing: Any = np.ones(len(out), dtype=bool)
+        unseen: list[str] = []
+        if self.kind == "empty":
+            return 0, unseen
+        if self.kind == "category":
+            if values.kind == "category":
+                index = {level: i for i, level in enumerate(self.levels)}
+                labels = {value: _label(value) for value in set(values.data)}
+                code = {v: -2 if s is None else index.get(s, -1) for v, s in labels.items()}
+                codes = np.fromiter(map(code.__getitem__, values.data), np.intp, len(out))
+                missing = codes == -2
+                rows = np.flatnonzero(codes >= 0)
+                out[rows, codes[rows]] = 1.0
+                if not self.others:
+                    unseen = [str(values.data[i]) for i in np.flatnonzero(codes == -1)]
+        else:
+            out[:, 0] = self.fill
+            if values.kind != "empty":
+                missing = np.isnan(values.data)
+                np.copyto(out[:, 0], values.data, where=~missing)
+        if self.missing:
+            out[:, -1] = missing
+            return 0, unseen
+        return int(missing.sum()), unseen
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The encoder between X, an array or a DataFrame, and the float matrix a network takes.
+
+    Each column of X is encoded by its dtype (of an object array: by its values):
+
+    ============  ==================================  ====================  ===================
+    kind          encoded as                          a missing value       seen in training
+    ============  ==================================  ====================  ===================
+    number        itself                              the training median   ``x is missing``
+    boolean       0 or 1                              the share of True     ``x is missing``
+    category      0 or 1 for each category            0 for each            ``x is missing``
+    no value      0, whatever comes later             0
+    ============  ==================================  ====================  ===================
+
+    A value is missing if it is NaN, None or null.  A column with missing values in training has a
+    0/1 column more, the last of the table, which tells where.  Strings, categoricals, ordered or
+    not, and enums are categories, told apart by their text; the first layer of a network turns
+    their 0/1 columns into an embedding.  A column keeps its :data:`MAX_CATEGORIES` most frequent
+    ones (ties by name), in the order of their names; the others, and those that training had not,
+    are 0 for each.  Integers, and decimals too, are numbers.  Constant columns stay.  Nothing
+    depends on the order of the training rows.
+
+    Make one with :meth:`fit` or :meth:`restore`.
+
+    Attributes:
+        feature_names: names of the columns of X; None for an array, and for a DataFrame whose
+            names are not strings.
+
+    Example:
+        >>> import pandas as pd
+        >>> X = pd.DataFrame({"age": [31.0, None, 40.0], "color": ["red", "blue", "red"]})
+        >>> columns = Columns.fit(X)
+        >>> columns.names
+        ['age', 'age is missing', 'color=blue', 'color=red']
+        >>> columns.transform(X)
+        array([[31. ,  0. ,  0. ,  1. ],
+               [35.5,  1. ,  1. ,  0. ],
+               [40. ,  0. ,  0. ,  1. ]])
+    """
+
+    feature_names: list[str] | None
+    _columns: tuple[_Column, ...]
+
+    @classmethod
+    def fit(cls, X: Any) -> Columns:
+        """Learns the kinds, medians and categories of the training rows.
+
+        Args:
+            X: (N, F) array, list of rows, or DataFrame (pandas, polars, a pyarrow table and
+                whatever else narwhals reads).
+
+        Raises:
+            TypeError: X is sparse; a column is neither number, boolean nor category (a date, a
+                list, ...) or mixes them; an array of strings has a column that reads as numbers.
+            ValueError: X is not 2-dimensional, empty, complex or infinite somewhere (with the
+                row); two columns have one name.
+
+        Warns:
+            UserWarning: a column has no value at all; it is ignored.
+        """
+        _, names, columns = _read(X)
+        if isinstance(X, np.ndarray) and X.dtype.kind == "U":
+            _refuse_numbers_as_text(X)
+        self = cls(names, tuple(map(_learn, columns)))
+        empty = [
+            _place(i, names) for i, column in enumerate(self._columns) if column.kind == "empty"
+        ]
+        _warn(empty, "X has no value at all in {}; what has no value is ignored")
+        return self
+
+    @property
+    def n_features_in(self) -> int:
+        """F, columns of X."""
+        return len(self._columns)
+
+    @property
+    def names(self) -> list[str]:
+        """(P,) names of the encoded columns; those of an array count from x0."""
+        names = self.feature_names or [f"x{i}" for i in range(self.n_features_in)]
+        pairs = zip(self._columns, names, strict=True)
+        return [encoded for column, name in pairs for encoded in column.names(name)]
+
+    @property
+    def numeric(self) -> NDArray[np.bool_]:
+        """(P,) True for columns of real numbers, False for the 0/1 columns made here."""
+        found: list[bool] = []
+        for column in self._columns:
+            width = len(column.names(""))
+            found += [column.kind in ("number", "empty"), *[False] * (width - 1)]
+        return np.array(found)
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """Encodes rows.
+
+        Args:
+            X: (N, F) of the kinds of training.  The columns of a DataFrame must have the names of
+                training in their order; an array is taken by position.
+
+        Returns:
+            (N, P) float64, finite, a new array in C order.
+
+        Raises:
+            TypeError: a column is of another kind than in training, or as for :meth:`fit`.
+            ValueError: other names or another number of columns, or as for :meth:`fit`.
+
+        Warns:
+            UserWarning: categories that training had not; missing values in columns that had none
+                in training.  Each tells the rows per column.  In a column whose rarer categories
+                were left out in training, a new one is like those and not told.
+        """
+        n, names, columns = _read(X)
+        self._check_names(names, len(columns))
+        widths = [len(column.names("")) for column in self._columns]
+        ends = np.cumsum(widths)
+        out = np.zeros((n, ends[-1]))
+        lost: list[str] = []
+        new: list[str] = []
+        for i, (column, values) in enumerate(zip(self._columns, columns, strict=True)):
+            place = _place(i, self.feature_names)
+            _check_kind(column.kind, values, place)
+            n_lost, unseen = column.encode(values, out[:, ends[i] - widths[i] : ends[i]])
+            if n_lost:
+                lost.append(f"{place} ({_rows(n_lost)})")
+            if unseen:
+                new.append(f"{place} ({_rows(len(unseen))}, the first {unseen[0]!r})")
+        _warn(
+            lost,
+            "X has missing values where training had none: {}; the training median stands in for "
+            "them (the share of True for a boolean, no category for a category)",
+        )
+        _warn(
+            new,
+            "X has categories that training had not: {}; such rows are encoded as none of the "
+            "categories",
+        )
+        return out
+
+    def describe(self) -> dict[str, Any]:
+        """All that was learned, as JSON holds it; :meth:`restore` gives it back."""
+        columns = [{**asdict(c), "levels": list(c.levels)} for c in self._columns]
+        names = None if self.feature_names is None else list(self.feature_names)
+        return {"feature_names": names, "columns": columns}
+
+    @classmethod
+    def restore(cls, description: dict[str, Any]) -> Columns:
+        """The encoder that :meth:`describe` told of.
+
+        Raises:
+            ValueError: not such a description.
+        """
+        try:
+            names = description["feature_names"]
+            columns = tuple(
+                _Column(**{**c, "levels": tuple(c["levels"])}) for c in description["columns"]
+            )
+            sound = all(c.kind in _KINDS and math.isfinite(c.fill) for c in columns)
+            if not sound or (names is not None and len(names) != len(columns)):
+                raise ValueError("its values do not fit")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"description must be one that Columns.describe() made; got another ({error!r})"
+            ) from error
+        return cls(names, columns)
+
+    def _check_names(self, names: list[str] | None, n_columns: int) -> None:
+        """The wording is scikit-learn's, whose users and checks look for it."""
+        if names is not None and self.feature_names is not None and names != self.feature_names:
+            message = "The feature names should match those that were passed during fit.\n"
+            unseen = sorted(set(names) - set(self.feature_names))
+            missing = sorted(set(self.feature_names) - set(names))
+            if unseen:
+                message += "Feature names unseen at fit time:\n" + _bullets(unseen)
+            if missing:
+                message += "Feature names seen at fit time, yet now missing:\n" + _bullets(missing)
+            if not unseen and not missing:
+                message += "Feature names must be in the same order as they were in fit.\n"
+            raise ValueError(message)
+        if n_columns != self.n_features_in:
+            raise ValueError(
+                f"X has {n_columns} features, but Columns is expecting {self.n_features_in} "
+                "features as input."
+            )
+
+
+# -- learn ------------------------------------------------------------------------------------
+
+
+def _learn(values: _Values) -> _Column:
+    if values.kind == "empty":
+        return _Column("empty")
+    if values.kind == "category":
+        counts: Counter[str] = Counter()
+        missing = False
+        for value, count in Counter(values.data).items():
+            label = _label(value)
+            if label is None:
+                missing = True
+            else:
+                counts[label] += count
+        ranked = sorted(counts, key=lambda level: (-counts[level], level))
+        levels = tuple(sorted(ranked[:MAX_CATEGORIES]))
+        return _Column("category", 0.0, missing, levels, len(ranked) > MAX_CATEGORIES)
+    present = values.data[~np.isnan(values.data)]
+    if values.kind == "boolean":
+        fill = np.count_nonzero(present) / len(present)
+    else:
+        with np.errstate(over="ignore"):
+            fill = np.median(present)
+        if np.isinf(fill):  # the mean of the middle two overflowed
+            fill = 2 * np.median(present / 2)
+        fill += 0.0  # makes one zero of 0.0 and -0.0, whichever came first
+    return _Column(values.kind, float(fill), len(present) < len(values.data))
+
+
+def _label(value: Any) -> str | None:
+    """The text of a category; None if it is missing."""
+    if isinstance(value, str):
+        return value
+    return None if _is_null(type(value)) or value != value else str(value)
+
+
+# -- read -------------------------------------------------------------------------------------
+
+
+def _read(X: Any) -> tuple[int, list[str] | None, list[_Values]]:
+    """Rows, names if they are strings, and the columns."""
+    if hasattr(type(X), "toarray"):
+        raise TypeError(
+            f"X must be dense, but is a sparse {type(X).__name__}; pass X.toarray() if memory "
+            "allows, or fewer columns"
+        )
+    if not isinstance(X, (np.ndarray, list, tuple)):
+        import narwhals as nw  # small, but only a DataFrame needs it
+
+        if nw.dependencies.is_into_dataframe(X):
+            return _read_frame(X)
+    array = _as_array(X)
+    _check_size(*array.shape)
+    kind = array.dtype.kind
+    if kind == "c":
+        raise _complex(f"X of dtype {array.dtype}")
+    if kind in "biuf":
+        with np.errstate(over="ignore"):  # a longdouble beyond float64 is refused as infinite
+            matrix = array.astype(np.float64)
+        name = "boolean" if kind == "b" else "number"
+        columns = [_floats(name, column, f"column {i}") for i, column in enumerate(matrix.T)]
+    elif kind in "OU":
+        columns = [_by_value(column.tolist(), f"column {i}") for i, column in enumerate(array.T)]
+    else:
+        raise TypeError(
+            f"X must hold numbers, booleans or strings; got dtype {array.dtype}: {_CURE}"
+        )
+    return len(array), None, columns
+
+
+def _as_array(X: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(X)
+        if array.dtype.kind in "US" and not hasattr(X, "dtype"):
+            array = np.asarray(X, dtype=object)  # np.asarray([[1, "a"]]) makes "1" of 1
+    except ValueError as error:
+        raise ValueError(f"X must have rows of one length; {error}") from error
+    if array.ndim == 1:
+        raise ValueError(
+            f"Expected 2D array, got 1D array instead: X has shape {array.shape}. Reshape your "
+            "data either using array.reshape(-1, 1) if it has a single feature or "
+            "array.reshape(1, -1) if it contains a single sample."
+        )
+    if array.ndim != 2:
+        got = f"{array.ndim}D array" if array.ndim else "scalar array"
+        raise ValueError(
+            f"Expected 2D array, got {got} instead: X must be an array (N, F) or a DataFrame, a "
+            f"lazy one collected; got {type(X).__name__} of shape {array.shape}"
+        )
+    return array
+
+
+def _read_frame(X: Any) -> tuple[int, list[str] | None, list[_Values]]:
+    import narwhals as nw
+
+    try:
+        frame = nw.from_native(X, eager_only=True)
+    except nw.exceptions.DuplicateError as error:
+        found = " ".join(str(error).split())
+        raise ValueError(f"X must have a name of its own for each column; {found}") from error
+    names: list[Any] = list(frame.columns)
+    types = sorted({type(name).__name__ for name in names})
+    if "str" in types and len(types) > 1:
+        raise TypeError(
+            "Feature names are only supported if all input features have string names, but X has "
+            f"names of type {' and '.join(types)}; rename them, in pandas by "
+            "X.columns = X.columns.astype(str)"
+        )
+    _check_size(*frame.shape)
+    columns = []
+    for i, series in enumerate(frame.iter_columns()):
+        place, dtype = _place(i, names), series.dtype
+        if dtype.is_numeric() or dtype == nw.Boolean:
+            # a copy: pandas may hand out its own memory, and read-only
+            data = np.array(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
+            kind = "boolean" if dtype == nw.Boolean else "number"
+            columns.append(_floats(kind, data, place))
+        elif dtype in (nw.String, nw.Categorical, nw.Enum):
+            columns.append(_texts(series.to_list()))
+        elif dtype in (nw.Object, nw.Unknown):  # Unknown: null and complex columns among others
+            columns.append(_by_value(series.to_list(), place))
+        else:
+            raise TypeError(f"X in {place} has dtype {dtype}: {_CURE}")
+    return len(frame), names if types == ["str"] else None, columns
+
+
+def _by_value(values: list[Any], place: str) -> _Values:
+    """A column of objects by what they are."""
+    types = set(map(type, values))
+    null = {t for t in types if _is_null(t)}
+    maybe = {t for t in types if issubclass(t, (float, np.floating, Decimal))}  # may be NaN
+    values = [None if type(v) in null or (type(v) in maybe and v != v) else v for v in values]
+    first: dict[str, int] = {}  # row of the first value of each class
+    for t in set(map(type, values)) - {type(None)}:
+        row = next(i for i, v in enumerate(values) if type(v) is t)
+        name = _class(t)
+        if name == "complex":
+            raise _complex(f"row {row} of {place} of X")
+        if name is None:
+            raise TypeError(
+                f"X in {place} holds a {t.__name__} in row {row}, but every argument must be a "
+                f"string, a number, a boolean or missing; {_CURE}"
+            )
+        first[name] = min(row, first.get(name, row))
+    if "string" in first and len(first) > 1:
+        found = ", ".join(f"{values[i]!r} in row {i}" for i in sorted(first.values()))
+        raise TypeError(
+            f"X in {place} mixes strings and other values ({found}); make them all strings, as "
+            "by astype(str), or all numbers"
+        )
+    if not first:
+        return _Values("empty", None)
+    if "string" in first:
+        return _texts(values)
+    try:
+        data = np.array(values, dtype=np.float64)
+    except OverflowError:  # a whole number beyond float64: let it be found as infinite
+        top = sys.float_info.max
+        data = np.array(
+            [math.inf if isinstance(v, int) and abs(v) > top else v for v in values],
+            dtype=np.float64,
+        )
+    return _floats("number" if "number" in first else "boolean", data, place)
+
+
+def _floats(kind: str, data: NDArray[np.float64], place: str) -> _Values:
+    """A column of numbers or booleans, refused if infinite."""
+    if (infinite := np.isinf(data)).any():
+        raise ValueError(
+            "X must be finite or missing, but is infinite (inf) or beyond the range of float64 "
+            f"in row {infinite.argmax()} of {place}; drop the row, or make the value NaN to have "
+            "it taken as missing"
+        )
+    return _Values("empty", None) if np.isnan(data).all() else _Values(kind, data)
+
+
+def _texts(data: list[Any]) -> _Values:
+    """A column of categories."""
+    nothing = all(_label(value) is None for value in set(data))
+    return _Values("empty", None) if nothing else _Values("category", data)
+
+
+def _is_null(t: type) -> bool:
+    """None and pandas' NA, which has no truth value to test it by."""
+    return t is type(None) or t.__name__ == "NAType"
+
+
+def _class(t: type) -> str | None:
+    """What an object of this type is; None for what no column may hold."""
+    if issubclass(t, np.timedelta64):  # which NumPy counts among the integers
+        return None
+    if issubclass(t, (bool, np.bool_)):
+        return "boolean"
+    if issubclass(t, str):
+        return "string"
+    if issubclass(t, (numbers.Real, Decimal)):
+        return "number"
+    return "complex" if issubclass(t, numbers.Complex) else None
+
+
+# -- refuse -----------------------------------------------------------------------------------
+
+
+def _check_size(n: int, n_columns: int) -> None:
+    for count, what in ((n_columns, "feature"), (n, "sample")):
+        if count == 0:
+            raise ValueError(
+                f"Found array with 0 {what}(s) (shape=({n}, {n_columns})) while a minimum of 1 is "
+                "required."
+            )
+
+
+def _check_kind(kind: str, values: _Values, place: str) -> None:
+    """Whether the values can be read as the kind of training."""
+    if "empty" in (kind, values.kind) or kind == values.kind:
+        return
+    if kind == "category" or values.kind == "category":
+        row, value = next((i, v) for i, v in enumerate(values.data) if _label(v) is not None)
+        raise TypeError(
+            f"X in {place} held {_HOLDS[kind]} in training, but now {_HOLDS[values.kind]} "
+            f"({value} in row {row}); convert it to what it was"
+        )
+    if kind == "boolean":  # a boolean column with gaps often comes back as 0.0, 1.0 and NaN
+        bad = ~(np.isnan(values.data) | (values.data == 0) | (values.data == 1))
+        if bad.any():
+            raise ValueError(
+                f"X in {place} held booleans in training, but now {values.data[bad.argmax()]:g} in "
+                f"row {bad.argmax()}; pass True and False, or 1 and 0"
+            )
+
+
+def _refuse_numbers_as_text(X: NDArray[np.str_]) -> None:
+    """np.array([[1.5, "a"]]) makes text of 1.5, and of each number a category."""
+    for i in range(X.shape[1]):
+        try:
+            X[:, i].astype(np.float64)
+        except ValueError:
+            continue
+        raise TypeError(
+            f"X is an array of strings whose column {i} reads as numbers ({str(X[0, i])!r} in row "
+            "0); pass a DataFrame or an array of dtype object with the numbers as numbers, or "
+            "X.astype(object) if they are categories"
+        )
+
+
+def _complex(what: str) -> ValueError:
+    return ValueError(
+        f"Complex data not supported: {what} is complex; pass the real and the imaginary part as "
+        "two columns"
+    )
+
+
+# -- say --------------------------------------------------------------------------------------
+
+
+def _place(i: int, names: Sequence[Any] | None) -> str:
+    return f"column {i}" if names is None else f"column {names[i]!r}"
+
+
+def _rows(n: int) -> str:
+    return f"{n} row" if n == 1 else f"{n} rows"
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = len(items) - _NAMES_SHOWN
+    return ", ".join(items[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _bullets(names: Sequence[str]) -> str:
+    more = ["..."] if len(names) > _NAMES_SHOWN else []
+    return "".join(f"- {name}\n" for name in [*names[:_NAMES_SHOWN], *more])
+
+
+def _warn(items: Sequence[str], text: str) -> None:
+    """Warns the caller of a public method of those items, if there are any."""
+    if items:
+        warnings.warn(text.format(_listed(items)), UserWarning, stacklevel=3)

@@ -1,0 +1,7 @@
+"""The scikit-learn face: ``MDNRegressor().fit(X, y)``; only here is scikit-learn used."""
+
+from __future__ import annotations
+
+from ._regressor import MDNRegressor
+
+__all__ = ["MDNRegressor"]

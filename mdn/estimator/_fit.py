@@ -1,0 +1,412 @@
+"""The default model: networks with and without the word of trees, cross-fitted and pooled."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..distribution import GaussianMixture
+from ..nn import MDNEnsemble, standardization
+from ..train import History, fit_ensemble
+from ._stack import Stack
+from ._targets import Target
+from ._trees import TreeFeatures, n_forests
+
+__all__ = ["FittedModel", "Plan", "Settings", "plan", "train"]
+
+Floats = NDArray[np.floating[Any]]
+
+_TINY = 20  # rows below which a smaller model is fitted
+_SMALL, _LARGE = 3000, 20_000  # rows at which the plan changes
+_MOST_EMBEDDED = 64  # numbers columns that are embedded, at most
+_COLLINEAR = 1e-3  # least eigenvalue of the correlations from which on they are worth turning
+_NOISE = 1e-9  # eigenvalues below are rounding
+_ROWS_A_DIRECTION = 50  # rows a column needs before its small directions are believed
+_CHUNK = 1 << 15  # rows x members of one forward pass
+
+
+class Group(NamedTuple):
+    """Members of one design.
+
+    Attributes:
+        trees: whether they see what the trees say, else the columns are embedded.
+        members: M.
+        repeats: how many members hold out a row, at least.
+    """
+
+    trees: bool
+    members: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fitted, for a number of rows."""
+
+    groups: tuple[Group, ...]
+    hidden: tuple[int, ...]
+    n_components: int
+    max_epochs: int
+    patience: int
+    tree_folds: int
+    fast_trees: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user said of the networks and their training; None where the data decide."""
+
+    n_components: int | None
+    hidden: tuple[int, ...] | None
+    ensemble_size: int | None
+    trees: bool
+    fast: bool
+    covariance_type: str
+    min_scale: float
+    learning_rate: float
+    weight_decay: float
+    batch_size: int | None
+    max_epochs: int | None
+    patience: int | None
+    max_time: float | None
+    n_jobs: int | None
+    device: torch.device
+
+
+def plan(n: int, settings: Settings) -> Plan:
+    """The defaults for n rows, and what the user wants otherwise."""
+    fast = settings.fast
+    hidden, components = (64, 64), 5
+    if n < _TINY:
+        groups = [Group(False, 4, 2)]
+        hidden, components, epochs, patience, folds = (16,), 2, 200, 30, 4
+    elif fast:
+        groups = [Group(True, 5, 1)]
+        epochs, patience, folds = (100, 15, 4) if n < _SMALL else (20, 5, 3)
+    elif n < _SMALL:
+        groups = [Group(False, 24, 3), Group(True, 24, 3)]
+        epochs, patience, folds = 400, 50, 8
+    elif n < _LARGE:
+        groups = [Group(False, 8, 2), Group(True, 12, 2)]
+        hidden, epochs, patience, folds = (128, 128), 100, 20, 6
+    else:
+        groups = [Group(False, 4, 1), Group(True, 8, 2)]
+        hidden, epochs, patience, folds = (128, 128), 40, 8, 4
+    if not settings.trees:
+        groups = [Group(False, max(g.members for g in groups), max(g.repeats for g in groups))]
+    if settings.ensemble_size is not None:
+        groups = _resized(groups, settings.ensemble_size)
+    return Plan(
+        tuple(groups),
+        settings.hidden if settings.hidden is not None else hidden,
+        settings.n_components or components,
+        settings.max_epochs or epochs,
+        settings.patience or patience,
+        folds,
+        fast,
+    )
+
+
+def _resized(groups: Sequence[Group], size: int) -> list[Group]:
+    """The groups with as many members in all as the user wants; the last group has the most."""
+    groups = list(groups)[-size:]
+    share = [size // len(groups)] * len(groups)
+    share[-1] += size - sum(share)
+    return [
+        Group(g.trees, m, min(g.repeats, max(1, m // 4)))
+        for g, m in zip(groups, share, strict=True)
+    ]
+
+
+@dataclass
+class FittedModel:
+    """All that a prediction needs, in standard units of y.
+
+    Attributes:
+        x_shift, x_scale: (P,) of the encoded columns.
+        turn: (P, Q) to uncorrelated directions of unit variance, for collinear columns; Q may be 0.
+        trees: grown on all rows; None without.
+        told_shift, told_scale: of what the trees say.
+        uses_trees: of each group.
+        groups: the networks.
+        stack: how they are pooled.
+        target: the way back to y's unit.
+        histories: of each group, in y's unit.
+    """
+
+    x_shift: Tensor
+    x_scale: Tensor
+    turn: Tensor
+    trees: TreeFeatures | None
+    told_shift: Tensor
+    told_scale: Tensor
+    uses_trees: list[bool]
+    groups: list[MDNEnsemble]
+    stack: Stack
+    target: Target
+    histories: list[History] = field(default_factory=list)
+
+    def standard(self, x: Floats) -> Tensor:
+        """(N, P + Q) columns in standard units, float64."""
+        z = (torch.as_tensor(x, dtype=torch.float64) - self.x_shift) / self.x_scale
+        return torch.cat([z, z @ self.turn], 1)
+
+    def _told(self, said: Floats) -> Tensor:
+        return (torch.as_tensor(said, dtype=torch.float64) - self.told_shift) / self.told_scale
+
+    @torch.no_grad()
+    def members(self, x: Floats) -> list[GaussianMixture]:
+        """Of each group the mixtures of its members, batch (M, N), float64, standard units."""
+        z = self.standard(x)
+        inputs = [z, z]
+        if self.trees is not None:
+            inputs[1] = torch.cat([z, self._told(self.trees.predict(z.numpy()))], 1)
+        return [
+            _forward(network, inputs[uses])
+            for network, uses in zip(self.groups, self.uses_trees, strict=True)
+        ]
+
+    def distribution(self, x: Floats) -> Any:
+        """The distribution of y for every row, in y's unit."""
+        return self.target.finish(self.stack.pool(self.members(x)))
+
+
+@torch.no_grad()
+def _forward(network: MDNEnsemble, x: Tensor) -> GaussianMixture:
+    """Mixtures (M, N) of all members for the same rows (N, F), float64."""
+    weight = network.head_bias
+    x = x.to(weight.dtype).to(weight.device)
+    step = max(1, _CHUNK // network.n_members)
+    parts = [network(x[i : i + step]).to("cpu").to(torch.float64) for i in range(0, len(x), step)]
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    rows = [zip(*(p._covariance.tensors for p in parts), strict=True)]
+    covariance = type(first._covariance)(*(torch.cat(a, 1) for a in rows[0]))
+    return first._like(
+        torch.cat([p.logits for p in parts], 1), torch.cat([p.loc for p in parts], 1), covariance
+    )
+
+
+def train(
+    x: Floats,
+    numeric: NDArray[np.bool_],
+    y: Floats,
+    weight: Floats | None,
+    settings: Settings,
+    *,
+    target: Target,
+    floor: float,
+    seed: int,
+    val: tuple[Floats, Floats] | None,
+    start: FittedModel | None,
+    report: Callable[[str, int, int], None],
+) -> FittedModel:
+    """Grows the trees, trains the networks and learns how to pool them.
+
+    Args:
+        x: (N, P) encoded columns; numeric (P,) tells which are numbers.
+        y: (N,) or (N, D) as ``target`` takes it.
+        weight: (N,) or None.
+        settings: what the user said.
+        target: fitted to y.
+        floor: of the scales, in standard units.
+        seed: of everything random.
+        val: rows that stop the training and teach the pooling, in place of held-out blocks.
+        start: a model to go on from.
+        report: called with the stage, what is done of it and how much there is.
+    """
+    begin = time.monotonic()
+    n = len(x)
+    todo = plan(n, settings)
+    rng = np.random.default_rng(seed)
+    w = None if weight is None else torch.as_tensor(weight, dtype=torch.float64)
+    if start is None:
+        model = _units(torch.as_tensor(x, dtype=torch.float64), w, target)
+    else:
+        model = start
+        model.target = target
+    z = model.standard(x)
+    point = target.point(y).numpy()
+    trees_wanted = any(g.trees for g in todo.groups)
+    told = told_val = torch.zeros(n, 0, dtype=torch.float64)
+    if trees_wanted:
+        fold = rng.permutation(n) % min(todo.tree_folds, n)
+        total = n_forests(point.shape[1], int(fold.max()) + 1)
+        done = iter(range(1, total + 1))
+        model.trees, said = TreeFeatures.fit(
+            z.numpy(),
+            point,
+            weight,
+            fold,
+            fast=todo.fast_trees,
+            seed=seed % (2**31 - 1000),
+            n_jobs=settings.n_jobs,
+            report=lambda: report("trees", next(done, total), total),
+        )
+        if start is None or not len(model.told_shift):
+            shift, scale = standardization(torch.as_tensor(said), w)
+            model.told_shift, model.told_scale = shift, torch.where(scale > 0, scale, 1.0)
+        told = model._told(said)
+    target_rows = target.standard(y)
+    dtype, device = torch.float32, settings.device
+    single = lambda a: a.to(dtype).to(device)  # noqa: E731
+    if val is not None:
+        z_val = model.standard(val[0])
+        target_val = target.standard(val[1])
+        if model.trees is not None and trees_wanted:
+            told_val = model._told(model.trees.predict(z_val.numpy()))
+    previous = dict(zip(model.uses_trees, model.groups, strict=True)) if start else {}
+    groups, histories, seen = [], [], []
+    for i, group in enumerate(todo.groups):
+        inputs = torch.cat([z, told], 1) if group.trees else z
+        repeats = min(group.repeats, max(1, group.members // 2))
+        held_out, complete = _held_out(n, group.members, repeats, rng)
+        if val is not None:
+            held_out = torch.zeros(group.members, n, dtype=torch.bool)
+        network = MDNEnsemble(
+            group.members,
+            inputs.shape[1],
+            target.n_targets,
+            todo.n_components,
+            todo.hidden,
+            embedded=[] if group.trees else _embedded(x, numeric),
+            covariance_type=settings.covariance_type,
+            min_scale=floor,
+            generator=torch.Generator().manual_seed(seed + 7919 * (i + 1)),
+        ).initialize_from(torch.as_tensor(point))
+        if group.trees in previous:
+            _go_on(network, previous[group.trees])
+        network.to(device)
+        if val is None:
+            own_val = None
+        else:
+            own = torch.cat([z_val, told_val], 1) if group.trees else z_val
+            own_val = single(own), single(target_val)
+        left = None
+        if settings.max_time is not None:
+            left = (settings.max_time - (time.monotonic() - begin)) / (len(todo.groups) - i)
+            left = max(left, 1e-3)
+        stage = f"networks {i + 1} of {len(todo.groups)}"
+        history = fit_ensemble(
+            network,
+            single(inputs),
+            single(target_rows),
+            held_out.to(device),
+            val=own_val,
+            weight=None if w is None else single(w),
+            log_prob=target.log_prob,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            batch_size=settings.batch_size,
+            max_epochs=todo.max_epochs,
+            patience=todo.patience,
+            max_time=left,
+            seed=seed + 104_729 * (i + 1),
+            report=lambda epoch, total, _, stage=stage: report(stage, epoch, total),
+        )
+        network.to("cpu")
+        groups.append(network)
+        histories.append(history.shifted(_offset(target)))
+        if val is None and complete:
+            mixtures = _forward(network, inputs)
+            index = torch.stack([row.nonzero()[:complete, 0] for row in held_out.t()], 1)  # (R, N)
+            seen.append(_members_of(mixtures, index))
+        elif val is not None:
+            seen.append(_forward(network, own))
+    model.uses_trees = [g.trees for g in todo.groups]
+    model.groups, model.histories = groups, histories
+    rows, row_weight = (target_rows, w) if val is None else (target_val, None)
+    if len(seen) == len(groups):
+        many = [m.batch_shape[0] > 1 for m in seen]
+        model.stack = Stack.fit(seen, rows, row_weight, target.log_prob, recalibrate=many)
+    else:
+        model.stack = Stack.plain(len(groups))
+    return model
+
+
+def _units(x: Tensor, weight: Tensor | None, target: Target) -> FittedModel:
+    """A model that knows the units of x and nothing else."""
+    shift, scale = standardization(x, weight)
+    scale = torch.where(scale > 0, scale, 1.0)
+    z = (x - shift) / scale
+    turn = x.new_zeros(x.shape[1], 0)
+    if len(x) > _ROWS_A_DIRECTION * x.shape[1]:
+        share = (
+            torch.full((len(x),), 1 / len(x)).double() if weight is None else weight / weight.sum()
+        )
+        values, vectors = torch.linalg.eigh(z.t() @ (share.unsqueeze(1) * z))
+        kept = values > _NOISE
+        # what y hangs on may be a small difference of columns that all but move together
+        if bool(kept.any()) and float(values[kept].min()) < _COLLINEAR:
+            vectors = vectors[:, kept]
+            largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+            turn = vectors * largest.sign() / values[kept].sqrt()
+    none = x.new_zeros(0)
+    return FittedModel(shift, scale, turn, None, none, none, [], [], Stack.plain(1), target)
+
+
+def _embedded(x: Floats, numeric: NDArray[np.bool_]) -> list[int]:
+    """Columns of numbers with more than two values; none if there are many."""
+    found = [i for i in np.flatnonzero(numeric) if len(np.unique(x[:, i])) > 2]
+    return [int(i) for i in found] if len(found) <= _MOST_EMBEDDED else []
+
+
+def _held_out(n: int, members: int, repeats: int, rng: np.random.Generator) -> tuple[Tensor, int]:
+    """Which rows each member holds out, (M, N), and how often each row is held out at least.
+
+    Members are dealt over repeats; within one the rows fall into as many blocks as it has members,
+    so that each row is held out once.  A member alone holds out an eighth.
+    """
+    mask = torch.zeros(members, n, dtype=torch.bool)
+    if members == 1:
+        mask[0, torch.as_tensor(rng.permutation(n)[: max(1, n // 8)])] = True
+        return mask, 0
+    complete, at = 0, 0
+    for part in np.array_split(np.arange(members), repeats):
+        blocks = min(len(part), n)
+        fold = rng.permutation(n) % blocks
+        for j in range(len(part)):
+            mask[at + j] = torch.as_tensor(fold == j % blocks)
+        at += len(part)
+        complete += 1
+    return mask, complete
+
+
+def _members_of(mixtures: GaussianMixture, index: Tensor) -> GaussianMixture:
+    """Of mixtures (M, N) those of members (R, N)."""
+    rows = torch.arange(index.shape[1])
+    return mixtures[index, rows]
+
+
+def _go_on(network: MDNEnsemble, previous: MDNEnsemble) -> None:
+    if network.describe() != previous.describe():
+        raise ValueError(
+            "warm_start needs the same columns, members and layers as before; "
+            "set warm_start=False to begin anew"
+        )
+    network.load_state_dict(previous.state_dict())
+
+
+def _offset(target: Target) -> float:
+    """Nats from standard units to y's unit; a probability has no unit."""
+    return 0.0 if target.bounded else float(target.scale.log().sum())
+
+
+def check_size(n: int) -> None:
+    """Warns of a sample too small for the usual model."""
+    if n < _TINY:
+        warnings.warn(
+            f"{n} rows are few for a conditional density: a smaller model is fitted, and what it "
+            "says rests on little",
+            UserWarning,
+            stacklevel=4,
+        )

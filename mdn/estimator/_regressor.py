@@ -1,0 +1,634 @@
+"""The scikit-learn face: ``MDNRegressor().fit(X, y)`` and the whole of p(y|x) comes back."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_sample_weight,
+    _num_samples,
+    check_is_fitted,
+)
+
+from .. import io
+from ..columns import Columns
+from ..distribution import HDR
+from ..nn import MIN_SCALE, MDNEnsemble
+from ..scoring import weighted_mean
+from ..train import History
+from ._fit import FittedModel, Settings, check_size, train
+from ._stack import Stack
+from ._targets import KINDS, Target
+from ._trees import Forest, TreeFeatures
+
+__all__ = ["MDNRegressor"]
+
+Floats = NDArray[np.floating[Any]]
+
+_PRESETS = ("default", "fast")
+_TIES = 0.5  # a target with fewer distinct values than this share of its rows counts as rounded
+_STEP_SHARE = 0.05  # of the step of a rounded target: no scale is smaller
+_HEAPED = 0.1  # share of rows on heaps from which on the NLL of a density means little
+_HEAP = 10  # equal values that make a heap
+_MOST_COPIES = 4  # rows that integer weights may make of each on average, to be written out
+
+
+class MDNRegressor(RegressorMixin, BaseEstimator):
+    """Conditional density of y given X by an ensemble of mixture density networks.
+
+    Boosted and randomised trees are grown first, and what they say of rows that they have not seen
+    is handed to half of the networks; the other half sees embedded columns alone.  Every network
+    holds out a block of rows, which ends its training; on these rows the pool is recalibrated.  The
+    result is one Gaussian mixture in y's own unit: a change of unit changes the NLL by its
+    logarithm and nothing else.
+
+    Args:
+        n_components: K, Gaussians in the mixture of one network; None for 5.
+        hidden: widths of the hidden layers; None for (64, 64), or (128, 128) from 3000 rows.
+        ensemble_size: M, networks in all; None for 48 below 3000 rows, 20 below 20,000, else 12.
+        preset: ``"default"``, or ``"fast"`` for a tenth of the time: 5 networks, fewer trees.
+        target: ``"real"``; ``"positive"``, by the logarithm; ``"unit"``, between 0 and 1, by the
+            logit; ``"integer"``, whole numbers, by the probability of the rounding cell;
+            ``"interval"``, y of two columns, the lower and upper end of what is known, equal where
+            y is known and infinite where it is censored.
+        resolution: step of a rounded y; its likelihood is the probability of the cell around it.
+        trees: whether trees take part.
+        covariance_type: for several targets, as in :class:`mdn.MDNHead`.
+        min_scale: floor of the scales in standard deviations of y.  It bounds the likelihood and is
+            raised to a twentieth of the step of a y that holds few distinct values.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        batch_size: rows a step; None for a size that grows with the data.
+        max_epochs: passes over the data at most; None for 400, 100 or 40, by the rows.
+        patience: epochs without a better held-out NLL of any network before training ends; None
+            for 50, 20 or 8.
+        max_time: seconds after which training ends with what it has.
+        warm_start: go on from the networks of the last fit.
+        n_jobs: threads; None for as many as torch has.
+        device: of the training, as ``"cuda"``; predictions are made on the CPU.
+        random_state: seed or ``numpy.random.RandomState``; a number gives the same model each time.
+        verbose: show a progress bar.
+
+    Attributes:
+        model_: the fitted networks, trees and how they are pooled.
+        history_: :class:`mdn.History` of the group with the greatest weight, mean over its
+            networks, NLL per epoch in nats in y's unit.
+        n_features_in_: F.
+        feature_names_in_: names of the columns, if X had any.
+
+    Example:
+        >>> from mdn.datasets import load_old_faithful
+        >>> X, y = load_old_faithful()[:2]
+        >>> model = MDNRegressor(preset="fast", min_scale=0.1, random_state=0).fit(X, y)
+        >>> model.predict_distribution(X[:3])
+        GaussianMixture(batch_shape=(3,), event_shape=(1,), n_components=26)
+        >>> model.predict_interval(X[:3], coverage=0.9).shape
+        (3, 2)
+
+    References:
+        C. M. Bishop, Mixture Density Networks, Aston University NCRG/94/004 (1994).
+        B. Lakshminarayanan, A. Pritzel, C. Blundell, Simple and Scalable Predictive Uncertainty
+        Estimation using Deep Ensembles (2017).
+        D. H. Wolpert, Stacked Generalization, Neural Networks 5 (1992) 241-259.
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        hidden: Sequence[int] | None = None,
+        *,
+        ensemble_size: int | None = None,
+        preset: str = "default",
+        target: str = "real",
+        resolution: float | None = None,
+        trees: bool = True,
+        covariance_type: str = "diagonal",
+        min_scale: float = MIN_SCALE,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-3,
+        batch_size: int | None = None,
+        max_epochs: int | None = None,
+        patience: int | None = None,
+        max_time: float | None = None,
+        warm_start: bool = False,
+        n_jobs: int | None = None,
+        device: str = "cpu",
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_components = n_components
+        self.hidden = hidden
+        self.ensemble_size = ensemble_size
+        self.preset = preset
+        self.target = target
+        self.resolution = resolution
+        self.trees = trees
+        self.covariance_type = covariance_type
+        self.min_scale = min_scale
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.max_time = max_time
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.input_tags.allow_nan = True
+        return tags
+
+    # -- fit ----------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        eval_set: tuple[Any, ArrayLike] | None = None,
+    ) -> MDNRegressor:
+        """Fits p(y|x).
+
+        The order of the rows plays no part, and a row of weight 2 counts as two rows.
+
+        Args:
+            X: (N, F) array or DataFrame (pandas, polars, pyarrow).  Numbers, booleans and
+                categories, told apart by dtype; gaps are allowed.
+            y: (N,) or (N, D) numbers; integers are cast.
+            sample_weight: (N,) non-negative weights; None for equal ones.
+            eval_set: rows (X, y) that end the training and recalibrate, in place of held-out
+                blocks of the training rows.
+
+        Raises:
+            ValueError: lengths differ, a value is not finite (with its row), fewer than 2 rows, or
+                a parameter out of its range.
+
+        Warns:
+            UserWarning: y is constant or sits on few values, so that the height of its density says
+                little; fewer than 20 rows.
+        """
+        settings = self._settings()
+        targets = self._checked_y(X, y)
+        weight = None
+        if sample_weight is not None:
+            rows = np.zeros((len(targets), 1))
+            weight = _check_sample_weight(
+                sample_weight, rows, dtype=np.float64, ensure_non_negative=True
+            )
+            if np.count_nonzero(weight) < 2:
+                raise ValueError("sample_weight must be positive for at least 2 rows")
+        _check_feature_names(self, X, reset=True)
+        index, weight = _written_out(len(targets), weight)
+        if index is not None:
+            X, targets = _rows(X, index), targets[index]
+        start: FittedModel | None = None
+        if self.warm_start and hasattr(self, "model_"):
+            columns, start = self.columns_, self.model_
+        else:
+            columns = Columns.fit(X)
+        self.n_features_in_ = columns.n_features_in
+        inputs = columns.transform(X)
+        order = np.lexsort([*inputs.T[::-1], *targets.reshape(len(targets), -1).T[::-1]])
+        inputs, targets = inputs[order], targets[order]
+        weight = None if weight is None else weight[order]
+        way = Target.fit(targets, weight, self.target, self.resolution)
+        val = None
+        if eval_set is not None:
+            if not isinstance(eval_set, (tuple, list)) or len(eval_set) != 2:
+                raise TypeError("eval_set must be a pair (X, y)")
+            val = columns.transform(eval_set[0]), self._checked_y(*eval_set, "eval_set's y")
+            way.check(val[1])
+            if val[1].ndim != targets.ndim or val[1].shape[1:] != targets.shape[1:]:
+                raise ValueError(
+                    f"eval_set's y must have as many columns as y; got shapes {val[1].shape} "
+                    f"and {targets.shape}"
+                )
+        check_size(len(inputs))
+        _warn_of_values(way, targets)
+        floor = self.min_scale
+        if floor > 0 and not way.bounded:  # a floor that is not positive is refused by the layers
+            floor = max(floor, _resolution(way.point(targets)))
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        with _threads(self.n_jobs), _progress(bool(self.verbose)) as report:
+            model = train(
+                inputs,
+                columns.numeric,
+                targets,
+                weight,
+                settings,
+                target=way,
+                floor=floor,
+                seed=seed,
+                val=val,
+                start=start,
+                report=report,
+            )
+        self.columns_, self.model_ = columns, model
+        self.history_ = model.histories[int(model.stack.weight.argmax())]
+        return self
+
+    def _settings(self) -> Settings:
+        """The parameters, checked."""
+        if self.preset not in _PRESETS:
+            raise ValueError(
+                f"preset must be one of {', '.join(map(repr, _PRESETS))}; got {self.preset!r}"
+            )
+        if self.target not in KINDS:
+            raise ValueError(
+                f"target must be one of {', '.join(map(repr, KINDS))}; got {self.target!r}"
+            )
+        for name in ("n_components", "ensemble_size", "batch_size", "max_epochs", "patience"):
+            _check_count(name, getattr(self, name))
+        for name in ("learning_rate", "max_time"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < np.inf:
+                raise ValueError(f"{name} must be positive and finite; got {value}")
+        if not 0 <= self.weight_decay < np.inf:
+            raise ValueError(f"weight_decay must be at least 0; got {self.weight_decay}")
+        if not 0 < self.min_scale < np.inf:
+            raise ValueError(f"min_scale must be positive and finite; got {self.min_scale}")
+        hidden = self.hidden
+        if hidden is not None:
+            if isinstance(hidden, str) or not isinstance(hidden, (Sequence, np.ndarray)):
+                raise TypeError(f"hidden must be a sequence of widths, as (64, 64); got {hidden!r}")
+            for i, units in enumerate(hidden):
+                _check_count(f"hidden[{i}]", units)
+        return Settings(
+            n_components=self.n_components,
+            hidden=None if hidden is None else tuple(int(units) for units in hidden),
+            ensemble_size=self.ensemble_size,
+            trees=bool(self.trees),
+            fast=self.preset == "fast",
+            covariance_type=self.covariance_type,
+            min_scale=self.min_scale,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            patience=self.patience,
+            max_time=self.max_time,
+            n_jobs=self.n_jobs,
+            device=torch.device(self.device),
+        )
+
+    def _checked_y(self, X: Any, y: Any, name: str = "y") -> Floats:
+        """Targets as numbers of the length of X."""
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None"
+            )
+        rows = _num_samples(X), _num_samples(y)
+        if rows[0] != rows[1]:
+            raise ValueError(f"X and {name} must have one length; got {rows[0]} and {rows[1]} rows")
+        if getattr(y, "dtype", None) is not None and str(y.dtype) in ("category", "str", "string"):
+            raise ValueError(
+                f"{name} must hold numbers; got dtype {y.dtype}: a category has no density"
+            )
+        targets = check_array(
+            y,
+            dtype=np.float64,
+            ensure_2d=False,
+            ensure_all_finite=False,
+            ensure_min_samples=2 if name == "y" else 1,
+            input_name="y",
+        )
+        if targets.ndim > 2 or targets.shape[1:] == (0,):
+            raise ValueError(f"{name} must have shape (N,) or (N, D); got {targets.shape}")
+        if self.target != "interval":
+            self._check_finite(name, targets)
+        return targets
+
+    def _check_finite(self, name: str, a: Floats) -> None:
+        bad = ~np.isfinite(a.reshape(len(a), -1))
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            found = "NaN" if np.isnan(a.reshape(len(a), -1)[row, column]) else "inf"
+            where = f"row {row}" + (f", column {column}" if a.ndim > 1 else "")
+            raise ValueError(
+                f"{name} must be finite, but contains {found} in {where}; drop or impute such rows"
+            )
+
+    # -- predict ------------------------------------------------------------------------------
+
+    def predict_distribution(self, X: Any) -> Any:
+        """The conditional distribution of each row, batch (N,), event (D,), float64, y's unit.
+
+        A :class:`mdn.GaussianMixture` for ``target="real"`` and ``"interval"``, a
+        :class:`mdn.Mixture` for ``"positive"`` and ``"unit"``, a :class:`mdn.DiscretizedMixture`,
+        which holds probabilities, where y is rounded.
+        """
+        return self.model_.distribution(self._inputs(X))
+
+    def _inputs(self, X: Any) -> Floats:
+        check_is_fitted(self, "model_")
+        _check_feature_names(self, X, reset=False)
+        return self.columns_.transform(X)
+
+    def predict_uncertainty(self, X: Any) -> tuple[Floats, Floats]:
+        """The variance of y in two parts: of the noise, and of what the networks disagree on.
+
+        Args:
+            X: (N, F).
+
+        Returns:
+            aleatoric and epistemic variance, each (N,) or (N, D), in the squared unit of y (of its
+            logarithm for ``target="positive"``, of its logit for ``"unit"``); their sum is the
+            variance of the pooled networks, but for the broad component of small weight.
+        """
+        model = self.model_ if hasattr(self, "model_") else None
+        inputs = self._inputs(X)
+        assert model is not None
+        members = model.stack.members(model.members(inputs))
+        means, variances, weights = [], [], []
+        for mixture, weight in zip(members, model.stack.weight.tolist(), strict=True):
+            count = mixture.batch_shape[0]
+            means.append(mixture.mean)
+            variances.append(mixture.variance)
+            weights += [weight / count] * count
+        mean, variance = torch.cat(means), torch.cat(variances)  # (M, N, D)
+        w = mean.new_tensor(weights).reshape(-1, 1, 1)
+        centre = (w * mean).sum(0)
+        square = model.target.scale.square()
+        aleatoric = (w * variance).sum(0) * square
+        epistemic = (w * (mean - centre).square()).sum(0) * square
+        return self._targets(aleatoric), self._targets(epistemic)
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Conditional mean, (N,) or (N, D); with ``return_std`` also the standard deviation."""
+        dist = self.predict_distribution(X)
+        mean = self._targets(dist.mean)
+        return (mean, self._targets(dist.stddev)) if return_std else mean
+
+    def predict_quantiles(self, X: Any, levels: Sequence[float]) -> Floats:
+        """Quantiles in y's unit: (N, L) for L levels, (N, L, D) for several targets (marginal)."""
+        column = np.asarray(levels, dtype=np.float64).reshape(-1, 1)
+        if not ((column >= 0) & (column <= 1)).all():
+            raise ValueError(f"levels must lie in [0, 1]; got {levels}")
+        p = _tensor(column)
+        return self._marginals(X, lambda m: m.icdf(p).squeeze(-1).t())
+
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> Floats:
+        """Central intervals in y's unit: (N, 2), or (N, 2, D) for several targets (marginal)."""
+        return self._marginals(X, lambda m: m.interval(coverage))
+
+    def predict_hdr(self, X: Any, coverage: float = 0.9) -> HDR:
+        """Highest-density regions as arrays: intervals (N, K, 2), NaN-padded; one target."""
+        hdr = self.predict_distribution(X).hdr(coverage)
+        return HDR(hdr.intervals.numpy(), hdr.threshold.numpy(), hdr.coverage)  # type: ignore[arg-type]
+
+    def predict_mode(self, X: Any) -> Floats:
+        """The most probable y, (N,) or (N, D)."""
+        return self._targets(self.predict_distribution(X).mode)
+
+    def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> Floats:
+        """Draws from p(y|x): (N, S), or (N, S, D) for several targets."""
+        generator = torch.Generator()
+        generator.manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
+        draws = self.predict_distribution(X).sample((n_samples,), generator=generator)
+        return self._targets(draws.movedim(0, 1))
+
+    def log_prob(self, X: Any, y: ArrayLike) -> Floats:
+        """Log density of each y under its own x, (N,), nats in y's unit."""
+        dist = self.predict_distribution(X)
+        y = np.asarray(y, dtype=np.float64)
+        if len(y) != dist.batch_shape[0]:
+            raise ValueError(
+                f"X and y must have one length; got {dist.batch_shape[0]} and {len(y)} rows"
+            )
+        target = self.model_.target
+        target.check(y)
+        if target.kind == "interval":
+            inside = target.log_prob(
+                dist.affine(-target.shift / target.scale, 1 / target.scale), target.standard(y)
+            )
+            known = torch.as_tensor(y[:, 0] == y[:, 1])
+            return torch.where(known, inside - target.scale.log(), inside).numpy()
+        self._check_finite("y", y)
+        return dist.log_prob(_tensor(y.reshape(len(y), -1))).numpy()
+
+    def nll(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Mean negative log-likelihood, nats in y's unit; negative where densities exceed 1."""
+        return weighted_mean(-self.log_prob(X, y), sample_weight)
+
+    def _targets(self, a: torch.Tensor) -> Floats:
+        """(..., D) as an array, without the last axis if y had none."""
+        return (a[..., 0] if self.model_.target.flat else a).numpy()
+
+    def _marginals(self, X: Any, f: Any) -> Floats:
+        dist = self.predict_distribution(X)
+        dims = dist.event_shape[0]
+        parts = [f(dist.marginal(d)).numpy() for d in range(dims)]
+        return parts[0] if dims == 1 else np.stack(parts, -1)
+
+    # -- save ---------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the fitted model to one file without pickle; ``mdn.load(path)`` reads it."""
+        check_is_fitted(self, "model_")
+        io.save(self, path)
+
+    def _saved(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        check_is_fitted(self, "model_")
+        params = self.get_params()
+        if not isinstance(params["random_state"], (int, np.integer, type(None))):
+            params["random_state"] = None  # a generator has no lasting state to save
+        if params["hidden"] is not None:
+            params["hidden"] = [int(units) for units in params["hidden"]]
+        names = getattr(self, "feature_names_in_", None)
+        model = self.model_
+        config = {
+            "params": params,
+            "columns": self.columns_.describe(),
+            "target": model.target.describe(),
+            "feature_names": None if names is None else list(names),
+            "uses_trees": model.uses_trees,
+            "networks": [network.describe() for network in model.groups],
+            "histories": [asdict(history) for history in model.histories],
+            "n_forests": len(model.trees.forests) if model.trees is not None else 0,
+            "broad": model.stack.broad,
+        }
+        tensors = {
+            name: getattr(model, name)
+            for name in ("x_shift", "x_scale", "turn", "told_shift", "told_scale")
+        }
+        for name in ("scale", "spread", "weight"):
+            tensors[f"stack.{name}"] = getattr(model.stack, name)
+        for i, network in enumerate(model.groups):
+            tensors |= {f"networks.{i}.{k}": a for k, a in network.state_dict().items()}
+        for i, forest in enumerate(model.trees.forests if model.trees is not None else []):
+            tensors |= {f"trees.{i}.{k}": torch.as_tensor(a) for k, a in forest.arrays().items()}
+        return config, tensors
+
+    @classmethod
+    def _restored(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> MDNRegressor:
+        params = dict(config["params"])
+        if params["hidden"] is not None:
+            params["hidden"] = tuple(params["hidden"])
+        self = cls(**params)
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {k[len(prefix) :]: a for k, a in tensors.items() if k.startswith(prefix)}
+
+        networks = []
+        for i, described in enumerate(config["networks"]):
+            network = MDNEnsemble(**described, generator=torch.Generator())
+            network.load_state_dict(part(f"networks.{i}."))
+            networks.append(network.eval())
+        forests = [
+            Forest.restored({k: a.numpy() for k, a in part(f"trees.{i}.").items()})
+            for i in range(config["n_forests"])
+        ]
+        self.columns_ = Columns.restore(config["columns"])
+        self.model_ = FittedModel(
+            **{name: tensors[name] for name in ("x_shift", "x_scale", "turn")},
+            trees=TreeFeatures(forests) if forests else None,
+            **{name: tensors[name] for name in ("told_shift", "told_scale")},
+            uses_trees=config["uses_trees"],
+            groups=networks,
+            stack=Stack(**part("stack."), broad=config["broad"]),
+            target=Target.restored(config["target"]),
+            histories=[History(**history) for history in config["histories"]],
+        )
+        self.history_ = self.model_.histories[int(self.model_.stack.weight.argmax())]
+        self.n_features_in_ = self.columns_.n_features_in
+        if config["feature_names"] is not None:
+            self.feature_names_in_ = np.array(config["feature_names"], dtype=object)
+        return self
+
+
+def _tensor(a: Floats) -> torch.Tensor:
+    """Shares the memory if torch can; it takes no reversed or read-only array."""
+    return torch.as_tensor(np.require(a, np.float64, ["C", "W"]))
+
+
+def _resolution(y: torch.Tensor) -> float:
+    """Least scale that the rounding of y (N, D) leaves a meaning, in its unit; 0 if not rounded."""
+    worst = 0.0
+    for column in y.numpy().T:
+        distinct = np.unique(column)
+        if 1 < len(distinct) < _TIES * len(column):
+            worst = max(worst, _STEP_SHARE * float(np.diff(distinct).min()))
+    return worst
+
+
+def _warn_of_values(target: Target, y: Floats) -> None:
+    """Of a y whose density says little: constant, or heaped on few values."""
+    if target.bounded:
+        return
+    columns = y.reshape(len(y), -1)
+    constant = (columns == columns[:1]).all(0)
+    if constant.any():
+        names = ", ".join(str(i) for i in np.flatnonzero(constant))
+        name = "y" if constant.all() else f"y in column {names}"
+        warnings.warn(
+            f"{name} is constant ({columns[0, constant][0]:g}): the fitted density is as narrow as "
+            "its floor allows, and its height says nothing about the data",
+            UserWarning,
+            stacklevel=3,
+        )
+    for column in columns[:, ~constant].T:
+        values, counts = np.unique(column, return_counts=True)
+        share = counts[counts >= max(_HEAP, 0.01 * len(column))].sum() / len(column)
+        if share > _HEAPED:
+            step = float(np.diff(values).min())
+            warnings.warn(
+                f"{share:.0%} of y sits on heaps of equal values ({len(values)} distinct ones in "
+                f"{len(column)} rows): a density may stand on them, so its NLL is not meaningful; "
+                f"resolution={step:.3g} gives the probability of the rounding cell instead",
+                UserWarning,
+                stacklevel=3,
+            )
+            break
+
+
+def _written_out(n: int, weight: Floats | None) -> tuple[NDArray[np.intp] | None, Floats | None]:
+    """Rows to take, and weights that are left: whole weights are written out as repeated rows."""
+    if weight is None:
+        return None, None
+    used = np.flatnonzero(weight > 0)
+    weight = weight[used]
+    whole = weight / weight.min()
+    for candidate in (weight, whole):
+        rounded = np.round(candidate)
+        if (candidate == rounded).all() and rounded.sum() <= _MOST_COPIES * len(used):
+            return np.repeat(used, rounded.astype(np.intp)), None
+    return used, weight * (len(weight) / weight.sum())
+
+
+def _rows(X: Any, index: NDArray[np.intp]) -> Any:
+    """Rows of an array or of a DataFrame of any kind."""
+    if isinstance(X, np.ndarray) or not hasattr(X, "columns"):
+        if hasattr(X, "column_names"):  # a pyarrow table
+            return X.take(index)
+        return np.asarray(X)[index]
+    return X.iloc[index] if hasattr(X, "iloc") else X[index]
+
+
+def _check_count(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}")
+
+
+@contextmanager
+def _threads(n_jobs: int | None) -> Iterator[None]:
+    """Torch and the trees on so many threads, and as before afterwards."""
+    if n_jobs is None:
+        yield
+        return
+    _check_count("n_jobs", n_jobs)
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_jobs)
+    try:
+        with threadpool_limits(n_jobs):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _progress(wanted: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """What shows the stages on standard error, or nothing; rich is loaded only to show."""
+    if not wanted:
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    shown = Progress(
+        TextColumn("{task.description:16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+    )
+    tasks: dict[str, Any] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = shown.add_task(stage, total=total)
+        shown.update(tasks[stage], completed=done)
+
+    with shown:
+        yield report

@@ -1,0 +1,147 @@
+"""Groups of networks pooled into one mixture, and what out-of-fold rows say about how.
+
+On rows that a network has not seen, the pool of the networks that held them out is an honest copy
+of what the whole ensemble will say of new rows.  There, by likelihood: a factor for the scales of
+each group and one for the spread between its members, a weight for each group, and the weight of a
+broad component that bounds the loss of a row unlike all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..distribution import GaussianMixture
+
+__all__ = ["Stack"]
+
+LogProb = Callable[[GaussianMixture, Tensor], Tensor]
+
+_PRIOR = 3.0  # strength by which the logs of the factors are held near 0, in nats
+_BROAD_WEIGHT = 1e-3  # of the broad component before the data speak
+_BROAD_SCALE = 1.5  # its scale, in standard deviations of y
+_PASSES = 40  # of L-BFGS
+
+
+@dataclass
+class Stack:
+    """How G groups are pooled.
+
+    Attributes:
+        scale: (G,) factor of the scales of the components.
+        spread: (G,) factor of the distances of the members' means from their common mean.
+        weight: (G,) weights of the groups, which add up to 1.
+        broad: weight of the broad component.
+    """
+
+    scale: Tensor
+    spread: Tensor
+    weight: Tensor
+    broad: float
+
+    @classmethod
+    def plain(cls, n_groups: int) -> Stack:
+        """Equal weights and no change, for want of rows to learn from."""
+        one = torch.ones(n_groups, dtype=torch.float64)
+        return cls(one, one, one / n_groups, _BROAD_WEIGHT)
+
+    @classmethod
+    def fit(
+        cls,
+        groups: Sequence[GaussianMixture],
+        target: Tensor,
+        weight: Tensor | None,
+        log_prob: LogProb,
+        *,
+        recalibrate: Sequence[bool],
+    ) -> Stack:
+        """Learns from rows that none of the mixtures has seen.
+
+        Args:
+            groups: of each group the members that held a row out, batch (R, N).
+            target: (N, ...), what ``log_prob`` takes.
+            weight: (N,) or None.
+            log_prob: log-likelihood (R, N) of targets (R, N, ...).
+            recalibrate: whether the factors of a group are learnt.  A single member says nothing of
+                how wide a pool of them should be.
+        """
+        n_groups = len(groups)
+        target = target.double()
+        broad = _broad(groups[0], torch.Size(target.shape[:1]))
+        log_broad = log_prob(broad, target)  # (N,)
+        free = torch.tensor([*recalibrate, *recalibrate, *[n_groups > 1] * n_groups, True]).double()
+        first = torch.zeros(3 * n_groups + 1, dtype=torch.float64)
+        first[-1] = math.log(_BROAD_WEIGHT)
+        moved = torch.zeros_like(first, requires_grad=True)
+        optimizer = torch.optim.LBFGS([moved], max_iter=_PASSES, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            theta = first + moved * free
+            logs = torch.log_softmax(theta[2 * n_groups : 3 * n_groups], 0)
+            parts = []
+            for g, members in enumerate(groups):
+                shaped = _shaped(members, theta[g].exp(), theta[n_groups + g].exp())
+                each = log_prob(shaped, target.expand(members.batch_shape[0], *target.shape))
+                parts.append(torch.logsumexp(each, 0) - math.log(len(each)) + logs[g])
+            eps = theta[-1].clamp(max=math.log(0.5))
+            pooled = torch.logsumexp(torch.stack(parts), 0) + torch.log1p(-eps.exp())
+            rows = torch.logaddexp(pooled, log_broad + eps)
+            total = rows.sum() if weight is None else (weight.double() * rows).sum()
+            held = torch.cat([moved[: 2 * n_groups], 0.5 * moved[2 * n_groups :]])
+            return _PRIOR * (held * free).square().sum() - total
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            return value
+
+        before = float(loss().detach())
+        optimizer.step(closure)
+        if not (bool(moved.isfinite().all()) and float(loss().detach()) <= before):
+            return cls.plain(n_groups)
+        theta = (first + moved * free).detach()
+        return cls(
+            theta[:n_groups].exp(),
+            theta[n_groups : 2 * n_groups].exp(),
+            torch.softmax(theta[2 * n_groups : 3 * n_groups], 0),
+            min(0.5, float(theta[-1].exp())),
+        )
+
+    def members(self, groups: Sequence[GaussianMixture]) -> list[GaussianMixture]:
+        """The recalibrated members, batch (M, N), of each group."""
+        return [
+            _shaped(g, scale, spread)
+            for g, scale, spread in zip(groups, self.scale, self.spread, strict=True)
+        ]
+
+    def pool(self, groups: Sequence[GaussianMixture]) -> GaussianMixture:
+        """One mixture, batch (N,), of all members of all groups, batch (M, N)."""
+        parts, weights = [], []
+        for mixture, weight in zip(self.members(groups), self.weight.tolist(), strict=True):
+            count = mixture.batch_shape[0]
+            parts += [mixture[m] for m in range(count)]
+            weights += [(1 - self.broad) * weight / count] * count
+        parts.append(_broad(groups[0], groups[0].batch_shape[1:]))
+        return GaussianMixture.pool(parts, [*weights, self.broad])
+
+
+def _shaped(members: GaussianMixture, scale: Tensor, spread: Tensor) -> GaussianMixture:
+    """Members, batch (R, N), with other scales and another spread around their common mean."""
+    mean = members.mean.unsqueeze(-2)  # (R, N, 1, D)
+    centre = mean.mean(0, keepdim=True)
+    loc = centre + spread * (mean - centre) + (members.loc - mean)
+    covariance = members._covariance.affine(scale.expand(members.loc.shape))
+    return members._like(members.logits, loc, covariance)
+
+
+def _broad(like: GaussianMixture, batch: torch.Size) -> GaussianMixture:
+    """One wide component around the mean of the training rows, in standard units."""
+    shape = (*batch, 1, like.event_shape[0])
+    loc = torch.zeros(shape, dtype=torch.float64)
+    scale = torch.full(shape, _BROAD_SCALE, dtype=torch.float64)
+    return GaussianMixture(torch.zeros(shape[:-1], dtype=torch.float64), loc, scale)

@@ -1,0 +1,28 @@
+"""Networks whose output is a distribution: heads, the mixture density network MDN, ensembles."""
+
+from __future__ import annotations
+
+from ._ensemble import MDNEnsemble
+from ._heads import (
+    MIN_SCALE,
+    CategoricalHead,
+    FamilyParameters,
+    FullParameters,
+    LowRankParameters,
+    MDNHead,
+    MixtureParameters,
+)
+from ._mdn import MDN, standardization
+
+__all__ = [
+    "MDN",
+    "MDNHead",
+    "MDNEnsemble",
+    "CategoricalHead",
+    "MixtureParameters",
+    "FullParameters",
+    "LowRankParameters",
+    "FamilyParameters",
+    "MIN_SCALE",
+    "standardization",
+]

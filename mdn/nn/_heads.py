@@ -1,0 +1,409 @@
+"""Last layers whose output is a distribution."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.cluster.vq import ClusterError, kmeans2
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from ..distribution import GaussianMixture, Mixture
+from ..distribution._families import FAMILIES
+from ..functional._full import unpacked
+
+__all__ = [
+    "MDNHead",
+    "CategoricalHead",
+    "MixtureParameters",
+    "FullParameters",
+    "LowRankParameters",
+    "FamilyParameters",
+]
+
+MIN_SCALE = 1e-3
+"""Default floor of the scales, in standard deviations of the target.
+
+Without a floor the likelihood has no maximum: a component that sits on one point and narrows gains
+density without end.  With this one a component can gain at most log(1000) = 6.9 nats a dimension.
+"""
+
+_COVARIANCE_TYPES = ("diagonal", "isotropic", "tied", "full", "low_rank")
+_RANK = 2  # of the factor of a low-rank covariance, less in fewer dimensions
+_FIRST_SCALE = 0.1  # least initial scale, in standard deviations: a group of equal targets has 0
+
+
+class MixtureParameters(NamedTuple):
+    """Tensors of a Gaussian mixture, for vmap, export and data-parallel wrappers.
+
+    The names are those of ``GaussianMixture``'s arguments: ``GaussianMixture(**p._asdict())``.
+
+    Attributes:
+        logits: (*, K), not normalised.
+        loc: (*, K, D).
+        scale: (*, K, D).
+    """
+
+    logits: Tensor
+    loc: Tensor
+    scale: Tensor
+
+
+class FullParameters(NamedTuple):
+    """The same for full and tied covariances.
+
+    Attributes:
+        logits: (*, K), not normalised.
+        loc: (*, K, D).
+        precision_tril: (*, K, D, D), lower triangular.
+    """
+
+    logits: Tensor
+    loc: Tensor
+    precision_tril: Tensor
+
+
+class _Packed(NamedTuple):
+    """FullParameters with the factor as U diag(precision), U unit lower triangular, by columns."""
+
+    logits: Tensor
+    loc: Tensor
+    precision: Tensor  # (*, K, D)
+    lower: Tensor  # (*, K, D (D - 1) / 2)
+
+
+class FamilyParameters(NamedTuple):
+    """The same for families other than the Gaussian.
+
+    Attributes:
+        logits: (*, K), not normalised.
+        raw: (*, P, K), the P parameters of the family before their softplus.
+    """
+
+    logits: Tensor
+    raw: Tensor
+
+
+class LowRankParameters(NamedTuple):
+    """The same for low-rank covariances.
+
+    Attributes:
+        logits: (*, K), not normalised.
+        loc: (*, K, D).
+        cov_factor: (*, K, D, R).
+        cov_diag: (*, K, D).
+    """
+
+    logits: Tensor
+    loc: Tensor
+    cov_factor: Tensor
+    cov_diag: Tensor
+
+
+class Layout:
+    """How a flat output of P numbers a row becomes a mixture; the arguments are those of MDNHead.
+
+    The last layer of a network, of one member or of many at once, takes ``n_outputs`` from here,
+    hands its output to :meth:`parameters` and these to :meth:`distribution`.
+    """
+
+    def __init__(
+        self,
+        out_features: int,
+        n_components: int,
+        *,
+        covariance_type: str = "diagonal",
+        family: str = "gaussian",
+        min_scale: float = MIN_SCALE,
+    ) -> None:
+        _check_sizes(out_features=out_features, n_components=n_components)
+        if covariance_type not in _COVARIANCE_TYPES:
+            raise ValueError(
+                f"covariance_type must be one of {', '.join(map(repr, _COVARIANCE_TYPES))}; "
+                f"got {covariance_type!r}"
+            )
+        if not 0 < min_scale < math.inf:
+            raise ValueError(f"min_scale must be positive and finite; got {min_scale}")
+        families = ("gaussian", *FAMILIES)
+        if family not in families:
+            raise ValueError(
+                f"family must be one of {', '.join(map(repr, families))}; got {family!r}"
+            )
+        if family != "gaussian" and (out_features > 1 or covariance_type != "diagonal"):
+            raise ValueError(
+                f"family={family!r} needs one target and covariance_type='diagonal'; "
+                f"got {out_features} and {covariance_type!r}"
+            )
+        self.out_features, self.n_components = out_features, n_components
+        self.family, self.min_scale = family, float(min_scale)
+        k, d = n_components, out_features
+        if d == 1:
+            covariance_type = "diagonal" if covariance_type != "tied" else "tied"
+        shared = 1 if covariance_type == "tied" else k
+        scales = k if covariance_type == "isotropic" else shared * d
+        off = {
+            "full": shared * d * (d - 1) // 2,
+            "tied": shared * d * (d - 1) // 2,
+            "low_rank": k * d * min(_RANK, d),
+        }
+        self._sizes = [k, k * d, scales, off.get(covariance_type, 0)]
+        self._kind = covariance_type
+        if family != "gaussian":
+            self._sizes = [k, k * FAMILIES[family].n_parameters]
+        self.n_outputs = sum(self._sizes)
+
+    def parameters(
+        self, out: Tensor, batch: torch.Size
+    ) -> MixtureParameters | _Packed | LowRankParameters | FamilyParameters:
+        """The parameters in the flat output, (P, N), N the size of the batch."""
+        k, d = self.n_components, self.out_features
+        if self.family != "gaussian":
+            logits, raw = out.split(self._sizes)
+            raw = raw.reshape(self._sizes[1] // k, k, *batch)
+            return FamilyParameters(
+                logits.reshape(k, *batch).movedim(0, -1),
+                raw.permute(*range(2, raw.ndim), 0, 1),
+            )
+        logits, loc, raw, off = out.split(self._sizes)
+        order = (*range(2, 2 + len(batch)), 0, 1)
+        shared = 1 if self._kind == "tied" else k
+
+        def wide(a: Tensor, columns: int) -> Tensor:  # (shared * C, N) -> (*, K, C)
+            return a.reshape(shared, columns, *batch).permute(order).expand(*batch, k, columns)
+
+        logits = logits.reshape(k, *batch).movedim(0, -1)
+        loc = loc.reshape(k, d, *batch).permute(order)
+        scales = nn.functional.softplus(raw) + self.min_scale
+        if self._kind == "low_rank":
+            rank = min(_RANK, d)
+            factor = wide(off, d * rank).reshape(*batch, k, d, rank)
+            return LowRankParameters(logits, loc, factor, wide(scales.square(), d))
+        if self._kind == "full" or (self._kind == "tied" and d > 1):
+            # a column of the factor, in units of its diagonal, holds the regression of its
+            # dimension on the later ones: numbers near 1 whatever the scale
+            lower = wide(off, d * (d - 1) // 2)
+            return _Packed(logits, loc, wide(scales.reciprocal(), d), lower)
+        scale = wide(scales, self._sizes[2] // shared).expand(*batch, k, d)
+        return MixtureParameters(logits, loc, scale)
+
+    def distribution(
+        self, params: MixtureParameters | _Packed | LowRankParameters | FamilyParameters
+    ) -> GaussianMixture | Mixture:
+        """The mixture of these parameters."""
+        if isinstance(params, _Packed):
+            return GaussianMixture._from_head(*params)
+        if isinstance(params, FamilyParameters):
+            build = FAMILIES[self.family].build
+            components = build(*params.raw.unbind(-2), floor=self.min_scale)
+            return Mixture(params.logits, components, validate_args=False)
+        return GaussianMixture(**params._asdict(), validate_args=False)
+
+    def bias_from(self, y: Tensor) -> Tensor:
+        """Biases, (P,), that spread the components over the targets; see initialize_from."""
+        groups = _groups(y.detach().double().cpu().numpy(), self.n_components)
+        loc = np.stack([g.mean(0) for g in groups])  # (K, D)
+        spread = np.stack([g.std(0) for g in groups])
+        floor = np.maximum(_FIRST_SCALE * y.double().cpu().numpy().std(0), self.min_scale)
+        scale = np.maximum(spread, floor) - self.min_scale
+        if self._kind in ("isotropic", "tied"):
+            scale = scale.mean(1 if self._kind == "isotropic" else 0, keepdims=True)
+        scale = np.maximum(scale, 1e-6)
+        raw = scale + np.log(-np.expm1(-scale))  # inverse softplus
+        share = np.log([len(g) for g in groups])
+        off = np.zeros(self._sizes[3])
+        bias = np.concatenate([share - share.mean(), loc.reshape(-1), raw.reshape(-1), off])
+        return torch.as_tensor(bias)
+
+
+class MDNHead(nn.Module):
+    r"""Linear layer whose output is a Gaussian mixture: ``forward(h (*, F)) -> GaussianMixture``.
+
+    .. math::
+        \text{scale} = \mathrm{softplus}(a) + \text{min\_scale}
+
+    Put it on any network; the loss is ``-head(h).log_prob(y).mean()``.
+
+    Args:
+        in_features: F, features of h.
+        out_features: D, dimensions of y.
+        n_components: K.
+        covariance_type: ``"diagonal"``; ``"isotropic"``, one scale for all dimensions of a
+            component; ``"full"``; ``"tied"``, one full covariance for all components;
+            ``"low_rank"``, a factor of rank 2 plus a diagonal.  With one dimension all are alike.
+        family: of the components: ``"gaussian"``, or for one target ``"student_t"``,
+            ``"laplace"``, ``"logistic"``, ``"log_normal"``, ``"gamma"``, ``"beta"``, ``"weibull"``,
+            ``"von_mises"``, ``"negative_binomial"``, ``"poisson"``; these give a
+            :class:`mdn.Mixture`.
+        min_scale: floor of the scales in the unit of y as the head sees it; by default a
+            thousandth, meant for a standardised y.  It bounds the likelihood (see ``MIN_SCALE``).
+            With full covariance it is that of each dimension given the later ones.
+
+    Raises:
+        ValueError: a size below 1, an unknown covariance type, a floor that is not positive.
+
+    Example:
+        >>> head = MDNHead(8, n_components=3)
+        >>> head(torch.zeros(64, 8))
+        GaussianMixture(batch_shape=(64,), event_shape=(1,), n_components=3)
+
+    References:
+        C. M. Bishop, Mixture Density Networks, Aston University NCRG/94/004 (1994), section 3.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int = 1,
+        n_components: int = 5,
+        *,
+        covariance_type: str = "diagonal",
+        family: str = "gaussian",
+        min_scale: float = MIN_SCALE,
+    ) -> None:
+        super().__init__()
+        _check_sizes(in_features=in_features)
+        self.layout = Layout(
+            out_features,
+            n_components,
+            covariance_type=covariance_type,
+            family=family,
+            min_scale=min_scale,
+        )
+        self.in_features, self.out_features = in_features, out_features
+        self.n_components, self.covariance_type = n_components, covariance_type
+        self.family, self.min_scale = family, float(min_scale)
+        self.linear = nn.Linear(in_features, self.layout.n_outputs)
+
+    def params(
+        self, h: Tensor
+    ) -> MixtureParameters | FullParameters | LowRankParameters | FamilyParameters:
+        """The parameters as plain tensors, named by the kind of covariance; h is (*, F)."""
+        found = self._parameters_of(h)
+        if not isinstance(found, _Packed):
+            return found
+        return FullParameters(found.logits, found.loc, unpacked(found.precision, found.lower))
+
+    def _parameters_of(
+        self, h: Tensor
+    ) -> MixtureParameters | _Packed | LowRankParameters | FamilyParameters:
+        _check_features(h, self.in_features)
+        batch = h.shape[:-1]
+        # components first in memory, as the likelihood wants them: its reductions run over rows
+        bias, weight = self.linear.bias.unsqueeze(-1), self.linear.weight
+        out = torch.addmm(bias, weight, h.reshape(-1, self.in_features).t())  # (P, N)
+        return self.layout.parameters(out, batch)
+
+    def forward(self, h: Tensor) -> GaussianMixture | Mixture:
+        """The mixture for features h, (*, F)."""
+        return self.layout.distribution(self._parameters_of(h))
+
+    @torch.no_grad()
+    def initialize_from(self, y: Tensor) -> None:
+        """Spreads the components over the targets, so that none starts in the same place.
+
+        One dimension: K groups of equal size between quantiles.  Several: k-means.  The biases
+        become the groups' means, scales and shares; the weights are shrunk so that they lead.
+
+        Args:
+            y: targets as the head sees them, (N, D).
+
+        Raises:
+            ValueError: y has another shape, no rows, or is not finite; a family other than the
+                Gaussian.
+        """
+        if self.family != "gaussian":
+            raise ValueError(f"initialize_from needs family='gaussian'; got {self.family!r}")
+        y = torch.as_tensor(y).detach()
+        _check_rows("y", y, self.out_features)
+        self.linear.bias.copy_(self.layout.bias_from(y))
+        self.linear.weight.mul_(0.1)
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows."""
+        return (
+            f"{self.in_features}, {self.out_features}, n_components={self.n_components}, "
+            f"covariance_type={self.covariance_type!r}, min_scale={self.min_scale:g}"
+            + ("" if self.family == "gaussian" else f", family={self.family!r}")
+        )
+
+
+class CategoricalHead(nn.Module):
+    """Linear layer whose output is a Categorical: ``forward(h (*, F)) -> Categorical``.
+
+    Its loss ``-head(h).log_prob(target).mean()`` is the cross-entropy.  A probability mass does not
+    exceed 1, so this loss is never negative; that of a density may be.
+
+    Args:
+        in_features: F, features of h.
+        n_classes: C; targets are integers from 0 to C - 1, shape (*).
+
+    Raises:
+        ValueError: a size below 1.
+
+    Example:
+        >>> CategoricalHead(8, 10)(torch.zeros(64, 8)).probs.shape
+        torch.Size([64, 10])
+    """
+
+    def __init__(self, in_features: int, n_classes: int) -> None:
+        super().__init__()
+        _check_sizes(in_features=in_features, n_classes=n_classes)
+        self.in_features, self.n_classes = in_features, n_classes
+        self.linear = nn.Linear(in_features, n_classes)
+
+    def forward(self, h: Tensor) -> Categorical:
+        """The class distribution for features h, (*, F)."""
+        _check_features(h, self.in_features)
+        return Categorical(logits=self.linear(h), validate_args=False)
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _groups(y: np.ndarray, k: int) -> list[np.ndarray]:
+    """K non-empty groups of rows of y (N, D) that lie apart."""
+    if k == 1:
+        return [y]
+    if y.shape[1] > 1 and len(y) >= k:
+        # with fewer distinct rows than k the distances are all 0, and a group stays empty
+        with contextlib.suppress(ClusterError), np.errstate(invalid="ignore"):
+            label = kmeans2(y, k, minit="++", seed=0, missing="raise")[1]
+            return [y[label == i] for i in range(k)]
+    # one dimension, or k-means left a group empty: along the direction of greatest spread
+    centred = y - y.mean(0)
+    direction = np.linalg.svd(centred, full_matrices=False)[2][0] if y.shape[1] > 1 else [1.0]
+    y = y[np.argsort(centred @ direction, kind="stable")]
+    if len(y) < k:  # fewer rows than components: repeat
+        y = np.repeat(y, -(-k // len(y)), axis=0)
+    return np.array_split(y, k)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+
+
+def _check_features(h: Tensor, features: int, name: str = "h") -> None:
+    if h.ndim < 1 or h.shape[-1] != features:
+        raise ValueError(f"{name} must have shape (*, {features}); got {tuple(h.shape)}")
+
+
+def _check_rows(name: str, a: Tensor, columns: int | None) -> None:
+    """At least one row, the right number of columns, finite values."""
+    if not isinstance(a, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(a).__name__}")
+    if columns is not None and (a.ndim != 2 or a.shape[1] != columns):
+        hint = f". Did you mean {name}[:, None]?" if columns == 1 and a.ndim == 1 else ""
+        raise ValueError(f"{name} must have shape (N, {columns}); got {tuple(a.shape)}{hint}")
+    if not len(a):
+        raise ValueError(f"{name} must have at least one row; got shape {tuple(a.shape)}")
+    bad = ~torch.isfinite(a.reshape(len(a), -1)).all(1)
+    if bool(bad.any()):
+        raise ValueError(f"{name} must be finite; row {int(bad.nonzero()[0])} is not")

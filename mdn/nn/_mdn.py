@@ -1,0 +1,202 @@
+"""The mixture density network MDN: standardisation, hidden layers and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..distribution import GaussianMixture
+from ._heads import MIN_SCALE, MDNHead, _check_features, _check_rows, _check_sizes
+
+__all__ = ["MDN", "standardization"]
+
+
+class MDN(nn.Module):
+    """Mixture density network: ``forward(x) -> GaussianMixture`` in the user's units.
+
+    x and y are standardised inside, by buffers that :meth:`standardize_` fits and the state dict
+    holds, so the log-likelihood is in nats in y's own unit whatever the scale of the data.
+
+    Args:
+        in_features: F, features of x; with ``backbone``, the features that it hands on.
+        out_features: D, dimensions of y.
+        n_components: K.
+        hidden: widths of the hidden layers (SiLU between them); not used with ``backbone``.
+        backbone: any module from x to (*, in_features).
+        covariance_type: as in :class:`MDNHead`.
+        min_scale: floor of the scales in standard deviations of y, as in :class:`MDNHead`.
+
+    Raises:
+        ValueError: as :class:`MDNHead`, or a hidden width below 1.
+
+    Example:
+        >>> x, y = torch.randn(200, 3), 1000 * torch.randn(200, 1)
+        >>> model = MDN(3).standardize_(x, y)
+        >>> model(x)
+        GaussianMixture(batch_shape=(200,), event_shape=(1,), n_components=5)
+    """
+
+    x_shift: Tensor
+    x_scale: Tensor
+    y_shift: Tensor
+    y_scale: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int = 1,
+        n_components: int = 5,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        backbone: nn.Module | None = None,
+        covariance_type: str = "diagonal",
+        min_scale: float = MIN_SCALE,
+    ) -> None:
+        super().__init__()
+        _check_sizes(in_features=in_features)
+        if not isinstance(hidden, Iterable):
+            raise TypeError(f"hidden must be a sequence of widths, as (64, 64); got {hidden!r}")
+        self.hidden = None if backbone is not None else tuple(hidden)
+        if backbone is None:
+            width, layers = in_features, []
+            for i, units in enumerate(hidden):
+                _check_sizes(**{f"hidden[{i}]": units})
+                layers += [nn.Linear(width, units), nn.SiLU()]
+                width = units
+            backbone = nn.Sequential(*layers)
+        else:
+            width = in_features
+        head = MDNHead(
+            width,
+            out_features,
+            n_components,
+            covariance_type=covariance_type,
+            min_scale=min_scale,
+        )
+        # the part that works in standardised units
+        self.network = nn.Sequential(backbone, head)
+        self.in_features = in_features
+        for name, one in (("x_shift", 0.0), ("x_scale", 1.0)):
+            self.register_buffer(name, torch.tensor(one, dtype=torch.float64))
+        for name, one in (("y_shift", 0.0), ("y_scale", 1.0)):
+            self.register_buffer(name, torch.full((out_features,), one, dtype=torch.float64))
+
+    @property
+    def head(self) -> MDNHead:
+        """The last layer."""
+        return self.network[1]  # type: ignore[return-value]
+
+    def standardize_(self, x: Tensor, y: Tensor) -> MDN:
+        """Fits the standardisation and spreads the components over y; returns self.
+
+        A column of x without spread gets scale 1; a y without spread gets its own size.
+
+        Args:
+            x: (N, F), standardised by column, or any (N, ...), by one mean and one scale.
+            y: (N, D).
+
+        Raises:
+            ValueError: different lengths, a shape that does not fit, a value that is not finite.
+        """
+        _check_rows("x", x, self.in_features if self.hidden is not None else None)
+        _check_rows("y", y, self.head.out_features)
+        if len(x) != len(y):
+            raise ValueError(f"x and y must have one length; got {len(x)} and {len(y)} rows")
+        shift, scale = standardization(x if x.ndim == 2 else x.reshape(-1))
+        device = self.y_shift.device
+        self.x_shift, self.x_scale = shift.to(device), scale.to(device)
+        shift, scale = standardization(y)
+        constant = scale == 0
+        scale = torch.where(constant, shift.abs(), scale)
+        self.y_shift, self.y_scale = shift.to(device), torch.where(scale > 0, scale, 1.0).to(device)
+        self.x_scale = torch.where(self.x_scale > 0, self.x_scale, 1.0)
+        # rounded as forward sees it: a change of unit alters the last digit of float64 only
+        standard = (y.to(device) - self.y_shift) / self.y_scale
+        self.head.initialize_from(standard.to(self.head.linear.weight.dtype))
+        return self
+
+    def standard_units(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y as ``network`` sees them, in its dtype: what to train it on, without overhead."""
+        dtype = self.head.linear.weight.dtype
+        return (
+            ((x - self.x_shift) / self.x_scale).to(dtype),
+            ((y - self.y_shift) / self.y_scale).to(dtype),
+        )
+
+    def forward(self, x: Tensor) -> GaussianMixture:
+        """The mixture for x, (*, F), in y's unit and x's dtype."""
+        if self.hidden is not None:
+            _check_features(x, self.in_features, "x")
+        dtype = self.head.linear.weight.dtype
+        out = x.dtype if x.is_floating_point() else dtype
+        standard = self.network(((x - self.x_shift) / self.x_scale).to(dtype))
+        return standard.to(torch.float64).affine(self.y_shift, self.y_scale).to(out)
+
+    def describe(self) -> dict[str, Any]:
+        """The constructor's arguments, as plain numbers and strings (used by ``mdn.save``)."""
+        if self.hidden is None:
+            raise TypeError(
+                "an MDN with a backbone of its own cannot be saved whole, as the backbone is code; "
+                "save model.state_dict() and rebuild the module to load it"
+            )
+        head = self.head
+        return {
+            "in_features": self.in_features,
+            "out_features": head.out_features,
+            "n_components": head.n_components,
+            "hidden": list(self.hidden),
+            "covariance_type": head.covariance_type,
+            "min_scale": head.min_scale,
+        }
+
+    def _saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return self.describe(), dict(self.state_dict())
+
+    @classmethod
+    def _restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MDN:
+        model = cls(**config)
+        model.network.to(tensors["network.1.linear.weight"].dtype)
+        model.load_state_dict(tensors)
+        return model.eval()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MDN:
+        # a cast of the weights must not round the units: 1e9 + x has no digit of x in float32
+        units = {n: getattr(self, n) for n in ("x_shift", "x_scale", "y_shift", "y_scale")}
+        super()._apply(fn, recurse)
+        for name, exact in units.items():
+            moved = getattr(self, name)
+            if moved.dtype != exact.dtype:
+                setattr(self, name, exact.to(moved.device))
+        return self
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # the shape of x's buffers is known once standardize_ has seen x
+        for name in ("x_shift", "x_scale"):
+            saved = state_dict.get(prefix + name)
+            if saved is not None:
+                setattr(self, name, getattr(self, name).new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def standardization(a: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the rows, float64; exactly 0 for a constant column.
+
+    Args:
+        a: (N, ...).
+        weight: (N,) non-negative weights of the rows, not all 0; None for equal ones.
+    """
+    a = a.detach().double()
+    share = a.new_full((len(a),), 1 / max(1, len(a))) if weight is None else weight.double()
+    share = (share / share.sum()).reshape(-1, *[1] * (a.ndim - 1))
+    shift = a.mean(0) if weight is None else (share * a).sum(0)
+    apart = a - shift
+    size = apart.abs().amax(0)  # out of the squares, which would over- or underflow
+    unit = apart / torch.where(size > 0, size, 1.0)
+    scale = size * (share * unit.square()).sum(0).sqrt()
+    # rounding leaves a constant column a spread of some ulp
+    noise = 4 * torch.finfo(torch.float64).eps * a.abs().amax(0)
+    constant = (a == a[:1]).all(0) | (scale <= noise)
+    return torch.where(constant, a[0], shift), torch.where(constant, 0.0, scale)

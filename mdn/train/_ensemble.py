@@ -1,0 +1,216 @@
+"""Training of an ensemble that is one module: all members in step, each stopped by its own rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._history import History, TrainingError
+
+__all__ = ["fit_ensemble"]
+
+_WARM_UP = 5  # epochs over which the learning rate rises
+_LEAST_RATE = 1e-3  # of the learning rate, where the cosine ends
+_CLIP_NORM = 5.0  # of the gradient of one member
+_CAP = 50.0  # nats; a held-out row beyond says nothing more about when to stop
+_ROWS_AT_ONCE = 1 << 14  # rows x members of one forward pass without gradients
+
+
+def fit_ensemble(
+    module: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    held_out: Tensor,
+    *,
+    val: tuple[Tensor, Tensor] | None = None,
+    weight: Tensor | None = None,
+    log_prob: Callable[[Any, Tensor], Tensor] = lambda dist, target: dist.log_prob(target),
+    lr: float = 2e-3,
+    weight_decay: float = 1e-3,
+    batch_size: int | None = None,
+    max_epochs: int = 400,
+    patience: int = 50,
+    max_time: float | None = None,
+    seed: int = 0,
+    report: Callable[[int, int, float], None] | None = None,
+) -> History:
+    r"""Fits every member by maximum likelihood on the rows that it does not hold out.
+
+    The loss is the sum over the members of their weighted mean negative log-likelihoods, so the
+    gradients of one do not touch another.  AdamW, with a learning rate that rises over the first
+    epochs and then follows a cosine.  After each epoch a member is scored by its held-out rows; it
+    ends with the weights of its own best epoch.
+
+    Args:
+        module: its parameters have M as first axis; ``module(x (M, B, F))`` gives a distribution
+            with batch (M, B).
+        x: (N, F).
+        target: (N, ...), what ``log_prob`` takes.
+        held_out: (M, N) bool, the rows that stop a member and do not train it.
+        val: rows (x, target) that stop all members instead; then nothing is held out.
+        weight: (N,) weights of the rows; None for equal ones.
+        log_prob: log-likelihood (M, B) of targets (M, B, ...) under the module's distribution.
+        lr: largest learning rate.
+        weight_decay: of AdamW, for matrices only.
+        batch_size: rows of a step of one member; None for about 2.7 sqrt(N).
+        max_epochs: at most; the cosine ends there.
+        patience: epochs without a better score of any member before training ends.
+        max_time: seconds after which it ends; the cosine then ends there if that is earlier.
+        seed: of batches and dropout.
+        report: called after each epoch with epoch, number of epochs and the mean held-out NLL.
+
+    Returns:
+        The history: means over the members of their training and held-out NLL.
+
+    Raises:
+        TrainingError: a member whose held-out NLL was never finite.
+    """
+    members = len(held_out)
+    device = x.device
+    shuffle = torch.Generator().manual_seed(seed)
+    used = [(~row).nonzero().squeeze(1) for row in held_out.cpu()]
+    shortest = min(len(rows) for rows in used)
+    size = _rows_a_step(shortest, batch_size)
+    steps = max(1, shortest // size)
+    if val is None:
+        val_x, val_target, val_weight = _held_out(x, target, held_out, weight)
+    else:
+        val_x, val_target = (a.expand(members, *a.shape) for a in val)
+        val_weight = x.new_ones(val_target.shape[:2])
+    params = list(module.parameters())
+    matrices = [p for p in params if p.ndim > 2 and min(p.shape[1:]) > 1]
+    others = [p for p in params if not (p.ndim > 2 and min(p.shape[1:]) > 1)]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0}],
+        lr=lr,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    best = x.new_full((members,), math.inf)
+    best_epoch = torch.zeros(members, dtype=torch.long, device=device)
+    kept = [p.detach().clone() for p in params]
+    train_nll, val_nll = [], []
+    stopped = "max_epochs"
+    start = time.monotonic()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)  # of the dropout
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        for epoch in range(max_epochs):
+            order = torch.stack(
+                [
+                    rows[torch.randperm(len(rows), generator=shuffle)[: steps * size]]
+                    for rows in used
+                ]
+            ).to(device)
+            module.train()
+            losses = []
+            for step in range(steps):
+                done = (epoch * steps + step) / (max_epochs * steps)
+                if max_time is not None:
+                    done = max(done, (time.monotonic() - start) / max_time)
+                rate = max(_LEAST_RATE, 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
+                rate *= min(1.0, (epoch * steps + step + 1) / (_WARM_UP * steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * rate
+                rows = order[:, step * size : (step + 1) * size]
+                log_p = log_prob(module(x[rows]), target[rows])  # (M, B)
+                if weight is None:
+                    loss = -log_p.mean(1)
+                else:
+                    w = weight[rows]
+                    loss = -(w * log_p).sum(1) / w.sum(1).clamp(min=torch.finfo(w.dtype).tiny)
+                optimizer.zero_grad(set_to_none=True)
+                loss.sum().backward()
+                _clip(params)
+                optimizer.step()
+                losses.append(loss.detach())
+            score = _score(module, log_prob, val_x, val_target, val_weight)
+            better = score < best  # not where it is NaN
+            best = torch.where(better, score, best)
+            best_epoch[better] = epoch
+            with torch.no_grad():
+                for old, new in zip(kept, params, strict=True):
+                    old[better] = new[better]
+            train_nll.append(float(torch.stack(losses).mean()))
+            val_nll.append(float(score.mean()))
+            if report is not None:
+                report(epoch + 1, max_epochs, val_nll[-1])
+            if epoch - int(best_epoch.max()) >= patience:
+                stopped = "patience"
+                break
+            if max_time is not None and time.monotonic() - start > max_time:
+                stopped = "max_time"
+                break
+    with torch.no_grad():
+        for p, value in zip(params, kept, strict=True):
+            p.copy_(value)
+    module.eval()
+    at = int(best_epoch.double().mean().round())
+    history = History(train_nll, val_nll, at, stopped, time.monotonic() - start)
+    if not bool(best.isfinite().all()):
+        member = int((~best.isfinite()).nonzero()[0])
+        raise TrainingError(
+            f"the held-out NLL of member {member} was never finite: lower learning_rate, or look "
+            "for values of y far outside the others",
+            len(train_nll) - 1,
+            None,
+            float(best[member]),
+            history,
+        )
+    return history
+
+
+def _rows_a_step(n: int, batch_size: int | None) -> int:
+    """About 2.7 sqrt(n), a power of two: steps as noisy as they are cheap."""
+    if batch_size is None:
+        batch_size = 2 ** round(math.log2(2.7 * math.sqrt(n)))
+    return max(1, min(batch_size, n))
+
+
+def _held_out(
+    x: Tensor, target: Tensor, held_out: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, targets and weights of each member's held-out rows, padded to one length."""
+    longest = int(held_out.sum(1).max())
+    index, weights = [], []
+    for row in held_out:
+        own = row.nonzero().squeeze(1)
+        w = x.new_ones(len(own)) if weight is None else weight[own]
+        index.append(torch.cat([own, own[:1].expand(longest - len(own))]))
+        weights.append(torch.cat([w, w.new_zeros(longest - len(own))]))
+    rows = torch.stack(index)
+    return x[rows], target[rows], torch.stack(weights)
+
+
+def _clip(params: list[nn.Parameter]) -> None:
+    """Bounds the norm of each member's gradient: one bad batch costs no more than a step."""
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
+    factor = _CLIP_NORM / norm.clamp(min=_CLIP_NORM)
+    if bool((factor < 1).any()):
+        for g in grads:
+            g.mul_(factor.reshape(-1, *[1] * (g.ndim - 1)))
+
+
+@torch.no_grad()
+def _score(
+    module: nn.Module,
+    log_prob: Callable[[Any, Tensor], Tensor],
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor,
+) -> Tensor:
+    """Weighted mean NLL of each member's own rows, (M,)."""
+    module.eval()
+    step = max(1, _ROWS_AT_ONCE // len(x))
+    parts = [
+        log_prob(module(x[:, i : i + step]), target[:, i : i + step])
+        for i in range(0, x.shape[1], step)
+    ]
+    nll = -torch.cat(parts, 1).clamp(min=-_CAP)
+    return (weight * nll).sum(1) / weight.sum(1).clamp(min=torch.finfo(weight.dtype).tiny)
