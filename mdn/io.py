@@ -1,10 +1,12 @@
 """One file per model: tensors in safetensors, the rest in JSON, no pickle.
 
-A file cannot run code when it is read: it names one of the kinds below and holds its numbers.
+A file cannot run code when it is read: it names one of the kinds below and holds its numbers.  A
+checksum over all of it tells a file that was altered, by accident or by hand.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -17,8 +19,10 @@ import torch
 
 __all__ = ["load", "save"]
 
-_FORMAT = 1  # raised when a reader of the old format would misread a file
-_KINDS = ("GaussianMixture", "MDN", "MDNRegressor")
+_FORMAT = 2  # raised when a reader of the old format would misread a file
+_CHECKED = 2  # format from which on a file holds a checksum
+_OLDEST = {"GaussianMixture": 1, "MDN": 1, "MDNRegressor": 2}  # format that is still read
+_KINDS = tuple(_OLDEST)
 
 
 def save(model: Any, path: str | os.PathLike[str]) -> None:
@@ -45,8 +49,11 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"the folder {path.parent} is not there; create it first")
     config, tensors = model._saved()
     about = {"format": _FORMAT, "kind": kind, "config": config}
-    tensors = {name: a.detach().cpu().contiguous() for name, a in tensors.items()}
-    about_json = json.dumps(about, default=_plain)
+    # copies, as two names may stand for one tensor
+    one_by_one = torch.contiguous_format
+    tensors = {k: a.detach().cpu().clone(memory_format=one_by_one) for k, a in tensors.items()}
+    about = json.loads(json.dumps(about, default=_plain))  # as a reader will see it
+    about_json = json.dumps({**about, "sha256": _checksum(about, tensors)})
     # not by save_file or mkstemp: their files can be read by their owner only
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -67,7 +74,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a file of ``mdn.save``, damaged, or of a newer version.
+        ValueError: not a file of ``mdn.save``, damaged, or of a version too new or too old.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -78,7 +85,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("mdn", "null"))
             tensors: dict[str, torch.Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:  # JSONDecodeError among others
         raise ValueError(f"{path} is damaged or was not written by mdn.save ({error})") from error
     if not isinstance(about, dict) or about.get("kind") not in _KINDS:
         raise ValueError(f"{path} was not written by mdn.save")
@@ -88,12 +95,29 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise ValueError(
             f"{path} has format {about['format']}, this version reads up to {_FORMAT}; update mdn"
         )
+    if about["format"] < _OLDEST[about["kind"]]:
+        raise ValueError(
+            f"{path} holds an {about['kind']} of format {about['format']}, which this version does "
+            "not read any more; fit it anew, or load it with the version that wrote it"
+        )
+    if about["format"] >= _CHECKED and about.pop("sha256", None) != _checksum(about, tensors):
+        raise ValueError(f"{path} is damaged: its contents do not match its checksum")
     # by name through the package: the kinds live above this layer
     kind = getattr(importlib.import_module(__package__), about["kind"])
     try:
         return kind._restored(about["config"], tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError) as error:
         raise ValueError(f"{path} is damaged: its numbers do not fit ({error})") from error
+
+
+def _checksum(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of the description and of every tensor with its name, dtype and shape."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        a = tensors[name]
+        digest.update(f"\0{name}\0{a.dtype}\0{tuple(a.shape)}\0".encode())
+        digest.update(a.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

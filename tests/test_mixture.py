@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 import scipy.stats
 import scoringrules
 import torch
@@ -38,8 +39,9 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import AffineTransform
 
-from mdn.distribution import GaussianMixture, Logistic, Mixture, PointMass
+from mdn.distribution import GaussianMixture, Logistic, LogitNormal, Mixture, PointMass
 from mdn.distribution._families import FAMILIES
+from tests.oracles import mp
 
 INF = math.inf
 WEIGHTS = (0.3, 0.7)
@@ -60,6 +62,45 @@ class Case(NamedTuple):
 
 
 S = scipy.stats
+
+
+class _LogitNormalLaw:
+    """The law of 1 / (1 + exp(-x)), x Gaussian, from SciPy's normal; moments by mpmath."""
+
+    def __init__(self, loc: float, scale: float) -> None:
+        self.logit = S.norm(loc, scale)
+
+    def pdf(self, y: Any) -> Any:
+        inside = (y > 0) & (y < 1)
+        safe = np.where(inside, y, 0.5)
+        density = self.logit.pdf(scipy.special.logit(safe)) / (safe * (1 - safe))
+        return np.where(inside, density, 0.0)
+
+    def cdf(self, y: Any) -> Any:
+        return self.logit.cdf(scipy.special.logit(np.clip(y, 0, 1)))
+
+    def sf(self, y: Any) -> Any:
+        return self.logit.sf(scipy.special.logit(np.clip(y, 0, 1)))
+
+    def ppf(self, q: Any) -> Any:
+        return scipy.special.expit(self.logit.ppf(q))
+
+    def isf(self, q: Any) -> Any:
+        return scipy.special.expit(self.logit.isf(q))
+
+    def mean(self) -> float:
+        return self._expect(lambda y: y)
+
+    def var(self) -> float:
+        mean = self.mean()
+        return self._expect(lambda y: (y - mean) ** 2)
+
+    def _expect(self, f: Callable[[Any], Any]) -> float:
+        loc, scale = self.logit.args
+        integrand = lambda z: f(1 / (1 + mp.exp(-loc - scale * z))) * mp.npdf(z)  # noqa: E731
+        return float(mp.quad(integrand, [-12, -4, 0, 4, 12]))
+
+
 CASES = {
     "normal": Case(Normal(t(-1, 2), t(0.5, 1)), [S.norm(-1, 0.5), S.norm(2, 1)]),
     "student_t": Case(
@@ -71,6 +112,12 @@ CASES = {
         LogNormal(t(-1, 1), t(0.5, 0.3)),
         [S.lognorm(0.5, scale=math.exp(-1)), S.lognorm(0.3, scale=math.e)],
         0.0,
+    ),
+    "logit_normal": Case(
+        LogitNormal(t(-1, 2), t(0.5, 1)),
+        [_LogitNormalLaw(-1, 0.5), _LogitNormalLaw(2, 1)],
+        0.0,
+        1.0,
     ),
     "gamma": Case(Gamma(t(0.5, 6), t(0.5, 2)), [S.gamma(0.5, scale=2), S.gamma(6, scale=0.5)], 0.0),
     "beta": Case(Beta(t(0.5, 6), t(0.5, 2)), [S.beta(0.5, 0.5), S.beta(6, 2)], 0.0, 1.0),
@@ -1040,3 +1087,117 @@ def test_counts_too_wide_for_a_sum_say_so() -> None:
     assert dist.icdf(0.9).isfinite()
     with pytest.raises(ValueError, match="must not spread over more than 4194304 whole numbers"):
         dist.crps(t(0.0))
+
+
+# --- the logit-normal, which torch does not have -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loc", "scale"), [(0, 1e-3), (-2, 0.7), (3, 2), (0, 8), (-30, 1), (1, 40)]
+)
+def test_moments_of_the_logit_normal_match_mpmath(loc: float, scale: float) -> None:
+    """Integrals of y and (y - mean)^2 over the Gaussian, relative."""
+    law = LogitNormal(t(loc), t(scale))
+
+    def expect(f: Callable[[Any], Any]) -> Any:
+        cuts = sorted({-12.0, -4.0, 0.0, 4.0, 12.0, min(12.0, max(-12.0, -loc / scale))})
+        if scale > 4:  # the sigmoid is a step there
+            cuts = sorted({*cuts, *(-loc / scale + d / scale for d in (-40, -5, 5, 40))})
+        return mp.quad(lambda z: f(1 / (1 + mp.exp(-loc - scale * z))) * mp.npdf(z), cuts)
+
+    with mp.workdps(30):
+        mean = expect(lambda y: y)
+        variance = expect(lambda y: (y - mean) ** 2)
+    assert law.mean.item() == pytest.approx(float(mean), rel=1e-11)
+    assert law.variance.item() == pytest.approx(float(variance), rel=1e-9)
+
+
+def test_the_logit_normal_mirrors() -> None:
+    """If Y has loc m then 1 - Y has loc -m: density, cdf and moments, to rounding."""
+    a, b = LogitNormal(t(1.3), t(0.8)), LogitNormal(t(-1.3), t(0.8))
+    y = t(1e-6, 0.1, 0.5, 0.97)
+    np.testing.assert_allclose(a.log_prob(y), b.log_prob(1 - y), rtol=1e-9)
+    np.testing.assert_allclose(a.cdf(y), 1 - b.cdf(1 - y), atol=1e-14)
+    np.testing.assert_allclose(a.mean, 1 - b.mean, rtol=1e-15)
+    np.testing.assert_allclose(a.variance, b.variance, rtol=1e-15)
+    np.testing.assert_allclose(a.cdf(a.icdf(y)), y, rtol=1e-10)
+
+
+def test_the_logit_normal_vanishes_at_its_ends_with_finite_gradients() -> None:
+    """p(0) = p(1) = 0, and nothing there makes a gradient NaN."""
+    loc, scale = t(0.5).requires_grad_(), t(2.0).requires_grad_()
+    y = t(0.0, 0.3, 1.0).requires_grad_()
+    log_p = LogitNormal(loc, scale).log_prob(y)
+    assert log_p[[0, 2]].tolist() == [-INF, -INF]
+    grads = torch.autograd.grad(log_p[1] + LogitNormal(loc, scale).log_prob(y).exp().sum(),
+                                [loc, scale, y])  # fmt: skip
+    assert all(bool(g.isfinite().all()) for g in grads)
+
+
+def test_draws_of_a_logit_normal_stay_inside() -> None:
+    """Also where the sigmoid rounds to 0 or 1; and they carry the gradient of loc: y (1 - y)."""
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        wide = LogitNormal(torch.zeros(1000, dtype=dtype), torch.full((1000,), 200.0, dtype=dtype))
+        y = wide.sample()
+        assert bool(((y > 0) & (y < 1)).all())
+    loc = t(0.4).requires_grad_()
+    y = LogitNormal(loc, t(1.0)).rsample((5,))
+    (grad,) = torch.autograd.grad(y.sum(), loc)
+    np.testing.assert_allclose(grad.item(), (y * (1 - y)).sum().item(), rtol=1e-12)
+
+
+def test_the_log_tails_of_a_logit_normal_keep_their_digits() -> None:
+    """Log P is log_ndtr of the logit in scales, 20 scales out on either side."""
+    dist = Mixture(t(0), Independent(LogitNormal(t([0.0]), t([1.0])), 1))
+    y = torch.sigmoid(t([-20.0], [20.0]))
+    z = scipy.special.logit(y[:, 0].numpy())
+    np.testing.assert_allclose(dist.log_cdf(y)[:1], scipy.special.log_ndtr(z[:1]), rtol=1e-12)
+    np.testing.assert_allclose(dist.log_sf(y)[1:], scipy.special.log_ndtr(-z[1:]), rtol=1e-12)
+
+
+def test_a_wide_logit_normal_has_a_mode_at_either_end() -> None:
+    """Modes solve logit(y) = m + s^2 (2 y - 1): two for s > sqrt 2; the region splits there."""
+    dist = Mixture(t(0), Independent(LogitNormal(t([0.2]), t([2.5])), 1))
+    places = dist.modes().loc[:, 0]
+    assert len(places) == 2
+    slope = scipy.special.logit(places.numpy()) - 0.2 - 6.25 * (2 * places.numpy() - 1)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-5)
+    intervals = dist.hdr(0.6).intervals
+    assert not bool(intervals.isnan().any())
+    inside = dist.cdf(intervals[:, 1:]) - dist.cdf(intervals[:, :1])
+    assert inside.sum().item() == pytest.approx(0.6, abs=1e-8)
+
+
+# --- marginals -----------------------------------------------------------------------------------
+
+
+def test_the_marginal_of_independent_dimensions_is_the_integral_over_the_others() -> None:
+    """p(y_2, y_1) of three dimensions by quadrature over y_3; the order is the asked one."""
+    loc = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    dist = Mixture(torch.zeros(4, 2).double(), Independent(LogNormal(loc, loc.abs() + 0.3), 1))
+    pair = dist.marginal([1, 0])
+    assert (pair.batch_shape, pair.event_shape) == ((4,), (2,))
+    u = torch.linspace(-25, 25, 2001, dtype=torch.float64)
+    at = torch.stack([torch.full_like(u, 0.7), torch.full_like(u, 1.9), u.exp()], -1)
+    inner = dist.log_prob(at.unsqueeze(1).expand(-1, 4, -1)).exp() * u.exp().unsqueeze(1)
+    np.testing.assert_allclose(
+        pair.log_prob(t(1.9, 0.7)).exp(), torch.trapezoid(inner, u, dim=0), rtol=1e-9
+    )
+    np.testing.assert_array_equal(dist.marginal(2).mean, dist.mean[:, 2:])
+    assert dist.marginal(-1).icdf(0.5).shape == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("dims", "error", "match"),
+    [
+        (2, ValueError, "dims must be among the 2 target dimensions; got 2"),
+        ([], ValueError, r"dims must be among the 2 target dimensions; got \[\]"),
+        (0, TypeError, "marginal needs components of independent dimensions.* MultivariateNormal"),
+    ],
+)
+def test_marginals_that_are_not_there_are_refused(dims: Any, error: type, match: str) -> None:
+    """A dimension that is not there, or a family that ties them together."""
+    tied = MultivariateNormal(torch.zeros(1, 2).double(), torch.eye(2).double())
+    with pytest.raises(error, match=match):
+        Mixture(t(0), tied).marginal(dims)

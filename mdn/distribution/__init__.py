@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._bounded import DiscretizedMixture, TruncatedMixture
 from ._divergence import divergence
-from ._families import Logistic, PointMass
+from ._families import Logistic, LogitNormal, PointMass
 from ._gaussian import GaussianMixture
 from ._mixture import Mixture
 from ._results import HDR, Bounds, Divergence, Estimate, Modes
@@ -15,6 +15,7 @@ __all__ = [
     "TruncatedMixture",
     "DiscretizedMixture",
     "Logistic",
+    "LogitNormal",
     "PointMass",
     "divergence",
     "HDR",

@@ -28,6 +28,8 @@ from ..functional._interval import (
     _truncated_moments,
 )
 from ..functional._likelihood import check_event, result_dtype
+from ._cells import rounded_crps, rounded_hdr, rounded_modes
+from ._results import HDR, Modes
 
 if TYPE_CHECKING:
     from ._gaussian import GaussianMixture
@@ -88,9 +90,7 @@ class _FromMixture(Distribution, ABC):
 
     def interval(self, coverage: float) -> Tensor:
         """Central interval, (*, 2): the quantiles (1 - coverage)/2 and (1 + coverage)/2."""
-        c = float(coverage)
-        if not 0 < c < 1:
-            raise ValueError(f"coverage must lie between 0 and 1; got {coverage}")
+        c = _coverage(coverage)
         return torch.cat([self.icdf(0.5 - 0.5 * c), self.icdf(0.5 + 0.5 * c)], -1)
 
     def expand(self: _B, batch_shape: Sequence[int], _instance: Any = None) -> _B:
@@ -433,6 +433,47 @@ class DiscretizedMixture(_FromMixture):
         return (cell * self.width).to(dtype).unsqueeze(-1)
 
     @torch.no_grad()
+    def modes(self) -> Modes:
+        """Multiples that are likelier than their neighbours, NaN-padded.  Not differentiable.
+
+        By falling probability, whose log stands for the density.
+        """
+        cell, mass = rounded_modes(self.base.to(torch.float64), self.width)
+        return Modes(self._out(cell * self.width), self._out(mass.log())[..., 0])
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable multiple, (*, 1)."""
+        return self.modes().loc[..., 0, :]
+
+    @torch.no_grad()
+    def hdr(self, coverage: float) -> HDR:
+        """The fewest multiples that hold at least the coverage.  Not differentiable.
+
+        An interval names its first and last multiple; the threshold is the least probability.  If
+        one of the rows spreads over more than 1000 cells, the ends are those of the base, rounded.
+
+        Args:
+            coverage: probability of the region, in (0, 1).
+        """
+        c = _coverage(coverage)
+        cells, level = rounded_hdr(self.base.to(torch.float64), self.width, c)
+        dtype = self.base.loc.dtype
+        return HDR((cells * self.width).to(dtype), level.to(dtype), c)
+
+    def crps(self, y: Tensor) -> Tensor:
+        r"""Continuous ranked probability score, (*), in the unit of y; y is (*, 1), any number.
+
+        .. math:: \int (F(x) - 1\{y \le x\})^2 \, dx
+
+        by a sum over the cells.  If one of the rows spreads over more than 1000, that of the base,
+        which is off by less than half a width.
+        """
+        place, dtype = self._event(y)
+        score = rounded_crps(place / self.width, self.base.to(torch.float64), self.width)
+        return (score * self.width).to(dtype)
+
+    @torch.no_grad()
     def sample(
         self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -493,6 +534,13 @@ def _need_scalar(what: str, base: GaussianMixture) -> None:
             f"{what} needs one target dimension; this mixture has {base.event_shape[0]}. "
             "Take one with .marginal(dims)"
         )
+
+
+def _coverage(coverage: float) -> float:
+    c = float(coverage)
+    if not 0 < c < 1:
+        raise ValueError(f"coverage must lie between 0 and 1; got {coverage}")
+    return c
 
 
 def _shape(sample_shape: Sequence[int] | int) -> torch.Size:

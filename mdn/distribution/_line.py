@@ -20,7 +20,7 @@ from . import _tails
 from ._numerics import find_root, integrate, refine_extrema, turning_points
 from ._part import Part
 
-__all__ = ["Line", "log_sum_exp"]
+__all__ = ["Line", "log_sum_exp", "runs"]
 
 _LOG_HALF = -math.log(2.0)
 # Levels in each tail whose quantiles lie on the grid that is searched for modes.
@@ -463,16 +463,7 @@ class Line:
         p = falling.exp()
         chosen = (p.cumsum(0) - p < coverage * (1 - 1e-12)) & (p > 0)
         level = torch.where(chosen, falling, math.inf).amin(0)
-        inside = torch.zeros_like(chosen).scatter(0, order, chosen)
-        gap = torch.zeros_like(inside[:1])
-        starts = inside & ~torch.cat([gap, inside[:-1]])
-        stops = inside & ~torch.cat([inside[1:], gap])
-        count = int(starts.sum(0).max())
-        found = []
-        for ends in (starts, stops):
-            index = (~ends).int().argsort(dim=0, stable=True)[:count]
-            found.append(torch.where(ends.gather(0, index), k.gather(0, index), math.nan))
-        return torch.stack(found, -1).movedim(0, -2), level
+        return runs(k, torch.zeros_like(chosen).scatter(0, order, chosen)), level
 
     # -- score --------------------------------------------------------------------------------
 
@@ -513,6 +504,19 @@ class Line:
         terms = torch.where(k == cell, part * lower + (1.0 - part) * upper, terms)
         inside = torch.where(k <= last, terms, 0.0).sum(0)
         return inside + (first - y).clamp(min=0.0) + (y - last - 1.0).clamp(min=0.0)
+
+
+def runs(k: Tensor, inside: Tensor) -> Tensor:
+    """First and last of the whole numbers k (W, *) of every run inside, (*, C, 2), NaN-padded."""
+    gap = torch.zeros_like(inside[:1])
+    starts = inside & ~torch.cat([gap, inside[:-1]])
+    stops = inside & ~torch.cat([inside[1:], gap])
+    count = int(starts.sum(0).max())
+    found = []
+    for ends in (starts, stops):
+        index = (~ends).int().argsort(dim=0, stable=True)[:count]
+        found.append(torch.where(ends.gather(0, index), k.gather(0, index), math.nan))
+    return torch.stack(found, -1).movedim(0, -2)
 
 
 def _sharper(log_p: Tensor, log_other: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, constraints
+from torch.distributions import Categorical, Distribution, Independent, constraints
 
 from ..functional._likelihood import check_event, check_weights, log_weights, result_dtype
 from ._checks import check_coverage, pooled
@@ -49,11 +49,11 @@ class Mixture(Distribution):
     -pi, and mean and variance are those of the number y, not circular ones.
 
     **Accuracy** (all in float64 inside).  ``log_cdf`` and ``log_sf`` keep their digits in both
-    tails for Normal, LogNormal, Laplace, Logistic and Weibull; for the others to where a tail
-    underflows (1e-308), and for the von Mises to 1e-14 absolute.  ``icdf`` solves to rounding.
-    ``modes`` solves for a zero of the slope; two modes closer than a tenth of a component's width
-    may be taken for one.  ``hdr`` to 1e-8 in probability.  ``crps`` to 1e-7 relative by quadrature,
-    and for whole numbers by a sum that leaves out 1e-15 of either tail.
+    tails for Normal, LogNormal, LogitNormal, Laplace, Logistic and Weibull; for the others to where
+    a tail underflows (1e-308), and for the von Mises to 1e-14 absolute.  ``icdf`` solves to
+    rounding.  ``modes`` solves for a zero of the slope; two modes closer than a tenth of a
+    component's width may be taken for one.  ``hdr`` to 1e-8 in probability.  ``crps`` to 1e-7
+    relative by quadrature, and for whole numbers by a sum that leaves out 1e-15 of either tail.
 
     **Gradients** reach y, logits and parameters through ``log_prob``, ``cdf``, ``log_cdf``,
     ``log_sf``, ``crps``, and through ``icdf`` (also p) for continuous families.  Those through an
@@ -61,8 +61,8 @@ class Mixture(Distribution):
     are of first order; those in its shapes are differences, good to 1e-8.  The place of a
     point mass has one only through ``icdf`` and ``mean``.
 
-    A family that is not among Normal, LogNormal, Laplace, Logistic, Weibull, StudentT, Gamma, Beta,
-    VonMises, NegativeBinomial, Poisson and PointMass gets what its own ``cdf`` allows.
+    A family that is not among Normal, LogNormal, LogitNormal, Laplace, Logistic, Weibull, StudentT,
+    Gamma, Beta, VonMises, NegativeBinomial, Poisson and PointMass gets what its own ``cdf`` allows.
 
     Args:
         logits: log weights up to a constant, (*, K); ``-inf`` switches a component off.
@@ -403,6 +403,35 @@ class Mixture(Distribution):
             whole = joined([part.dist for part in parts])
             parts = parts if whole is None else [Part(whole, True)]
         return mixtures[0]._like(logits, parts, mixtures[0].batch_shape)
+
+    def marginal(self, dims: int | Sequence[int]) -> Mixture:
+        """The mixture of some target dimensions.
+
+        Args:
+            dims: which ones, from 0; the result has them in this order.
+
+        Raises:
+            ValueError: a dimension that is not there.
+            TypeError: the dimensions of a component are not independent of each other.
+        """
+        index = [dims] if isinstance(dims, int) else list(dims)
+        n = self.event_shape[0]
+        if not index or not all(-n <= d < n for d in index):
+            raise ValueError(f"dims must be among the {n} target dimensions; got {dims}")
+        if n == 1:
+            return self
+        for part in self._parts:
+            if not isinstance(part.dist, Independent):
+                raise TypeError(
+                    "marginal needs components of independent dimensions, as Independent(..., 1); "
+                    f"got {name_of(part.dist)}"
+                )
+        parts = [
+            Part(self._rebuilt(p.dist, lambda a: a[..., index]), p.stacked) for p in self._parts
+        ]
+        new = Mixture.__new__(Mixture)
+        new._set(self._raw_logits, parts, self.batch_shape, len(index), self._validate_args)
+        return new
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Mixture:
         """The same mixtures under a larger batch shape, as views."""

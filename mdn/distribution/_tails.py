@@ -8,6 +8,7 @@ all in float64:
 family            tails                                         derivatives of the tails
 ================= ============================================= ===============================
 Normal, LogNormal log of the normal cdf                         closed form
+LogitNormal       log of the normal cdf                         closed form
 Laplace, Logistic closed form in log space                      closed form
 Weibull           closed form in log space                      closed form
 Student-t         regularised incomplete beta (SciPy)           y, loc, scale: closed form; df: *
@@ -38,7 +39,7 @@ from torch import distributions as td
 from torch.distributions import Distribution
 
 from ..functional._univariate import _log_ndtr
-from ._families import Logistic, PointMass
+from ._families import Logistic, LogitNormal, PointMass
 from ._incomplete import (
     BETA,
     GAMMA,
@@ -348,6 +349,16 @@ def _log_normal_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
     return (d.loc + d.scale * torch.where(upper, -z, z)).exp()
 
 
+def _logit_normal_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    z = (torch.logit(y) - d.loc) / d.scale
+    return _log_ndtr(z), _log_ndtr(-z)
+
+
+def _logit_normal_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    z = torch.special.ndtri(q)
+    return torch.sigmoid(d.loc + d.scale * torch.where(upper, -z, z))
+
+
 def _weibull_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     log_t = d.concentration * (y.log() - d.scale.log())
     t = log_t.exp()
@@ -434,6 +445,7 @@ def _other_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
 _KNOWN: dict[type, _Tools] = {
     td.Normal: _Tools(_symmetric(_log_ndtr), _from_standard(torch.special.ndtri)),
     td.LogNormal: _Tools(_log_normal_tails, _log_normal_quantile),
+    LogitNormal: _Tools(_logit_normal_tails, _logit_normal_quantile),
     td.Laplace: _Tools(_symmetric(_laplace_log_cdf), _from_standard(lambda q: (2.0 * q).log())),
     Logistic: _Tools(
         _symmetric(torch.nn.functional.logsigmoid),

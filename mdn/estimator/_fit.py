@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..distribution import GaussianMixture
 from ..nn import MDNEnsemble, standardization
 from ..train import History, fit_ensemble
+from ._process import GaussianProcess
 from ._stack import Stack
 from ._targets import Target
 from ._trees import TreeFeatures, n_forests
@@ -27,6 +28,9 @@ Floats = NDArray[np.floating[Any]]
 _TINY = 20  # rows below which a smaller model is fitted
 _SMALL, _LARGE = 3000, 20_000  # rows at which the plan changes
 _MOST_EMBEDDED = 64  # numbers columns that are embedded, at most
+_MOST_IN_PROCESS = 2500, 50  # rows and columns of a Gaussian process, at most
+_MOST_IN_FAST_PROCESS = 500  # rows, with preset="fast"
+_RATE, _FAST_RATE = 2e-3, 5e-3  # largest learning rates
 _COLLINEAR = 1e-3  # least eigenvalue of the correlations from which on they are worth turning
 _NOISE = 1e-9  # eigenvalues below are rounding
 _ROWS_A_DIRECTION = 50  # rows a column needs before its small directions are believed
@@ -37,14 +41,16 @@ class Group(NamedTuple):
     """Members of one design.
 
     Attributes:
-        trees: whether they see what the trees say, else the columns are embedded.
         members: M.
         repeats: how many members hold out a row, at least.
+        trees: whether they see what the trees say.
+        embeds: whether the columns are embedded.
     """
 
-    trees: bool
     members: int
     repeats: int
+    trees: bool
+    embeds: bool
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Plan:
     patience: int
     tree_folds: int
     fast_trees: bool
+    process: bool
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Settings:
     fast: bool
     covariance_type: str
     min_scale: float
-    learning_rate: float
+    learning_rate: float | None
     weight_decay: float
     batch_size: int | None
     max_epochs: int | None
@@ -83,25 +90,29 @@ class Settings:
 
 def plan(n: int, settings: Settings) -> Plan:
     """The defaults for n rows, and what the user wants otherwise."""
-    fast = settings.fast
-    hidden, components = (64, 64), 5
+    hidden: tuple[int, ...] = (64, 64)
+    components = 5
     if n < _TINY:
-        groups = [Group(False, 4, 2)]
+        groups = [Group(4, 2, trees=False, embeds=True)]
         hidden, components, epochs, patience, folds = (16,), 2, 200, 30, 4
-    elif fast:
-        groups = [Group(True, 5, 1)]
-        epochs, patience, folds = (100, 15, 4) if n < _SMALL else (20, 5, 3)
+    elif settings.fast:
+        m, r = (8, 2) if n < _SMALL else (4, 1)
+        groups = [Group(m, r, trees=False, embeds=True), Group(m, r, trees=True, embeds=False)]
+        epochs, patience, folds = (120, 20, 4) if n < _SMALL else (40, 8, 3)
+        if n >= _LARGE:
+            epochs, patience = 12, 4
     elif n < _SMALL:
-        groups = [Group(False, 24, 3), Group(True, 24, 3)]
+        groups = [Group(24, 3, trees=False, embeds=True), Group(24, 3, trees=True, embeds=False)]
         epochs, patience, folds = 400, 50, 8
     elif n < _LARGE:
-        groups = [Group(False, 8, 2), Group(True, 12, 2)]
+        groups = [Group(8, 2, trees=False, embeds=True), Group(12, 2, trees=True, embeds=False)]
         hidden, epochs, patience, folds = (128, 128), 100, 20, 6
     else:
-        groups = [Group(False, 4, 1), Group(True, 8, 2)]
+        groups = [Group(4, 1, trees=False, embeds=True), Group(8, 2, trees=True, embeds=False)]
         hidden, epochs, patience, folds = (128, 128), 40, 8, 4
     if not settings.trees:
-        groups = [Group(False, max(g.members for g in groups), max(g.repeats for g in groups))]
+        most = max(groups, key=lambda g: g.members)
+        groups = [most._replace(trees=False, embeds=True)]
     if settings.ensemble_size is not None:
         groups = _resized(groups, settings.ensemble_size)
     return Plan(
@@ -111,7 +122,8 @@ def plan(n: int, settings: Settings) -> Plan:
         settings.max_epochs or epochs,
         settings.patience or patience,
         folds,
-        fast,
+        settings.fast,
+        n <= (_MOST_IN_FAST_PROCESS if settings.fast else _MOST_IN_PROCESS[0]),
     )
 
 
@@ -121,7 +133,7 @@ def _resized(groups: Sequence[Group], size: int) -> list[Group]:
     share = [size // len(groups)] * len(groups)
     share[-1] += size - sum(share)
     return [
-        Group(g.trees, m, min(g.repeats, max(1, m // 4)))
+        g._replace(members=m, repeats=min(g.repeats, max(1, m // 4)))
         for g, m in zip(groups, share, strict=True)
     ]
 
@@ -134,6 +146,7 @@ class FittedModel:
         x_shift, x_scale: (P,) of the encoded columns.
         turn: (P, Q) to uncorrelated directions of unit variance, for collinear columns; Q may be 0.
         trees: grown on all rows; None without.
+        processes: Gaussian processes, one for each target; none for large samples.
         told_shift, told_scale: of what the trees say.
         uses_trees: of each group.
         groups: the networks.
@@ -146,6 +159,7 @@ class FittedModel:
     x_scale: Tensor
     turn: Tensor
     trees: TreeFeatures | None
+    processes: list[GaussianProcess]
     told_shift: Tensor
     told_scale: Tensor
     uses_trees: list[bool]
@@ -159,7 +173,18 @@ class FittedModel:
         z = (torch.as_tensor(x, dtype=torch.float64) - self.x_shift) / self.x_scale
         return torch.cat([z, z @ self.turn], 1)
 
-    def _told(self, said: Floats) -> Tensor:
+    def told(self, z: Tensor) -> Tensor:
+        """What trees and processes say of rows in standard units, in units of its own."""
+        assert self.trees is not None
+        x = z.numpy()
+        parts = [
+            self.trees.predict(x),
+            *(p.predict(x[:, : len(self.x_shift)]) for p in self.processes),
+        ]
+        return self.in_units(np.concatenate(parts, 1))
+
+    def in_units(self, said: Floats) -> Tensor:
+        """Standardised by what was said of the training rows."""
         return (torch.as_tensor(said, dtype=torch.float64) - self.told_shift) / self.told_scale
 
     @torch.no_grad()
@@ -168,7 +193,7 @@ class FittedModel:
         z = self.standard(x)
         inputs = [z, z]
         if self.trees is not None:
-            inputs[1] = torch.cat([z, self._told(self.trees.predict(z.numpy()))], 1)
+            inputs[1] = torch.cat([z, self.told(z)], 1)
         return [
             _forward(network, inputs[uses])
             for network, uses in zip(self.groups, self.uses_trees, strict=True)
@@ -232,10 +257,11 @@ def train(
     if start is None:
         model = _units(torch.as_tensor(x, dtype=torch.float64), w, target)
     else:
-        model = start
-        model.target = target
+        model = replace(start, target=target)  # the old one stays whole, should this fit fail
     z = model.standard(x)
-    point = target.point(y).numpy()
+    # rounded, as the networks see it: a change of unit alters the last digits of float64, and with
+    # them the choice between splits of the trees that are equally good
+    point = target.point(y).float().double().numpy()
     trees_wanted = any(g.trees for g in todo.groups)
     told = told_val = torch.zeros(n, 0, dtype=torch.float64)
     if trees_wanted:
@@ -252,18 +278,30 @@ def train(
             n_jobs=settings.n_jobs,
             report=lambda: report("trees", next(done, total), total),
         )
+        model.processes = []
+        if todo.process and len(model.x_shift) <= _MOST_IN_PROCESS[1]:
+            for d in range(point.shape[1]):
+                report("Gaussian process", d, point.shape[1])
+                rows = z[:, : len(model.x_shift)].numpy()
+                process, own_word = GaussianProcess.fit(rows, point[:, d], weight, seed + d)
+                model.processes.append(process)
+                said = np.concatenate([said, own_word], 1)
+                report("Gaussian process", d + 1, point.shape[1])
         if start is None or not len(model.told_shift):
             shift, scale = standardization(torch.as_tensor(said), w)
             model.told_shift, model.told_scale = shift, torch.where(scale > 0, scale, 1.0)
-        told = model._told(said)
+        told = model.in_units(said)
     target_rows = target.standard(y)
     dtype, device = torch.float32, settings.device
-    single = lambda a: a.to(dtype).to(device)  # noqa: E731
+
+    def single(a: Tensor) -> Tensor:
+        return a.to(dtype).to(device)
+
     if val is not None:
         z_val = model.standard(val[0])
         target_val = target.standard(val[1])
         if model.trees is not None and trees_wanted:
-            told_val = model._told(model.trees.predict(z_val.numpy()))
+            told_val = model.told(z_val)
     previous = dict(zip(model.uses_trees, model.groups, strict=True)) if start else {}
     groups, histories, seen = [], [], []
     for i, group in enumerate(todo.groups):
@@ -278,7 +316,7 @@ def train(
             target.n_targets,
             todo.n_components,
             todo.hidden,
-            embedded=[] if group.trees else _embedded(x, numeric),
+            embedded=_embedded(x, numeric) if group.embeds else [],
             covariance_type=settings.covariance_type,
             min_scale=floor,
             generator=torch.Generator().manual_seed(seed + 7919 * (i + 1)),
@@ -304,7 +342,7 @@ def train(
             val=own_val,
             weight=None if w is None else single(w),
             log_prob=target.log_prob,
-            lr=settings.learning_rate,
+            lr=settings.learning_rate or (_FAST_RATE if settings.fast else _RATE),
             weight_decay=settings.weight_decay,
             batch_size=settings.batch_size,
             max_epochs=todo.max_epochs,
@@ -323,7 +361,8 @@ def train(
         elif val is not None:
             seen.append(_forward(network, own))
     model.uses_trees = [g.trees for g in todo.groups]
-    model.groups, model.histories = groups, histories
+    # float32 would make a row's prediction depend on the rows beside it, by some 1e-7
+    model.groups, model.histories = [network.double() for network in groups], histories
     rows, row_weight = (target_rows, w) if val is None else (target_val, None)
     if len(seen) == len(groups):
         many = [m.batch_shape[0] > 1 for m in seen]
@@ -351,7 +390,7 @@ def _units(x: Tensor, weight: Tensor | None, target: Target) -> FittedModel:
             largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
             turn = vectors * largest.sign() / values[kept].sqrt()
     none = x.new_zeros(0)
-    return FittedModel(shift, scale, turn, None, none, none, [], [], Stack.plain(1), target)
+    return FittedModel(shift, scale, turn, None, [], none, none, [], [], Stack.plain(1), target)
 
 
 def _embedded(x: Floats, numeric: NDArray[np.bool_]) -> list[int]:

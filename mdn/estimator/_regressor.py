@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..nn import MIN_SCALE, MDNEnsemble
 from ..scoring import weighted_mean
 from ..train import History
 from ._fit import FittedModel, Settings, check_size, train
+from ._process import GaussianProcess
 from ._stack import Stack
 from ._targets import KINDS, Target
 from ._trees import Forest, TreeFeatures
@@ -67,15 +68,16 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         covariance_type: for several targets, as in :class:`mdn.MDNHead`.
         min_scale: floor of the scales in standard deviations of y.  It bounds the likelihood and is
             raised to a twentieth of the step of a y that holds few distinct values.
-        learning_rate: of AdamW.
+        learning_rate: largest one of AdamW; None for 2e-3, or 5e-3 with ``preset="fast"``.
         weight_decay: of AdamW.
         batch_size: rows a step; None for a size that grows with the data.
         max_epochs: passes over the data at most; None for 400, 100 or 40, by the rows.
         patience: epochs without a better held-out NLL of any network before training ends; None
             for 50, 20 or 8.
         max_time: seconds after which training ends with what it has.
-        warm_start: go on from the networks of the last fit.
-        n_jobs: threads; None for as many as torch has.
+        warm_start: go on from the networks of the last fit, on the same rows: of others it could
+            not be told which the networks have seen.
+        n_jobs: threads; None for as many as torch has, -1 for all cores.
         device: of the training, as ``"cuda"``; predictions are made on the CPU.
         random_state: seed or ``numpy.random.RandomState``; a number gives the same model each time.
         verbose: show a progress bar.
@@ -115,7 +117,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         trees: bool = True,
         covariance_type: str = "diagonal",
         min_scale: float = MIN_SCALE,
-        learning_rate: float = 2e-3,
+        learning_rate: float | None = None,
         weight_decay: float = 1e-3,
         batch_size: int | None = None,
         max_epochs: int | None = None,
@@ -186,6 +188,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         """
         settings = self._settings()
         targets = self._checked_y(X, y)
+        # once in the order of the user, so that a message names the user's row
+        Target.fit(targets, None, self.target, self.resolution)
         weight = None
         if sample_weight is not None:
             rows = np.zeros((len(targets), 1))
@@ -205,10 +209,21 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             columns = Columns.fit(X)
         self.n_features_in_ = columns.n_features_in
         inputs = columns.transform(X)
-        order = np.lexsort([*inputs.T[::-1], *targets.reshape(len(targets), -1).T[::-1]])
+        keys = [*inputs.T[::-1], *targets.reshape(len(targets), -1).T[::-1]]
+        order = np.lexsort(keys if weight is None else [weight, *keys])
         inputs, targets = inputs[order], targets[order]
         weight = None if weight is None else weight[order]
         way = Target.fit(targets, weight, self.target, self.resolution)
+        several = way.kind in ("positive", "unit") and way.n_targets > 1
+        if several and self.covariance_type not in ("diagonal", "isotropic"):
+            raise ValueError(
+                f"target={way.kind!r} with several columns needs covariance_type='diagonal' or "
+                f"'isotropic'; got {self.covariance_type!r}"
+            )
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if start is not None:
+            seed = self._seed  # the same rows are held out again
+            way = _same_units(way, start.target)
         val = None
         if eval_set is not None:
             if not isinstance(eval_set, (tuple, list)) or len(eval_set) != 2:
@@ -225,7 +240,6 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         floor = self.min_scale
         if floor > 0 and not way.bounded:  # a floor that is not positive is refused by the layers
             floor = max(floor, _resolution(way.point(targets)))
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with _threads(self.n_jobs), _progress(bool(self.verbose)) as report:
             model = train(
                 inputs,
@@ -240,7 +254,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 start=start,
                 report=report,
             )
-        self.columns_, self.model_ = columns, model
+        self.columns_, self.model_, self._seed = columns, model, seed
         self.history_ = model.histories[int(model.stack.weight.argmax())]
         return self
 
@@ -297,10 +311,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         rows = _num_samples(X), _num_samples(y)
         if rows[0] != rows[1]:
             raise ValueError(f"X and {name} must have one length; got {rows[0]} and {rows[1]} rows")
-        if getattr(y, "dtype", None) is not None and str(y.dtype) in ("category", "str", "string"):
-            raise ValueError(
-                f"{name} must hold numbers; got dtype {y.dtype}: a category has no density"
-            )
+        _refuse_what_is_no_number(name, y)
         targets = check_array(
             y,
             dtype=np.float64,
@@ -334,7 +345,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         :class:`mdn.Mixture` for ``"positive"`` and ``"unit"``, a :class:`mdn.DiscretizedMixture`,
         which holds probabilities, where y is rounded.
         """
-        return self.model_.distribution(self._inputs(X))
+        inputs = self._inputs(X)  # first, as it refuses a model that was not fitted
+        return self.model_.distribution(inputs)
 
     def _inputs(self, X: Any) -> Floats:
         check_is_fitted(self, "model_")
@@ -352,9 +364,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             logarithm for ``target="positive"``, of its logit for ``"unit"``); their sum is the
             variance of the pooled networks, but for the broad component of small weight.
         """
-        model = self.model_ if hasattr(self, "model_") else None
         inputs = self._inputs(X)
-        assert model is not None
+        model = self.model_
         members = model.stack.members(model.members(inputs))
         means, variances, weights = [], [], []
         for mixture, weight in zip(members, model.stack.weight.tolist(), strict=True):
@@ -413,19 +424,27 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 f"X and y must have one length; got {dist.batch_shape[0]} and {len(y)} rows"
             )
         target = self.model_.target
+        if target.kind != "interval":
+            self._check_finite("y", y)
         target.check(y)
-        if target.kind == "interval":
-            inside = target.log_prob(
-                dist.affine(-target.shift / target.scale, 1 / target.scale), target.standard(y)
-            )
-            known = torch.as_tensor(y[:, 0] == y[:, 1])
-            return torch.where(known, inside - target.scale.log(), inside).numpy()
-        self._check_finite("y", y)
-        return dist.log_prob(_tensor(y.reshape(len(y), -1))).numpy()
+        return target.likelihood(dist, y).numpy()
 
     def nll(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Mean negative log-likelihood, nats in y's unit; negative where densities exceed 1."""
         return weighted_mean(-self.log_prob(X, y), sample_weight)
+
+    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """R^2 of :meth:`predict`, as of every regressor of scikit-learn.
+
+        Raises:
+            ValueError: y is known to intervals only.
+        """
+        if self.target == "interval":
+            raise ValueError(
+                "R^2 needs a y that is known; with target='interval' take -nll(X, y), or "
+                "scoring=mdn.scoring.nll_scorer"
+            )
+        return float(super().score(X, y, sample_weight))
 
     def _targets(self, a: torch.Tensor) -> Floats:
         """(..., D) as an array, without the last axis if y had none."""
@@ -434,8 +453,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     def _marginals(self, X: Any, f: Any) -> Floats:
         dist = self.predict_distribution(X)
         dims = dist.event_shape[0]
-        parts = [f(dist.marginal(d)).numpy() for d in range(dims)]
-        return parts[0] if dims == 1 else np.stack(parts, -1)
+        if dims == 1:
+            return f(dist).numpy()
+        return np.stack([f(dist.marginal(d)).numpy() for d in range(dims)], -1)
 
     # -- save ---------------------------------------------------------------------------------
 
@@ -461,7 +481,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             "uses_trees": model.uses_trees,
             "networks": [network.describe() for network in model.groups],
             "histories": [asdict(history) for history in model.histories],
+            "seed": self._seed,
             "n_forests": len(model.trees.forests) if model.trees is not None else 0,
+            "n_processes": len(model.processes),
             "broad": model.stack.broad,
         }
         tensors = {
@@ -471,9 +493,12 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         for name in ("scale", "spread", "weight"):
             tensors[f"stack.{name}"] = getattr(model.stack, name)
         for i, network in enumerate(model.groups):
-            tensors |= {f"networks.{i}.{k}": a for k, a in network.state_dict().items()}
+            # trained in float32, so nothing is lost
+            tensors |= {f"networks.{i}.{k}": a.float() for k, a in network.state_dict().items()}
         for i, forest in enumerate(model.trees.forests if model.trees is not None else []):
             tensors |= {f"trees.{i}.{k}": torch.as_tensor(a) for k, a in forest.arrays().items()}
+        for i, process in enumerate(model.processes):
+            tensors |= {f"processes.{i}.{k}": a for k, a in process.tensors().items()}
         return config, tensors
 
     @classmethod
@@ -490,15 +515,22 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         for i, described in enumerate(config["networks"]):
             network = MDNEnsemble(**described, generator=torch.Generator())
             network.load_state_dict(part(f"networks.{i}."))
-            networks.append(network.eval())
+            networks.append(network.double().eval())
         forests = [
             Forest.restored({k: a.numpy() for k, a in part(f"trees.{i}.").items()})
             for i in range(config["n_forests"])
         ]
+        width = len(tensors["x_shift"]) + tensors["turn"].shape[1]
+        if any(forest.feature.max() >= width for forest in forests):
+            raise ValueError("the trees know more columns than there are")
         self.columns_ = Columns.restore(config["columns"])
         self.model_ = FittedModel(
             **{name: tensors[name] for name in ("x_shift", "x_scale", "turn")},
             trees=TreeFeatures(forests) if forests else None,
+            processes=[
+                GaussianProcess.restored(part(f"processes.{i}."))
+                for i in range(config["n_processes"])
+            ],
             **{name: tensors[name] for name in ("told_shift", "told_scale")},
             uses_trees=config["uses_trees"],
             groups=networks,
@@ -507,10 +539,46 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             histories=[History(**history) for history in config["histories"]],
         )
         self.history_ = self.model_.histories[int(self.model_.stack.weight.argmax())]
+        self._seed = int(config["seed"])
         self.n_features_in_ = self.columns_.n_features_in
         if config["feature_names"] is not None:
             self.feature_names_in_ = np.array(config["feature_names"], dtype=object)
         return self
+
+
+def _refuse_what_is_no_number(name: str, y: Any) -> None:
+    """Strings and categories, also those that read as numbers, dates, complex numbers."""
+    dtypes = getattr(y, "dtypes", getattr(y, "dtype", ""))
+    labels = str(dtypes).lower()
+    if any(word in labels for word in ("categor", "enum")):
+        raise ValueError(f"{name} must hold numbers, but has categories: they have no density")
+    values = np.asarray(y)
+    if values.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} must hold real numbers")
+    if values.dtype.kind in "mM":
+        raise ValueError(
+            f"{name} must hold numbers; got dtype {values.dtype}: convert it to a number of seconds"
+        )
+    if values.ndim and values.dtype.kind in "OSUT":
+        text = [any(isinstance(v, (str, bytes)) for v in np.ravel(row)) for row in values]
+        if any(text):
+            row = text.index(True)
+            raise ValueError(
+                f"{name} must hold numbers, but row {row} is {str(values[row])!r}: a category has "
+                "no density; if it is a number, convert it by astype(float)"
+            )
+
+
+def _same_units(target: Target, before: Target) -> Target:
+    """The target in the units that the networks of before learned."""
+    if (target.kind, target.resolution) != (before.kind, before.resolution) or (
+        target.n_targets != before.n_targets
+    ):
+        raise ValueError(
+            "warm_start needs the same kind and number of targets as before; "
+            "set warm_start=False to begin anew"
+        )
+    return replace(target, shift=before.shift, scale=before.scale)
 
 
 def _tensor(a: Floats) -> torch.Tensor:
@@ -573,12 +641,16 @@ def _written_out(n: int, weight: Floats | None) -> tuple[NDArray[np.intp] | None
 
 
 def _rows(X: Any, index: NDArray[np.intp]) -> Any:
-    """Rows of an array or of a DataFrame of any kind."""
-    if isinstance(X, np.ndarray) or not hasattr(X, "columns"):
-        if hasattr(X, "column_names"):  # a pyarrow table
-            return X.take(index)
-        return np.asarray(X)[index]
-    return X.iloc[index] if hasattr(X, "iloc") else X[index]
+    """Rows of an array, a list or a DataFrame of any kind."""
+    if hasattr(X, "iloc"):  # pandas
+        return X.iloc[index]
+    if hasattr(X, "column_names"):  # a pyarrow table
+        return X.take(index)
+    if isinstance(X, (list, tuple)):  # an array of it would make strings of mixed rows
+        return [X[i] for i in index]
+    if hasattr(X, "columns") or hasattr(type(X), "toarray"):  # polars; sparse, refused later
+        return X[index]
+    return np.asarray(X)[index]
 
 
 def _check_count(name: str, value: Any) -> None:
@@ -596,13 +668,16 @@ def _threads(n_jobs: int | None) -> Iterator[None]:
     if n_jobs is None:
         yield
         return
-    _check_count("n_jobs", n_jobs)
+    if n_jobs != -1:
+        _check_count("n_jobs", n_jobs)
+    from joblib import cpu_count
     from threadpoolctl import threadpool_limits
 
+    count = cpu_count() if n_jobs == -1 else n_jobs
     before = torch.get_num_threads()
-    torch.set_num_threads(n_jobs)
+    torch.set_num_threads(count)
     try:
-        with threadpool_limits(n_jobs):
+        with threadpool_limits(count):
             yield
     finally:
         torch.set_num_threads(before)

@@ -17,12 +17,14 @@ from torch.distributions import Distribution, Independent, LogNormal
 
 from ..distribution import GaussianMixture, Mixture
 from ..distribution._families import LogitNormal
-from ..functional._interval import _log_mass
+from ..functional._censored import interval_log_likelihood
 from ..nn import standardization
 
 __all__ = ["KINDS", "Target"]
 
 Floats = NDArray[np.floating[Any]]
+
+_OFF_GRID = 1e-6  # in cells; a rounded y may be this far off its multiple
 
 KINDS = ("real", "positive", "unit", "integer", "interval")
 
@@ -47,7 +49,7 @@ class Target:
 
     @classmethod
     def fit(cls, y: Floats, weight: Floats | None, kind: str, resolution: float | None) -> Target:
-        """Learns shift and scale from y, (N,) or (N, D)."""
+        """Checks y, (N,) or (N, D), and learns shift and scale from it."""
         if kind not in KINDS:
             raise ValueError(f"target must be one of {', '.join(map(repr, KINDS))}; got {kind!r}")
         if resolution is not None and kind not in ("real", "integer"):
@@ -56,10 +58,11 @@ class Target:
             raise ValueError(f"resolution must be positive and finite; got {resolution}")
         if kind == "integer":
             resolution = resolution or 1.0
-        new = cls(kind, resolution or 0.0, y.ndim == 1 or kind == "interval", *_unit(1))
+        zero = torch.zeros(1, dtype=torch.float64)
+        new = cls(kind, resolution or 0.0, y.ndim == 1 or kind == "interval", zero, zero + 1)
         new.check(y)
-        point = new._point(y)
-        shift, scale = standardization(point, weight)
+        share = None if weight is None else torch.as_tensor(weight, dtype=torch.float64)
+        shift, scale = standardization(new._point(y), share)
         scale = torch.where(scale > 0, scale, shift.abs())
         new.shift, new.scale = shift, torch.where(scale > 0, scale, 1.0)
         return new
@@ -95,14 +98,19 @@ class Target:
             outside = (columns <= 0) | (columns >= 1)
             self._refuse(outside.any(1), "lie between 0 and 1, both excluded", y)
         elif self.resolution:
-            off = np.abs(columns / self.resolution - np.round(columns / self.resolution))
-            what = "be whole numbers" if self.resolution == 1 else "be multiples of the resolution"
-            self._refuse((off > 1e-6).any(1), what, y)
+            whole = "be whole numbers" if self.kind == "integer" and self.resolution == 1 else ""
+            ratio = columns / self.resolution
+            # what was stored in float32 is as near to its multiple as that can tell
+            single = bool((columns == columns.astype(np.float32)).all())
+            rounding = np.finfo(np.float32 if single else np.float64).eps
+            off = np.abs(ratio - np.round(ratio)) > _OFF_GRID + rounding * np.abs(ratio)
+            must = whole or f"be multiples of resolution={self.resolution:g}"
+            self._refuse(off.any(1), must, y)
 
-    def _refuse(self, bad: NDArray[np.bool_], must: str, y: Floats) -> None:
-        if bad.any():
-            row = int(bad.argmax())
-            found = ", ".join(f"{v:g}" for v in np.ravel(y[row]))
+    def _refuse(self, bad: Any, must: str, y: Floats) -> None:
+        if np.any(bad):
+            row = int(np.argmax(bad))
+            found = ", ".join(f"{v:.12g}" for v in np.ravel(y[row]))
             raise ValueError(f"with target={self.kind!r} y must {must}; row {row} is {found}")
 
     def _point(self, y: Floats) -> Tensor:
@@ -130,36 +138,38 @@ class Target:
         """What :meth:`log_prob` takes: :meth:`point`, or (N, 3) lower end, upper end, width."""
         if not self.bounded:
             return self.point(y)
+        low, high, width = self._cell(y)
+        return torch.stack(
+            [*((end - self.shift) / self.scale for end in (low, high)), width / self.scale], 1
+        )
+
+    def _cell(self, y: Floats) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower end, upper end and width of what is known of each y, (N,), in y's unit."""
+        known = torch.tensor(np.ascontiguousarray(y), dtype=torch.float64)
         if self.kind == "interval":
-            low, high = y.T
-            width = high - low
-        else:
-            y = y.reshape(-1)
-            low, high = y - 0.5 * self.resolution, y + 0.5 * self.resolution
-            width = np.full(len(y), self.resolution)
-        ends = torch.as_tensor(np.stack([low, high], 1), dtype=torch.float64)
-        ends = (ends - self.shift) / self.scale
-        width = torch.as_tensor(width, dtype=torch.float64) / self.scale
-        return torch.cat([ends, width.unsqueeze(1)], 1)
+            low, high = known.unbind(1)
+            return low, high, high - low
+        cell = (known.reshape(-1) / self.resolution).round()
+        low, high = (cell - 0.5) * self.resolution, (cell + 0.5) * self.resolution
+        return low, high, torch.full_like(cell, self.resolution)
 
     def log_prob(self, dist: GaussianMixture, target: Tensor) -> Tensor:
         """Log-likelihood in standard units: log density, or log mass where y is an interval."""
         if not self.bounded:
             return dist.log_prob(target)
-        low, high, width = target.double().unbind(-1)
-        known = width == 0
-        params = (
-            torch.log_softmax(dist.logits.double(), -1),
-            dist.loc[..., 0].double(),
-            dist.scale[..., 0].double(),
-        )
-        # each branch sees numbers that are harmless to it, or the gradient of the other is NaN
-        safe = torch.where(known, low - 0.5, low), torch.where(known, high + 0.5, high)
-        mass = _log_mass(*safe, torch.where(known, 1.0, width), params)
-        if not bool(known.any()):
-            return mass.to(dist.loc.dtype)
-        at = torch.where(known, low, 0.0).unsqueeze(-1).to(dist.loc.dtype)
-        return torch.where(known, dist.log_prob(at).double(), mass).to(dist.loc.dtype)
+        loc, scale = dist.loc[..., 0], dist.scale[..., 0]
+        low, high, width = target.unbind(-1)
+        return interval_log_likelihood(low, high, width, dist.logits, loc, scale)
+
+    def likelihood(self, dist: Any, y: Floats) -> Tensor:
+        """Log-likelihood (N,) of y in its unit under what :meth:`finish` gave, in nats."""
+        if self.kind == "interval":
+            loc, scale = dist.loc[..., 0], dist.scale[..., 0]
+            return interval_log_likelihood(*self._cell(y), dist.logits, loc, scale)
+        known = torch.tensor(np.ascontiguousarray(y), dtype=torch.float64).reshape(len(y), -1)
+        if self.resolution:  # the distribution takes nothing but multiples
+            known = (known / self.resolution).round() * self.resolution
+        return dist.log_prob(known)
 
     def finish(self, dist: GaussianMixture) -> Any:
         """The distribution of y, in its unit, for a mixture in standard units."""
@@ -187,7 +197,3 @@ class Target:
         """What :meth:`describe` told."""
         units = (torch.tensor(config[name], dtype=torch.float64) for name in ("shift", "scale"))
         return cls(config["kind"], config["resolution"], config["flat"], *units)
-
-
-def _unit(d: int) -> tuple[Tensor, Tensor]:
-    return torch.zeros(d, dtype=torch.float64), torch.ones(d, dtype=torch.float64)

@@ -129,7 +129,18 @@ class Forest:
         """What :meth:`arrays` described."""
         arrays = dict(arrays)
         base, boosted = arrays.pop("about")
-        return cls(**arrays, base=float(base), boosted=bool(boosted))
+        new = cls(**arrays, base=float(base), boosted=bool(boosted))
+        own = np.arange(len(new.threshold))
+        inner = new.feature >= 0
+        children = new.left[inner], new.right[inner]
+        if not (
+            all(len(a) == len(own) for a in (new.feature, new.left, new.right))
+            and ((new.roots >= 0) & (new.roots < len(own))).all()
+            # a child lies behind its parent, so every walk ends
+            and all(((a > own[inner]) & (a < len(own))).all() for a in children)
+        ):
+            raise ValueError("a tree's nodes do not form a tree")
+        return new
 
 
 @dataclass
