@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
+from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
 # Before torch and matplotlib are imported; the environment also reaches subprocesses.
@@ -26,6 +27,8 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, databas
 settings.load_profile("repeatable")
 
 collect_ignore = ["docs/conf.py", "docs/_build"]
+_OPTIONAL = {"skpro": "mdn/interop/skpro.py", "sbi": "mdn/interop/sbi.py", "optuna": "mdn/tuning.py"}
+collect_ignore += [path for name, path in _OPTIONAL.items() if find_spec(name) is None]
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:

@@ -6,9 +6,10 @@ Run from the root of the repository::
 
 A line is a question at one size.  Ours and the rival are called in turn, in bursts, in one process
 with one thread unless the line says otherwise, and the medians of their times are compared, so that
-a busy machine slows both: trust the ratios, not the milliseconds.  Both get the same numbers; how far their answers differ, or how far
-ours is from being exact, is printed beside.  What memory a question needs is the growth of the peak
-of a fresh process, less what it returns.
+a busy machine slows both: trust the ratios, not the milliseconds.  Both get the same numbers; how
+far their answers differ, or how far ours is from being exact, is printed beside.  The CRPS and the
+memory are measured in fresh processes.  What memory a question needs is the growth of the peak,
+less what it returns.
 """
 
 from __future__ import annotations

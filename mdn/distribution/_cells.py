@@ -33,10 +33,12 @@ def rounded_modes(base: GaussianMixture, width: float) -> tuple[Tensor, Tensor]:
     place = (base.modes().loc[..., 0] / width).round()  # (*, K)
     cell = torch.cat([place - 1, place, place + 1], -1).movedim(-1, 0)  # (3 K, *)
     cell = cell.sort(dim=0).values
+    real = ~cell.isnan()
+    cell = torch.where(real, cell, 0.0)
     mass, left, right = (_mass(base, cell + d, width) for d in (0, -1, 1))
     twice = torch.zeros_like(cell, dtype=torch.bool)
     twice[1:] = cell[1:] == cell[:-1]
-    there = (mass > left) & (mass >= right) & ~twice  # of two equals the first
+    there = real & (mass > left) & (mass >= right) & ~twice  # of two equals the first
     mass = torch.where(there, mass, -1.0)
     order = mass.argsort(dim=0, descending=True, stable=True)[: place.shape[-1]]
     cell, mass, there = (a.gather(0, order).movedim(0, -1) for a in (cell, mass, there))

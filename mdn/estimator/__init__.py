@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._fit import REVISION
 from ._regressor import MDNRegressor
 
-__all__ = ["MDNRegressor"]
+__all__ = ["MDNRegressor", "REVISION"]

@@ -21,7 +21,10 @@ from ._stack import Stack
 from ._targets import Target
 from ._trees import TreeFeatures, n_forests
 
-__all__ = ["FittedModel", "Plan", "Settings", "plan", "train"]
+__all__ = ["REVISION", "FittedModel", "Plan", "Settings", "plan", "train"]
+
+REVISION = 1
+"""Raised with every change that moves what the defaults predict: stored results name theirs."""
 
 Floats = NDArray[np.floating[Any]]
 
@@ -34,6 +37,7 @@ _RATE, _FAST_RATE = 2e-3, 5e-3  # largest learning rates
 _COLLINEAR = 1e-3  # least eigenvalue of the correlations from which on they are worth turning
 _NOISE = 1e-9  # eigenvalues below are rounding
 _ROWS_A_DIRECTION = 50  # rows a column needs before its small directions are believed
+_SAYS_NOTHING = 1e-6  # spread of what trees or processes say; a smaller one is rounding
 _CHUNK = 1 << 15  # rows x members of one forward pass
 
 
@@ -289,7 +293,8 @@ def train(
                 report("Gaussian process", d + 1, point.shape[1])
         if start is None or not len(model.told_shift):
             shift, scale = standardization(torch.as_tensor(said), w)
-            model.told_shift, model.told_scale = shift, torch.where(scale > 0, scale, 1.0)
+            model.told_shift = shift
+            model.told_scale = torch.where(scale > _SAYS_NOTHING, scale, 1.0)
         told = model.in_units(said)
     target_rows = target.standard(y)
     dtype, device = torch.float32, settings.device
@@ -447,5 +452,5 @@ def check_size(n: int) -> None:
             f"{n} rows are few for a conditional density: a smaller model is fitted, and what it "
             "says rests on little",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -30,7 +30,7 @@ from ..train import History
 from ._fit import FittedModel, Settings, check_size, train
 from ._process import GaussianProcess
 from ._stack import Stack
-from ._targets import KINDS, Target
+from ._targets import _OFF_GRID, KINDS, Target
 from ._trees import Forest, TreeFeatures
 
 __all__ = ["MDNRegressor"]
@@ -42,6 +42,8 @@ _TIES = 0.5  # a target with fewer distinct values than this share of its rows c
 _STEP_SHARE = 0.05  # of the step of a rounded target: no scale is smaller
 _HEAPED = 0.1  # share of rows on heaps from which on the NLL of a density means little
 _HEAP = 10  # equal values that make a heap
+_COARSE = 0.005  # standard deviations; in a finer grid no density can stand on single values
+_WHOLE = 1e-9  # relative; a ratio of weights so near to a whole number is one
 _MOST_COPIES = 4  # rows that integer weights may make of each on average, to be written out
 
 
@@ -212,7 +214,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         keys = [*inputs.T[::-1], *targets.reshape(len(targets), -1).T[::-1]]
         order = np.lexsort(keys if weight is None else [weight, *keys])
         inputs, targets = inputs[order], targets[order]
-        weight = None if weight is None else weight[order]
+        if weight is not None:
+            weight = weight[order]
+            weight = weight * (len(weight) / weight.sum())  # a sum rounds by its order
         way = Target.fit(targets, weight, self.target, self.resolution)
         several = way.kind in ("positive", "unit") and way.n_targets > 1
         if several and self.covariance_type not in ("diagonal", "isotropic"):
@@ -324,7 +328,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             raise ValueError(f"{name} must have shape (N,) or (N, D); got {targets.shape}")
         if self.target != "interval":
             self._check_finite(name, targets)
-        return targets
+        return np.array(targets)  # torch takes no reversed or read-only array
 
     def _check_finite(self, name: str, a: Floats) -> None:
         bad = ~np.isfinite(a.reshape(len(a), -1))
@@ -351,6 +355,12 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     def _inputs(self, X: Any) -> Floats:
         check_is_fitted(self, "model_")
         _check_feature_names(self, X, reset=False)
+        shape = getattr(X, "shape", ())
+        if len(shape) == 2 and shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input"
+            )
         return self.columns_.transform(X)
 
     def predict_uncertainty(self, X: Any) -> tuple[Floats, Floats]:
@@ -613,13 +623,25 @@ def _warn_of_values(target: Target, y: Floats) -> None:
         )
     for column in columns[:, ~constant].T:
         values, counts = np.unique(column, return_counts=True)
-        share = counts[counts >= max(_HEAP, 0.01 * len(column))].sum() / len(column)
+        steps = np.diff(values)
+        # few rows on each value of a coarse grid are as bad as many on some values
+        coarse = np.median(steps) > _COARSE * column.std()
+        least = _HEAP if coarse else max(_HEAP, 0.01 * len(column))
+        share = counts[counts >= least].sum() / len(column)
         if share > _HEAPED:
-            step = float(np.diff(values).min())
+            cure = ""
+            if columns.shape[1] == 1:  # a step that Target.check takes, or none
+                step = float(f"{steps.min():.6g}")
+                off = values / step - np.round(values / step)
+                if np.abs(off).max() <= _OFF_GRID:
+                    cure = f"; resolution={step:g} gives"
+                else:
+                    cure = "; round y to multiples of a step and name that with resolution=, for"
+                cure += " the probability of the rounding cell instead"
             warnings.warn(
                 f"{share:.0%} of y sits on heaps of equal values ({len(values)} distinct ones in "
-                f"{len(column)} rows): a density may stand on them, so its NLL is not meaningful; "
-                f"resolution={step:.3g} gives the probability of the rounding cell instead",
+                f"{len(column)} rows): a density may stand on them, so its NLL is not meaningful"
+                f"{cure}",
                 UserWarning,
                 stacklevel=3,
             )
@@ -632,12 +654,12 @@ def _written_out(n: int, weight: Floats | None) -> tuple[NDArray[np.intp] | None
         return None, None
     used = np.flatnonzero(weight > 0)
     weight = weight[used]
-    whole = weight / weight.min()
-    for candidate in (weight, whole):
+    for candidate in (weight, weight / weight.min()):
         rounded = np.round(candidate)
-        if (candidate == rounded).all() and rounded.sum() <= _MOST_COPIES * len(used):
+        whole = (np.abs(candidate - rounded) <= _WHOLE * rounded).all()  # 2.1 / 0.7 is not quite 3
+        if whole and rounded.sum() <= _MOST_COPIES * len(used):
             return np.repeat(used, rounded.astype(np.intp)), None
-    return used, weight * (len(weight) / weight.sum())
+    return used, weight
 
 
 def _rows(X: Any, index: NDArray[np.intp]) -> Any:

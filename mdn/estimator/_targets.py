@@ -120,14 +120,14 @@ class Target:
         elif self.kind == "unit":
             y = np.log(y) - np.log1p(-y)
         elif self.kind == "interval":
-            low, high = y.T
-            known = np.isfinite(low) | np.isfinite(high)
-            middle = np.where(
-                np.isinf(low), high, np.where(np.isinf(high), low, low + 0.5 * (high - low))
-            )
+            known = np.isfinite(y).any(1)
             if not known.any():
                 raise ValueError("y has no finite end: nothing is known of any row")
-            y = np.where(known, middle, np.median(middle[known]))
+            low, high = y[known].T
+            low, high = np.where(np.isinf(low), high, low), np.where(np.isinf(high), low, high)
+            middle = low + 0.5 * (high - low)
+            y = np.full(len(y), np.median(middle))
+            y[known] = middle
         return torch.as_tensor(y.reshape(len(y), -1), dtype=torch.float64)
 
     def point(self, y: Floats) -> Tensor:
