@@ -27,7 +27,11 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, databas
 settings.load_profile("repeatable")
 
 collect_ignore = ["docs/conf.py", "docs/_build"]
-_OPTIONAL = {"skpro": "mdn/interop/skpro.py", "sbi": "mdn/interop/sbi.py", "optuna": "mdn/tuning.py"}
+_OPTIONAL = {
+    "skpro": "mdn/interop/skpro.py",
+    "sbi": "mdn/interop/sbi.py",
+    "optuna": "mdn/tuning.py",
+}
 collect_ignore += [path for name, path in _OPTIONAL.items() if find_spec(name) is None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -20,7 +21,8 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 import mdn
-from mdn import MDN, GaussianMixture, MDNHead, MDNRegressor
+from mdn import MDN, GaussianMixture, MDNHead, MDNRegressor, io
+from tests.fixtures import write
 
 
 def rows(dims: int = 1, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -30,9 +32,40 @@ def rows(dims: int = 1, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
     return X, y[:, 0] if dims == 1 else y
 
 
+SMALL: dict[str, Any] = {
+    "n_components": 3,
+    "hidden": (6,),
+    "ensemble_size": 2,
+    "trees": False,
+    "max_epochs": 4,
+    "random_state": 0,
+}
+
+
 def regressor(dims: int = 1, **options: Any) -> MDNRegressor:
-    settings = {"n_components": 3, "hidden": (6,), "max_epochs": 4, "random_state": 0}
-    return MDNRegressor(**{**settings, **options}).fit(*rows(dims))
+    return MDNRegressor(**{**SMALL, **options}).fit(*rows(dims))
+
+
+@functools.cache
+def plain(dims: int = 1) -> MDNRegressor:
+    return regressor(dims)
+
+
+@functools.cache
+def fast(dims: int = 1) -> MDNRegressor:
+    """With trees and, as few rows as there are, a Gaussian process."""
+    return regressor(dims, preset="fast", trees=True, ensemble_size=8)
+
+
+@functools.cache
+def correlated(dims: int = 2) -> MDNRegressor:
+    return regressor(2, covariance_type="full", ensemble_size=8)
+
+
+@functools.cache
+def two_groups() -> MDNRegressor:
+    """As the default: networks without and with the word of trees."""
+    return regressor(trees=True, ensemble_size=3, max_epochs=1)
 
 
 def network(dims: int = 1, **options: Any) -> MDN:
@@ -55,8 +88,12 @@ def mixture(dims: int = 1, dtype: torch.dtype = torch.float64) -> GaussianMixtur
 MODELS: dict[str, Callable[..., Any]] = {
     "GaussianMixture": mixture,
     "MDN": network,
-    "MDNRegressor": regressor,
+    "MDNRegressor": plain,
+    "fast": fast,
+    "correlated": correlated,
+    "two groups": lambda dims=1: two_groups(),
 }
+REGRESSORS = ("MDNRegressor", "fast", "correlated", "two groups")
 
 
 def numbers(model: Any) -> dict[str, np.ndarray]:
@@ -178,10 +215,11 @@ def test_an_mdn_that_was_never_standardised_is_saved(tmp_path: Path) -> None:
     assert_bit_equal(model, mdn.load(tmp_path / "m.mdn"))
 
 
-@pytest.mark.parametrize("dims", [1, 2])
-def test_regressor_keeps_everything_that_fit_learned(dims: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", REGRESSORS)
+def test_regressor_keeps_everything_that_fit_learned(kind: str, tmp_path: Path) -> None:
     """Parameters, history, number of features, and each kind of prediction."""
-    model = regressor(dims)
+    model = MODELS[kind]()
+    dims = model.model_.target.n_targets
     model.save(tmp_path / "m.mdn")
     loaded = mdn.load(tmp_path / "m.mdn")
     assert loaded.get_params() == model.get_params()
@@ -196,6 +234,7 @@ def test_regressor_keeps_everything_that_fit_learned(dims: int, tmp_path: Path) 
         lambda m: m.predict_quantiles(X, [0.1, 0.9]),
         lambda m: m.predict_mode(X),
         lambda m: m.sample(X, 3, random_state=1),
+        lambda m: m.predict_uncertainty(X)[1],
         lambda m: m.log_prob(X, y),
     ):
         np.testing.assert_array_equal(ask(model), ask(loaded))
@@ -204,7 +243,7 @@ def test_regressor_keeps_everything_that_fit_learned(dims: int, tmp_path: Path) 
 def test_a_target_with_an_axis_of_its_own_comes_back_with_it(tmp_path: Path) -> None:
     """y (N, 1) at fit gives (N, 1) at predict, also after loading."""
     X, y = rows()
-    model = MDNRegressor(hidden=(4,), max_epochs=2, random_state=0).fit(X, y[:, None])
+    model = MDNRegressor(**SMALL).fit(X, y[:, None])
     model.save(tmp_path / "m.mdn")
     assert mdn.load(tmp_path / "m.mdn").predict(X).shape == (60, 1)
 
@@ -213,13 +252,24 @@ def test_regressor_keeps_the_names_of_the_features(tmp_path: Path) -> None:
     """Feature names are checked after loading as before."""
     X, y = rows()
     frame = pd.DataFrame(X, columns=["größe", "b"])
-    model = MDNRegressor(hidden=(4,), max_epochs=2, random_state=0).fit(frame, y)
+    model = MDNRegressor(**SMALL).fit(frame, y)
     model.save(tmp_path / "m.mdn")
     loaded = mdn.load(tmp_path / "m.mdn")
     assert loaded.feature_names_in_.tolist() == ["größe", "b"]
     np.testing.assert_array_equal(loaded.predict(frame), model.predict(frame))
-    with pytest.raises(ValueError, match="feature names"):
+    with pytest.raises(ValueError, match="in the same order as they were in fit"):
         loaded.predict(frame[["b", "größe"]])
+
+
+def test_regressor_keeps_its_categories_and_gaps(tmp_path: Path) -> None:
+    """Strings, booleans and a gap are read by a loaded model as by the one that was saved."""
+    X, y = write.rows()
+    model = MDNRegressor(**SMALL).fit(X, y)
+    model.save(tmp_path / "m.mdn")
+    loaded = mdn.load(tmp_path / "m.mdn")
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    with pytest.warns(UserWarning, match="categories that training had not"):
+        loaded.predict(X.assign(color="mauve"))
 
 
 def test_parameters_that_a_grid_search_chose_can_be_saved(tmp_path: Path) -> None:
@@ -262,16 +312,16 @@ def test_the_file_is_safetensors_with_json_and_no_pickle(kind: str, tmp_path: Pa
     with safetensors.safe_open(path, framework="np") as file:
         about = json.loads(file.metadata()["mdn"])
         shapes = {name: file.get_tensor(name).shape for name in file.keys()}  # noqa: SIM118
-    assert about["kind"] == kind
-    assert about["format"] == 1
+    assert about["kind"] == ("MDNRegressor" if kind in REGRESSORS else kind)
+    assert about["format"] == 2
     assert shapes
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises((pickle.UnpicklingError, ValueError)):  # by what the first byte means
         pickle.loads(path.read_bytes())
 
 
 def test_reading_a_file_unpickles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """load works where pickle and torch.load are forbidden."""
-    mdn.save(regressor(), tmp_path / "m.mdn")
+    mdn.save(fast(), tmp_path / "m.mdn")
 
     def forbidden(*args: Any, **options: Any) -> None:
         raise AssertionError("pickle was used")
@@ -414,6 +464,8 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tens
         about = json.loads(file.metadata()["mdn"])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     change(about, tensors)
+    if about.pop("sha256", None):  # as by someone who knows the format
+        about["sha256"] = io._checksum(about, tensors)
     save_file(tensors, path, metadata={"mdn": json.dumps(about)})
 
 
@@ -421,8 +473,83 @@ def test_load_refuses_a_newer_format(tmp_path: Path) -> None:
     """The cure is an update."""
     path = tmp_path / "m.mdn"
     mdn.save(mixture(), path)
-    rewritten(path, lambda about, tensors: about.update(format=2))
-    with pytest.raises(ValueError, match="has format 2, this version reads up to 1; update mdn"):
+    rewritten(path, lambda about, tensors: about.update(format=3))
+    with pytest.raises(ValueError, match="has format 3, this version reads up to 2; update mdn"):
+        mdn.load(path)
+
+
+@pytest.mark.parametrize("kind", ["GaussianMixture", "MDN"])
+def test_load_reads_the_first_format_of_what_has_not_changed(kind: str, tmp_path: Path) -> None:
+    """It had no checksum."""
+    path = tmp_path / "m.mdn"
+    mdn.save(MODELS[kind](), path)
+    rewritten(path, lambda about, tensors: (about.update(format=1), about.pop("sha256")))
+    assert_bit_equal(mdn.load(path), MODELS[kind]())
+
+
+def test_load_refuses_a_regressor_of_the_first_format(tmp_path: Path) -> None:
+    """Another model was in it: the cure is a new fit, or the version that wrote it."""
+    path = tmp_path / "m.mdn"
+    mdn.save(plain(), path)
+    rewritten(path, lambda about, tensors: (about.update(format=1), about.pop("sha256")))
+    with pytest.raises(ValueError, match=r"holds an MDNRegressor of format 1.*fit it anew"):
+        mdn.load(path)
+
+
+def test_a_file_of_the_second_format_says_what_it_said_when_it_was_written() -> None:
+    """tests/fixtures: a fast model with trees and categories, its predictions beside it.
+
+    Sums may round otherwise elsewhere: 1e-6 of the unit of y.
+    """
+    X, y = write.rows()
+    model = mdn.load(write.FOLDER / "regressor_format2.mdn")
+    said = json.loads((write.FOLDER / "regressor_format2.json").read_text())
+    assert (write.FOLDER / "regressor_format2.mdn").stat().st_size < 200_000
+    np.testing.assert_allclose(model.predict(X), said["predict"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(model.log_prob(X, y), said["log_prob"], rtol=0, atol=1e-5)
+    quantiles = model.predict_quantiles(X, [0.05, 0.5, 0.95])
+    np.testing.assert_allclose(quantiles, said["quantiles"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_load_refuses_a_file_with_any_byte_changed(kind: str, tmp_path: Path) -> None:
+    """100 places over the whole file, and each of the first 8: a ValueError, nothing else."""
+    path = tmp_path / "m.mdn"
+    mdn.save(MODELS[kind](), path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in [*range(8), *rng.integers(8, len(whole), 100)]:
+        changed = bytearray(whole)
+        changed[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"m\.mdn (is damaged|was not written)"):
+            mdn.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about, tensors: about["config"]["params"].update(unknown=1),
+        lambda about, tensors: about["config"].update(params=[]),
+        lambda about, tensors: about["config"].pop("columns"),
+        lambda about, tensors: about["config"]["columns"].update(columns=[{"kind": "odd"}]),
+        lambda about, tensors: about["config"]["networks"][0].update(hidden=[7]),
+        lambda about, tensors: about["config"]["networks"][0].update(n_members=-1),
+        lambda about, tensors: about["config"].update(n_forests=9),
+        lambda about, tensors: about["config"].update(histories=[]),
+        lambda about, tensors: about["config"].update(histories=[{"odd": 1}]),
+        lambda about, tensors: tensors["trees.0.left"].fill_(0),
+        lambda about, tensors: tensors["trees.0.feature"].fill_(99),
+        lambda about, tensors: tensors["trees.1.roots"].fill_(-7),
+        lambda about, tensors: tensors.update({"trees.1.odd": torch.zeros(2)}),
+    ],
+)
+def test_load_refuses_a_forged_description(change: Any, tmp_path: Path) -> None:
+    """Though its checksum is right: names, sizes, and trees in which a walk would not end."""
+    path = tmp_path / "m.mdn"
+    mdn.save(fast(), path)
+    rewritten(path, change)
+    with pytest.raises(ValueError, match=r"m\.mdn is damaged: its numbers do not fit"):
         mdn.load(path)
 
 
@@ -433,8 +560,9 @@ def test_load_refuses_a_file_without_one_of_its_tensors(kind: str, tmp_path: Pat
     mdn.save(MODELS[kind](), path)
     with safetensors.safe_open(path, framework="pt") as file:
         names = list(file.keys())
+    whole = path.read_bytes()
     for name in names:
-        mdn.save(MODELS[kind](), path)
+        path.write_bytes(whole)
         rewritten(path, lambda about, tensors, name=name: tensors.pop(name))
         with pytest.raises(ValueError, match=r"m\.mdn is damaged: its numbers do not fit"):
             mdn.load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from mdn import MDN, CategoricalHead, GaussianMixture, MDNHead, fit
 from mdn.distribution._families import FAMILIES
-from mdn.nn import MIN_SCALE, standardization
+from mdn.nn import MIN_SCALE, MDNEnsemble, standardization
+from mdn.nn._heads import Layout
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -863,3 +865,205 @@ def test_head_with_full_covariance_is_the_mixture_of_its_factor(kind: str, dims:
     torch.testing.assert_close(one.log_prob(y), whole.log_prob(y))
     rows = torch.func.vmap(lambda a, b: head(a).log_prob(b))(h, y[0])
     torch.testing.assert_close(rows, whole.log_prob(y)[0])
+
+
+# -- weighted standardization -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-150, 1e150])
+def test_weighted_standardization_matches_numpy_at_any_size(unit: float) -> None:
+    """Weighted mean and standard deviation; a constant column has exactly 0."""
+    g = seeded(4)
+    a = unit * torch.randn(40, 3, generator=g, dtype=torch.float64)
+    a[:, 2] = 7 * unit
+    weight = torch.rand(40, generator=g, dtype=torch.float64)
+    shift, scale = standardization(a, weight)
+    mean = np.average(a / unit, weights=weight, axis=0)
+    spread = np.average((a.numpy() / unit - mean) ** 2, weights=weight, axis=0) ** 0.5
+    np.testing.assert_allclose(shift.numpy() / unit, mean, rtol=1e-12)
+    np.testing.assert_allclose(scale.numpy()[:2] / unit, spread[:2], rtol=1e-12)
+    assert scale[2] == 0 and shift[2] == 7 * unit
+
+
+def test_whole_weights_standardize_as_repeated_rows() -> None:
+    """Weights 0, 1, 2 are so many copies, and a factor on all of them changes nothing."""
+    a = torch.randn(30, 2, generator=seeded(5), dtype=torch.float64)
+    count = torch.arange(30) % 3
+    copies = standardization(a.repeat_interleave(count, 0))
+    for factor in (1.0, 0.3):
+        torch.testing.assert_close(standardization(a, factor * count), copies)
+
+
+# -- Layout -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("covariance_type", ["diagonal", "isotropic", "tied", "full", "low_rank"])
+@pytest.mark.parametrize("dims", [1, 3])
+def test_layout_is_what_the_head_computes(covariance_type: str, dims: int) -> None:
+    """A head's flat output, cut by the layout, is the head's mixture; P is its width."""
+    module = head(5, dims, 4, covariance_type=covariance_type)
+    h = torch.randn(6, 5, generator=seeded(1))
+    layout = Layout(dims, 4, covariance_type=covariance_type)
+    assert layout.n_outputs == module.linear.out_features
+    out = module.linear(h).t()
+    found = layout.distribution(layout.parameters(out, torch.Size([2, 3])))
+    y = torch.randn(6, dims, generator=seeded(2))
+    assert found.batch_shape == (2, 3)
+    torch.testing.assert_close(
+        found.log_prob(y.reshape(2, 3, dims)).flatten(), module(h).log_prob(y)
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "message"),
+    [
+        ((0, 2), {}, "out_features must be"),
+        ((1, 0), {}, "n_components must be"),
+        ((1, 2), {"covariance_type": "round"}, "covariance_type must be one of"),
+        ((1, 2), {"min_scale": 0.0}, "min_scale must be positive and finite; got 0"),
+        ((1, 2), {"family": "cauchy"}, "family must be one of"),
+        ((2, 2), {"family": "laplace"}, "needs one target"),
+    ],
+)
+def test_layout_refuses_what_no_head_has(
+    args: tuple[int, int], options: dict[str, object], message: str
+) -> None:
+    """Sizes, covariance, floor, family."""
+    with pytest.raises(ValueError, match=message):
+        Layout(*args, **options)
+
+
+def test_biases_of_the_layout_spread_the_components_over_the_targets() -> None:
+    """With these biases alone the mixture has the mean and about the spread of the data."""
+    y = torch.randn(500, 2, generator=seeded(3), dtype=torch.float64) * 2 + 5
+    layout = Layout(2, 4)
+    out = layout.bias_from(y).unsqueeze(1)
+    dist = layout.distribution(layout.parameters(out, torch.Size([1])))
+    torch.testing.assert_close(dist.mean[0], y.mean(0), rtol=0, atol=1e-9)
+    torch.testing.assert_close(dist.stddev[0], y.std(0), rtol=0.1, atol=0)
+
+
+# -- MDNEnsemble ------------------------------------------------------------------------------
+
+
+def ensemble(*args: int, **options: object) -> MDNEnsemble:
+    return with_noise(MDNEnsemble(*args, generator=seeded(), **options))
+
+
+def by_hand(module: MDNEnsemble, m: int, x: Tensor) -> GaussianMixture:
+    """Member m written out with plain matrices."""
+    h = x
+    if module.embedded:
+        parts = []
+        for j, f in enumerate(module.embedded):
+            column = x[:, f : f + 1]
+            angle = 2 * math.pi * column * module.frequencies[m, 0, j]
+            waves = torch.cat([angle.cos(), angle.sin(), column], 1)
+            parts.append(torch.relu(waves @ module.wave_weight[m, j] + module.wave_bias[m, j]))
+        h = torch.cat([x, *parts], 1)
+    for weight, bias in zip(module.weights, module.biases, strict=True):
+        h = nn.functional.silu(h @ weight[m] + bias[m])
+    out = module.head_weight[m] @ h.t() + module.head_bias[m]
+    layout = module.layout
+    return layout.distribution(layout.parameters(out, torch.Size([len(x)])))
+
+
+@pytest.mark.parametrize("options", [{}, {"embedded": [0, 2]}, {"hidden": ()}])
+@pytest.mark.parametrize("covariance_type", ["diagonal", "full"])
+def test_ensemble_is_its_members_written_out(
+    options: dict[str, object], covariance_type: str
+) -> None:
+    """Batch (M, B): row b of member m is member m's own network, alone, for b."""
+    module = ensemble(3, 4, 2, 3, **{"hidden": (6, 5), **options}, covariance_type=covariance_type)
+    module = module.double()
+    g = seeded(1)
+    x = torch.randn(3, 7, 4, generator=g, dtype=torch.float64)
+    y = torch.randn(3, 7, 2, generator=g, dtype=torch.float64)
+    dist = module(x)
+    assert (dist.batch_shape, dist.event_shape, dist.n_components) == ((3, 7), (2,), 3)
+    for m in range(3):
+        torch.testing.assert_close(dist.log_prob(y)[m], by_hand(module, m, x[m]).log_prob(y[m]))
+
+
+def test_ensemble_takes_the_same_rows_for_all_or_rows_for_each() -> None:
+    """(B, F) is (M, B, F) with M equal parts."""
+    module = ensemble(3, 4, embedded=[1])
+    x = torch.randn(7, 4, generator=seeded(1))
+    y = torch.randn(7, 1, generator=seeded(2))
+    same, each = module(x), module(x.repeat(3, 1, 1))
+    torch.testing.assert_close(same.log_prob(y), each.log_prob(y))
+    with pytest.raises(ValueError, match="must have"):
+        module(x[:, :3])
+
+
+def test_ensemble_gradient_of_a_member_is_its_own() -> None:
+    """The loss of member 1 alone: no other member's parameter has a gradient."""
+    module = ensemble(3, 4, embedded=[0, 1])
+    x, y = torch.randn(7, 4, generator=seeded(1)), torch.randn(7, 1, generator=seeded(2))
+    (-module(x).log_prob(y)[1].mean()).backward()
+    for p in module.parameters():
+        assert p.shape[0] == 3
+        assert not p.grad[[0, 2]].any()
+    assert module.head_weight.grad[1].any() and module.frequencies.grad[1].any()
+
+
+def test_ensemble_starts_from_its_generator_and_members_differ() -> None:
+    """One generator state, one ensemble; no two members alike; torch's own stays as it was."""
+    before = torch.get_rng_state()
+    first, again, other = (MDNEnsemble(3, 4, embedded=[0], generator=seeded(s)) for s in (0, 0, 1))
+    torch.testing.assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
+    for (name, a), b, c in zip(
+        first.named_parameters(), again.parameters(), other.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+        if a.any():
+            assert not torch.equal(a, c), name
+            assert not torch.equal(a[0], a[1]), name
+
+
+def test_ensemble_starts_with_components_over_the_targets() -> None:
+    """After initialize_from every member has about the mean and spread of y, whatever x."""
+    y = 3 * torch.randn(400, 1, generator=seeded(2)) - 2
+    module = MDNEnsemble(4, 2, generator=seeded()).initialize_from(y)
+    dist = module(torch.randn(50, 2, generator=seeded(3)))
+    torch.testing.assert_close(dist.mean, torch.full((4, 50, 1), -2.0), rtol=0, atol=0.6)
+    torch.testing.assert_close(dist.stddev, torch.full((4, 50, 1), 3.0), rtol=0, atol=0.6)
+
+
+def test_ensemble_dropout_is_for_training_alone() -> None:
+    """In eval two passes agree; in training they differ."""
+    module = ensemble(2, 3, dropout=0.5)
+    x = torch.randn(20, 3, generator=seeded(1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        assert torch.equal(module.eval()(x).loc, module(x).loc)
+        assert not torch.equal(module.train()(x).loc, module(x).loc)
+
+
+def test_ensemble_is_rebuilt_from_its_description() -> None:
+    """describe() and the state dict give it back, bit for bit; the description is JSON."""
+    module = ensemble(2, 3, 2, 4, (5,), embedded=[1], dropout=0.1, covariance_type="full")
+    described = json.loads(json.dumps(module.describe()))
+    again = MDNEnsemble(**described)
+    again.load_state_dict(module.state_dict())
+    x = torch.randn(6, 3, generator=seeded(1))
+    a, b = (m.eval()(x).numpy() for m in (module, again))
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "message"),
+    [
+        ((0, 3), {}, "n_members must be"),
+        ((2, 0), {}, "in_features must be"),
+        ((2, 3, 0), {}, "out_features must be"),
+        ((2, 3), {"min_scale": -1.0}, "min_scale must be positive"),
+    ],
+)
+def test_ensemble_refuses_bad_sizes(
+    args: tuple[int, ...], options: dict[str, object], message: str
+) -> None:
+    """Each is named."""
+    with pytest.raises(ValueError, match=message):
+        MDNEnsemble(*args, **options)

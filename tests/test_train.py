@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 from torch.utils.data import DataLoader, TensorDataset
 
-from mdn.train import History, TrainingError, fit
+from mdn.train import History, TrainingError, fit, fit_ensemble
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
@@ -861,3 +861,190 @@ def test_a_module_without_parameters_is_refused() -> None:
     """There is nothing to train."""
     with pytest.raises(ValueError, match="module must have parameters that require a gradient"):
         fit(nn.Identity(), (X, Y))
+
+
+# --- many members as one module -------------------------------------------------------------------
+
+
+class Members(nn.Module):
+    """M linear Gaussians side by side: mean x w + b and one log scale for each member."""
+
+    def __init__(self, members: int, *, hidden: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(3)
+        self.weight = nn.Parameter(0.1 * torch.randn(members, 2, 1, generator=g))
+        self.bias = nn.Parameter(torch.zeros(members, 1, 1))
+        self.log_scale = nn.Parameter(torch.zeros(members, 1, 1))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Independent:
+        loc = self.drop(x) @ self.weight + self.bias
+        return Independent(Normal(loc, self.log_scale.exp().expand_as(loc)), 1)
+
+
+def member(module: nn.Module, i: int) -> dict[str, Tensor]:
+    return {name: p.detach()[i].clone() for name, p in module.named_parameters()}
+
+
+def blocks(n: int, members: int) -> Tensor:
+    """Each member holds out every M-th row."""
+    return torch.arange(n) % members == torch.arange(members).unsqueeze(1)
+
+
+def test_ensemble_members_reach_the_likelihood_of_least_squares() -> None:
+    """Each on its own rows: weights, and scale of the residuals, by NumPy's lstsq."""
+    x, y = line(400)
+    module = Members(4)
+    held_out = blocks(400, 4)
+    fit_ensemble(module, x, y, held_out, val=(x, y), lr=0.05, weight_decay=0, max_epochs=150)
+    for i, row in enumerate(held_out):
+        design = torch.cat([x[~row], torch.ones(300, 1)], 1)
+        solution = np.linalg.lstsq(design.numpy(), y[~row].numpy(), rcond=None)[0]
+        rest = y[~row].numpy() - design.numpy() @ solution
+        found = torch.cat([module.weight[i], module.bias[i]])
+        np.testing.assert_allclose(found.detach(), solution, atol=0.05)
+        assert module.log_scale[i].exp().item() == pytest.approx(rest.std(), rel=0.1)
+
+
+def test_ensemble_trains_each_member_as_if_it_were_alone() -> None:
+    """With one batch an epoch M members end where each ends alone, to rounding."""
+    x, y = line(120)
+    held_out = blocks(120, 3)
+    options = {"max_epochs": 20, "lr": 0.05, "batch_size": 120}
+    together = Members(3)
+    fit_ensemble(together, x, y, held_out, **options)
+    for i in range(3):
+        alone = Members(3)
+        for p in alone.parameters():
+            p.data = p.data[i : i + 1]
+        fit_ensemble(alone, x, y, held_out[i : i + 1], **options)
+        assert_same(member(alone, 0), member(together, i), rtol=1e-4, atol=1e-5)
+
+
+def test_ensemble_member_does_not_depend_on_what_the_others_do() -> None:
+    """Another start and other rows of member 1: member 0 ends bit for bit the same."""
+    x, y = line(120)
+    even = torch.arange(120) % 2 == 0
+    ends = []
+    for other, moved in ((even, 0.0), (~even, 0.0), (even, 0.7), (even, 5.0)):
+        module = Members(2)
+        for p in module.parameters():
+            p.data[1] += moved
+        fit_ensemble(module, x, y, torch.stack([even, other]), max_epochs=10, batch_size=16)
+        ends.append(member(module, 0))
+    for end in ends[1:]:
+        assert_same(end, ends[0])
+
+
+def test_ensemble_members_keep_the_weights_of_their_own_best_epochs() -> None:
+    """Each member's held-out NLL at the end is the least that it had, at epochs of its own."""
+    x, y = line(60)
+    held_out = blocks(60, 3)
+    y = torch.where(held_out[0].unsqueeze(1), -y, y)  # the rows of member 0 say the opposite
+    module = Members(3)
+    scores: list[Tensor] = []
+
+    def log_prob(dist: Any, target: Tensor) -> Tensor:
+        found = dist.log_prob(target)
+        if not module.training:
+            scores.append(-found.detach().mean(1))
+        return found
+
+    history = fit_ensemble(
+        module, x, y, held_out, log_prob=log_prob, lr=0.05, max_epochs=40, patience=40
+    )
+    each = torch.stack(scores)  # (epochs, M)
+    assert len(each) == len(history) == 40
+    rows = torch.stack([row.nonzero()[:, 0] for row in held_out])
+    torch.testing.assert_close(nll(module, x[rows], y[rows]).mean(1), each.amin(0))
+    best = each.argmin(0)
+    assert len(set(best.tolist())) > 1
+    assert history.best_epoch == round(best.double().mean().item())
+    assert history.val_nll == pytest.approx(each.mean(1).tolist(), rel=1e-5)
+
+
+def test_ensemble_takes_whole_weights_as_repeated_rows() -> None:
+    """One batch an epoch: weights 1, 2, 3 and so many copies give the same weights, to rounding."""
+    x, y = line(120)
+    held_out = blocks(120, 2)
+    weight = (torch.arange(120) // 2 % 3 + 1).float()
+    index = torch.arange(120).repeat_interleave(weight.long())
+    options = {"max_epochs": 30, "lr": 0.05, "batch_size": 10**6}
+    ends, histories = [], []
+    for rows, w in ((torch.arange(120), weight), (index, None), (torch.arange(120), None)):
+        module = Members(2)
+        histories.append(
+            fit_ensemble(module, x[rows], y[rows], held_out[:, rows], weight=w, **options)
+        )
+        ends.append(weights_of(module))
+    assert_same(ends[0], ends[1], rtol=1e-4, atol=1e-5)
+    assert histories[0].val_nll == pytest.approx(histories[1].val_nll, rel=1e-4)
+    assert histories[0].train_nll == pytest.approx(histories[1].train_nll, rel=1e-4)
+    assert histories[0].val_nll != pytest.approx(histories[2].val_nll, rel=1e-3)
+
+
+def test_ensemble_validation_rows_stop_all_members() -> None:
+    """With val nothing need be held out, and the history is the NLL of those rows."""
+    x, y = line(100)
+    module = Members(2)
+    nothing = torch.zeros(2, 100, dtype=torch.bool)
+    new = line(50, seed=1)
+    history = fit_ensemble(module, x, y, nothing, val=(new[0], -new[1]), lr=0.05, patience=4)
+    assert history.stopped == "patience"
+    assert len(history) <= history.best_epoch + 2 * 4 + 1
+    ends = nll(module, new[0].expand(2, -1, -1), -new[1].expand(2, -1, -1)).mean(1)
+    assert ends.mean().item() == pytest.approx(min(history.val_nll), abs=0.05)
+
+
+def test_ensemble_error_names_the_member_that_was_never_finite() -> None:
+    """Member 1 has NaN from the first epoch on; the error carries the history."""
+    x, y = line(40)
+
+    def log_prob(dist: Any, target: Tensor) -> Tensor:
+        return dist.log_prob(target) + torch.tensor([[0.0], [math.nan]])
+
+    with pytest.raises(TrainingError, match="the held-out NLL of member 1 was never finite") as e:
+        fit_ensemble(Members(2), x, y, blocks(40, 2), log_prob=log_prob, max_epochs=3, patience=9)
+    assert len(e.value.history) == 3
+    assert not math.isfinite(e.value.value)
+
+
+def test_ensemble_survives_a_member_that_breaks_later() -> None:
+    """NaN from epoch 5 on for member 1: it keeps its best weights, and they are finite."""
+    x, y = line(40)
+    module = Members(2)
+    calls = itertools.count()
+
+    def log_prob(dist: Any, target: Tensor) -> Tensor:
+        spoiled = math.nan if next(calls) > 10 else 0.0
+        return dist.log_prob(target) + torch.tensor([[0.0], [spoiled]])
+
+    fit_ensemble(module, x, y, blocks(40, 2), log_prob=log_prob, max_epochs=9, batch_size=40)
+    assert all(bool(p.isfinite().all()) for p in module.parameters())
+
+
+def test_ensemble_leaves_the_global_random_state_alone_and_follows_its_seed() -> None:
+    """Batches and dropout come from seed: one seed, one end; torch's own generator stays."""
+    x, y = line(60)
+    before = torch.get_rng_state()
+    ends = []
+    for seed in (0, 0, 1):
+        module = Members(2, dropout=0.3)
+        fit_ensemble(module, x, y, blocks(60, 2), max_epochs=5, seed=seed)
+        ends.append(weights_of(module))
+        torch.testing.assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
+    assert_same(ends[0], ends[1])
+    assert not torch.equal(ends[0]["weight"], ends[2]["weight"])
+
+
+def test_ensemble_reports_each_epoch_and_stops_in_time() -> None:
+    """report is called with the number of epochs done and of all; no time left ends after one."""
+    x, y = line(60)
+    told: list[tuple[int, int]] = []
+    history = fit_ensemble(
+        Members(2), x, y, blocks(60, 2), max_epochs=3, report=lambda *a: told.append(a)
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert history.stopped == "max_epochs"
+    history = fit_ensemble(Members(2), x, y, blocks(60, 2), max_time=1e-9)
+    assert (history.stopped, len(history)) == ("max_time", 1)

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -354,7 +355,7 @@ def train(
             patience=todo.patience,
             max_time=left,
             seed=seed + 104_729 * (i + 1),
-            report=lambda epoch, total, _, stage=stage: report(stage, epoch, total),
+            report=partial(report, stage),
         )
         network.to("cpu")
         groups.append(network)
@@ -368,12 +369,19 @@ def train(
     model.uses_trees = [g.trees for g in todo.groups]
     # float32 would make a row's prediction depend on the rows beside it, by some 1e-7
     model.groups, model.histories = [network.double() for network in groups], histories
-    rows, row_weight = (target_rows, w) if val is None else (target_val, None)
+    honest, its_weight = (target_rows, w) if val is None else (target_val, None)
     if len(seen) == len(groups):
         many = [m.batch_shape[0] > 1 for m in seen]
-        model.stack = Stack.fit(seen, rows, row_weight, target.log_prob, recalibrate=many)
+        model.stack = Stack.fit(
+            seen,
+            honest,
+            its_weight,
+            target.log_prob,
+            recalibrate=many,
+            bounded_loss=target.kind != "positive",
+        )
     else:
-        model.stack = Stack.plain(len(groups))
+        model.stack = Stack.plain(len(groups), bounded_loss=target.kind != "positive")
     return model
 
 

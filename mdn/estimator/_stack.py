@@ -44,10 +44,10 @@ class Stack:
     broad: float
 
     @classmethod
-    def plain(cls, n_groups: int) -> Stack:
+    def plain(cls, n_groups: int, *, bounded_loss: bool = True) -> Stack:
         """Equal weights and no change, for want of rows to learn from."""
         one = torch.ones(n_groups, dtype=torch.float64)
-        return cls(one, one, one / n_groups, _BROAD_WEIGHT)
+        return cls(one, one, one / n_groups, _BROAD_WEIGHT if bounded_loss else 0.0)
 
     @classmethod
     def fit(
@@ -58,6 +58,7 @@ class Stack:
         log_prob: LogProb,
         *,
         recalibrate: Sequence[bool],
+        bounded_loss: bool = True,
     ) -> Stack:
         """Learns from rows that none of the mixtures has seen.
 
@@ -68,12 +69,16 @@ class Stack:
             log_prob: log-likelihood (R, N) of targets (R, N, ...).
             recalibrate: whether the factors of a group are learnt.  A single member says nothing of
                 how wide a pool of them should be.
+            bounded_loss: whether there is a broad component.  Where y is an exponential of what is
+                modelled, its tail would rule the mean.
         """
         n_groups = len(groups)
         target = target.double()
         broad = _broad(groups[0], torch.Size(target.shape[:1]))
         log_broad = log_prob(broad, target)  # (N,)
-        free = torch.tensor([*recalibrate, *recalibrate, *[n_groups > 1] * n_groups, True]).double()
+        free = torch.tensor(
+            [*recalibrate, *recalibrate, *[n_groups > 1] * n_groups, bounded_loss]
+        ).double()
         first = torch.zeros(3 * n_groups + 1, dtype=torch.float64)
         first[-1] = math.log(_BROAD_WEIGHT)
         moved = torch.zeros_like(first, requires_grad=True)
@@ -87,9 +92,10 @@ class Stack:
                 shaped = _shaped(members, theta[g].exp(), theta[n_groups + g].exp())
                 each = log_prob(shaped, target.expand(members.batch_shape[0], *target.shape))
                 parts.append(torch.logsumexp(each, 0) - math.log(len(each)) + logs[g])
-            eps = theta[-1].clamp(max=math.log(0.5))
-            pooled = torch.logsumexp(torch.stack(parts), 0) + torch.log1p(-eps.exp())
-            rows = torch.logaddexp(pooled, log_broad + eps)
+            rows = torch.logsumexp(torch.stack(parts), 0)
+            if bounded_loss:
+                eps = theta[-1].clamp(max=math.log(0.5))
+                rows = torch.logaddexp(rows + torch.log1p(-eps.exp()), log_broad + eps)
             total = rows.sum() if weight is None else (weight.double() * rows).sum()
             held = torch.cat([moved[: 2 * n_groups], 0.5 * moved[2 * n_groups :]])
             return _PRIOR * (held * free).square().sum() - total
@@ -103,13 +109,13 @@ class Stack:
         before = float(loss().detach())
         optimizer.step(closure)
         if not (bool(moved.isfinite().all()) and float(loss().detach()) <= before):
-            return cls.plain(n_groups)
+            return cls.plain(n_groups, bounded_loss=bounded_loss)
         theta = (first + moved * free).detach()
         return cls(
             theta[:n_groups].exp(),
             theta[n_groups : 2 * n_groups].exp(),
             torch.softmax(theta[2 * n_groups : 3 * n_groups], 0),
-            min(0.5, float(theta[-1].exp())),
+            min(0.5, float(theta[-1].exp())) if bounded_loss else 0.0,
         )
 
     def members(self, groups: Sequence[GaussianMixture]) -> list[GaussianMixture]:
@@ -126,8 +132,10 @@ class Stack:
             count = mixture.batch_shape[0]
             parts += [mixture[m] for m in range(count)]
             weights += [(1 - self.broad) * weight / count] * count
-        parts.append(_broad(groups[0], groups[0].batch_shape[1:]))
-        return GaussianMixture.pool(parts, [*weights, self.broad])
+        if self.broad:
+            parts.append(_broad(groups[0], groups[0].batch_shape[1:]))
+            weights.append(self.broad)
+        return GaussianMixture.pool(parts, weights)
 
 
 def _shaped(members: GaussianMixture, scale: Tensor, spread: Tensor) -> GaussianMixture:

@@ -99,10 +99,10 @@ class Forest:
     def _leaves(self, x: Floats) -> NDArray[np.int32]:
         flat = np.ascontiguousarray(x).ravel()
         n, columns = x.shape
-        node = np.tile(self.roots, n)
-        row = np.repeat(np.arange(n) * columns, len(self.roots))
+        node: NDArray[Any] = np.tile(self.roots, n)
+        row: NDArray[Any] = np.repeat(np.arange(n) * columns, len(self.roots))
         out = node.copy()
-        place = np.arange(len(node))
+        place: NDArray[Any] = np.arange(len(node))
         while len(place):
             feature = self.feature[node]
             inner = feature >= 0
@@ -130,15 +130,19 @@ class Forest:
         arrays = dict(arrays)
         base, boosted = arrays.pop("about")
         new = cls(**arrays, base=float(base), boosted=bool(boosted))
-        own = np.arange(len(new.threshold))
-        inner = new.feature >= 0
-        children = new.left[inner], new.right[inner]
-        if not (
-            all(len(a) == len(own) for a in (new.feature, new.left, new.right))
-            and ((new.roots >= 0) & (new.roots < len(own))).all()
+        count = len(new.threshold)
+        own = np.arange(count)
+        sound = all(len(a) == count for a in (new.feature, new.left, new.right))
+        if sound:
+            inner = new.feature >= 0
+            children = np.concatenate([new.left[inner], new.right[inner]])
             # a child lies behind its parent, so every walk ends
-            and all(((a > own[inner]) & (a < len(own))).all() for a in children)
-        ):
+            sound = bool(
+                ((new.roots >= 0) & (new.roots < count)).all()
+                and (children > np.tile(own[inner], 2)).all()
+                and (children < count).all()
+            )
+        if not sound:
             raise ValueError("a tree's nodes do not form a tree")
         return new
 

@@ -37,7 +37,7 @@ def fit_ensemble(
     patience: int = 50,
     max_time: float | None = None,
     seed: int = 0,
-    report: Callable[[int, int, float], None] | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> History:
     r"""Fits every member by maximum likelihood on the rows that it does not hold out.
 
@@ -62,7 +62,7 @@ def fit_ensemble(
         patience: epochs without a better score of any member before training ends.
         max_time: seconds after which it ends; the cosine then ends there if that is earlier.
         seed: of batches and dropout.
-        report: called after each epoch with epoch, number of epochs and the mean held-out NLL.
+        report: called after each epoch with the number of epochs done and of all.
 
     Returns:
         The history: means over the members of their training and held-out NLL.
@@ -139,7 +139,7 @@ def fit_ensemble(
             train_nll.append(float(torch.stack(losses).mean()))
             val_nll.append(float(score.mean()))
             if report is not None:
-                report(epoch + 1, max_epochs, val_nll[-1])
+                report(epoch + 1, max_epochs)
             if epoch - int(best_epoch.max()) >= patience:
                 stopped = "patience"
                 break

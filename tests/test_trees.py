@@ -1,0 +1,217 @@
+"""Tests of the trees: as arrays they say what scikit-learn says, and never of rows they saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
+
+from mdn.estimator._trees import Forest, TreeFeatures, n_forests
+
+MODELS = {
+    "boosted": HistGradientBoostingRegressor(max_iter=40, random_state=0),
+    "one tree": HistGradientBoostingRegressor(max_iter=1, min_samples_leaf=300, random_state=0),
+    "randomised": ExtraTreesRegressor(15, random_state=0),
+    "stumps": ExtraTreesRegressor(3, max_depth=1, random_state=0),
+}
+
+
+def rows(n: int = 500, columns: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows rounded to float32, as the trees see them, with ties; y bends and jumps."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, columns))
+    x[:, 1] = np.round(x[:, 1])
+    x = x.astype(np.float32).astype(np.float64)
+    return x, np.sin(3 * x[:, 0]) + (x[:, 1] > 0) + 0.3 * rng.normal(size=n)
+
+
+# -- arrays -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_arrays_predict_what_scikit_learn_predicts(kind: str) -> None:
+    """Sums of boosted trees and means of randomised ones, on old rows and new, to rounding."""
+    x, y = rows()
+    model = MODELS[kind].fit(x, y)
+    forest = Forest.of(model)
+    for seed in (0, 1):
+        new = rows(seed=seed)[0]
+        np.testing.assert_allclose(
+            forest.predict(new)[:, 0], model.predict(new), rtol=0, atol=1e-12
+        )
+
+
+def test_randomised_trees_also_tell_their_spread() -> None:
+    """The second column is the standard deviation over the trees of scikit-learn."""
+    x, y = rows()
+    model = ExtraTreesRegressor(15, max_depth=4, random_state=0).fit(x, y)
+    each = np.stack([tree.predict(x) for tree in model.estimators_])
+    said = Forest.of(model).predict(x)
+    assert said.shape == (500, 2)
+    np.testing.assert_allclose(said[:, 1], each.std(0), rtol=0, atol=1e-12)
+    assert Forest.of(MODELS["boosted"].fit(x, y)).predict(x).shape == (500, 1)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_row_far_outside_goes_the_way_scikit_learn_sends_it(kind: str) -> None:
+    """Beyond every threshold, and on thresholds themselves."""
+    x, y = rows()
+    model = MODELS[kind].fit(x, y)
+    far = np.array([[1e30] * 4, [-1e30] * 4, [0.0] * 4, [0.5] * 4])
+    np.testing.assert_allclose(
+        Forest.of(model).predict(far)[:, 0], model.predict(far), rtol=0, atol=1e-12
+    )
+
+
+def test_a_batch_is_a_loop_over_its_rows() -> None:
+    """However many rows walk down at once."""
+    x, y = rows()
+    for model in MODELS.values():
+        forest = Forest.of(model.fit(x, y))
+        alone = np.concatenate([forest.predict(x[i : i + 1]) for i in range(50)])
+        np.testing.assert_allclose(alone, forest.predict(x)[:50], rtol=0, atol=1e-14)
+        assert forest.predict(x[:0]).shape == (0, alone.shape[1])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_restored_arrays_predict_bit_for_bit(kind: str) -> None:
+    """arrays() holds all there is to know."""
+    x, y = rows()
+    forest = Forest.of(MODELS[kind].fit(x, y))
+    again = Forest.restored(forest.arrays())
+    np.testing.assert_array_equal(again.predict(x), forest.predict(x))
+    assert (again.base, again.boosted) == (forest.base, forest.boosted)
+
+
+def loop(a: dict[str, np.ndarray], inner: int) -> None:
+    a["left"][inner] = inner
+
+
+def backwards(a: dict[str, np.ndarray], inner: int) -> None:
+    a["right"][inner + 1 :] = 0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        loop,
+        backwards,
+        lambda a, inner: a["left"].__setitem__(inner, 10**9),
+        lambda a, inner: a["right"].__setitem__(inner, -1),
+        lambda a, inner: a["roots"].__setitem__(0, 10**9),
+        lambda a, inner: a["roots"].__setitem__(0, -1),
+        lambda a, inner: a.update(threshold=a["threshold"][:-1]),
+        lambda a, inner: a.update(feature=a["feature"][:-1]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["boosted", "randomised"])
+def test_arrays_that_are_no_tree_are_refused(kind: str, spoil: Any) -> None:
+    """A loop, a child that is not there, arrays of unlike length: no walk could end well."""
+    x, y = rows()
+    arrays = {k: v.copy() for k, v in Forest.of(MODELS[kind].fit(x, y)).arrays().items()}
+    spoil(arrays, int(np.flatnonzero(arrays["feature"] >= 0)[0]))
+    with pytest.raises(ValueError, match="nodes do not form a tree"):
+        Forest.restored(arrays)
+
+
+# -- out of fold ------------------------------------------------------------------------------
+
+
+def fitted(
+    x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, folds: int = 4, seed: int = 0
+) -> tuple[TreeFeatures, np.ndarray, np.ndarray]:
+    fold = np.random.default_rng(seed).permutation(len(x)) % folds
+    trees, said = TreeFeatures.fit(x, y, weight, fold, fast=True, seed=seed, n_jobs=1)
+    return trees, said, fold
+
+
+def test_out_of_fold_trees_have_not_seen_the_row() -> None:
+    """y is noise: what trees say of unseen rows has no correlation with it.
+
+    The correlation of 600 independent pairs has a standard deviation of 0.041; beyond 4.5 of them
+    lie 7 in 10^6 a column.  Held-out means lean against the row, by about 1/N: far less.
+    """
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(600, 3)), rng.normal(size=(600, 1))
+    trees, said, _ = fitted(x, y)
+    assert said.shape == (600, 3)
+    for column in (0, 1):
+        assert abs(np.corrcoef(said[:, column], y[:, 0])[0, 1]) < 4.5 / np.sqrt(600)
+    # the trees that are kept have seen every row, and show it
+    seen = trees.predict(x)
+    assert np.corrcoef(seen[:, 0], y[:, 0])[0, 1] > 0.6
+    assert np.corrcoef(seen[:, 1], y[:, 0])[0, 1] > 0.9
+
+
+def test_a_changed_target_changes_nothing_said_of_its_own_fold() -> None:
+    """Bit for bit: y of one fold is moved, and the word on that fold stays as it was."""
+    x, y = rows(120)
+    y = y[:, None]
+    _, said, fold = fitted(x, y)
+    moved = y.copy()
+    moved[fold == 2] += 5.0
+    _, other, _ = fitted(x, moved)
+    np.testing.assert_array_equal(other[fold == 2], said[fold == 2])
+    assert (other[fold != 2] != said[fold != 2]).any(1).all()
+
+
+def test_out_of_fold_predictions_follow_a_law_of_y() -> None:
+    """R^2 of both kinds on rows they have not seen, where the noise allows 0.9."""
+    x, y = rows(600)
+    _, said, _ = fitted(x, y[:, None])
+    for column in (0, 1):
+        assert 1 - np.mean((said[:, column] - y) ** 2) / y.var() > 0.6
+
+
+def test_each_target_has_trees_of_its_own() -> None:
+    """D = 2: the columns of the first are those it has alone; forests and columns are counted."""
+    x, y = rows(150)
+    two = np.stack([y, -2 * x[:, 2]], 1)
+    trees, said, _ = fitted(x, two)
+    alone, said_alone, _ = fitted(x, two[:, :1])
+    assert said.shape == (150, 6)
+    np.testing.assert_array_equal(said[:, :3], said_alone)
+    np.testing.assert_array_equal(trees.predict(x)[:, :3], alone.predict(x))
+    assert np.corrcoef(said[:, 3], two[:, 1])[0, 1] > 0.9
+
+
+def test_progress_is_told_for_each_forest() -> None:
+    """As often as n_forests says."""
+    x, y = rows(60)
+    told: list[int] = []
+    fold = np.arange(60) % 3
+    TreeFeatures.fit(
+        x, y[:, None], None, fold, fast=True, seed=0, n_jobs=1, report=lambda: told.append(1)
+    )
+    assert len(told) == n_forests(1, 3)
+
+
+def test_a_row_without_weight_teaches_nothing() -> None:
+    """Rows of weight 0, of another law, leave no trace in what is said of the others."""
+    x, y = rows(200)
+    odd = np.arange(200) % 2 == 1
+    spoiled = np.where(odd, 50.0, y)[:, None]
+    weight = np.where(odd, 0.0, 1.0)
+    trees, said, _ = fitted(x, spoiled, weight)
+    assert np.abs(said[~odd, :2]).max() < 10
+    assert np.abs(trees.predict(x)[:, :2]).max() < 10
+
+
+def test_more_folds_than_rows_leave_no_gap() -> None:
+    """Three rows, folds up to 4: a fold without rows is passed over."""
+    x, y = rows(3)
+    fold = np.array([0, 2, 4])
+    _, said = TreeFeatures.fit(x, y[:, None], None, fold, fast=True, seed=0, n_jobs=1)
+    assert np.isfinite(said).all() and said.shape == (3, 3)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_the_number_of_threads_changes_nothing(n_jobs: int | None) -> None:
+    """One seed, one forest."""
+    x, y = rows(100)
+    fold = np.arange(100) % 2
+    expected = TreeFeatures.fit(x, y[:, None], None, fold, fast=True, seed=3, n_jobs=1)[1]
+    found = TreeFeatures.fit(x, y[:, None], None, fold, fast=True, seed=3, n_jobs=n_jobs)[1]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
