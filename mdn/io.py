@@ -116,7 +116,7 @@ def _checksum(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         a = tensors[name]
         digest.update(f"\0{name}\0{a.dtype}\0{tuple(a.shape)}\0".encode())
-        digest.update(a.reshape(-1).view(torch.uint8).numpy())
+        digest.update(a.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

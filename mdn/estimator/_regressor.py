@@ -92,11 +92,12 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         feature_names_in_: names of the columns, if X had any.
 
     Example:
-        >>> from mdn.datasets import load_old_faithful
-        >>> X, y = load_old_faithful()[:2]
-        >>> model = MDNRegressor(preset="fast", min_scale=0.1, random_state=0).fit(X, y)
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.uniform(size=(100, 2))
+        >>> y = X[:, 0] + 0.1 * rng.normal(size=100)
+        >>> model = MDNRegressor(preset="fast", ensemble_size=4, random_state=0).fit(X, y)
         >>> model.predict_distribution(X[:3])
-        GaussianMixture(batch_shape=(3,), event_shape=(1,), n_components=26)
+        GaussianMixture(batch_shape=(3,), event_shape=(1,), n_components=21)
         >>> model.predict_interval(X[:3], coverage=0.9).shape
         (3, 2)
 
@@ -106,6 +107,11 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         Estimation using Deep Ensembles (2017).
         D. H. Wolpert, Stacked Generalization, Neural Networks 5 (1992) 241-259.
     """
+
+    columns_: Columns
+    model_: FittedModel
+    history_: History
+    _seed: int
 
     def __init__(
         self,
@@ -282,7 +288,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             raise ValueError(f"weight_decay must be at least 0; got {self.weight_decay}")
         if not 0 < self.min_scale < np.inf:
             raise ValueError(f"min_scale must be positive and finite; got {self.min_scale}")
-        hidden = self.hidden
+        hidden: Any = self.hidden
         if hidden is not None:
             if isinstance(hidden, str) or not isinstance(hidden, (Sequence, np.ndarray)):
                 raise TypeError(f"hidden must be a sequence of widths, as (64, 64); got {hidden!r}")
@@ -355,7 +361,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     def _inputs(self, X: Any) -> Floats:
         check_is_fitted(self, "model_")
         _check_feature_names(self, X, reset=False)
-        shape = getattr(X, "shape", ())
+        shape: tuple[int, ...] = getattr(X, "shape", ())
         if len(shape) == 2 and shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {shape[1]} features, but {type(self).__name__} is expecting "
@@ -412,7 +418,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     def predict_hdr(self, X: Any, coverage: float = 0.9) -> HDR:
         """Highest-density regions as arrays: intervals (N, K, 2), NaN-padded; one target."""
         hdr = self.predict_distribution(X).hdr(coverage)
-        return HDR(hdr.intervals.numpy(), hdr.threshold.numpy(), hdr.coverage)  # type: ignore[arg-type]
+        return HDR(hdr.intervals.numpy(), hdr.threshold.numpy(), hdr.coverage)
 
     def predict_mode(self, X: Any) -> Floats:
         """The most probable y, (N,) or (N, D)."""

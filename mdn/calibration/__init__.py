@@ -1,0 +1,36 @@
+"""Is my density right, where is it wrong, and what can be done without fitting again?
+
+All on rows that the model has not seen::
+
+    pit_test(dist, y)                        # is the PIT uniform?
+    coverage_curve(dist, y)                  # do intervals hold what they promise?
+    conditional_calibration(dist, y, X)      # where in x is it wrong?
+    recalibrate(dist, y).apply(new)          # a better mixture
+    ConformalIntervals.fit(dist, y, 0.9).predict(new)  # intervals with a guarantee
+
+They take a distribution with batch (N,) and targets y (N, D), tensor or array, and give NumPy
+arrays, but for what is a distribution or a region again.
+"""
+
+from __future__ import annotations
+
+from ._conditional import ConditionalCalibration, Region, conditional_calibration
+from ._coverage import CoverageCurve, Sharpness, coverage_curve, sharpness
+from ._pit import PITHistogram, PITTest, Test, pit_histogram, pit_test
+from ._values import hdr_values
+
+__all__ = [
+    "pit_histogram",
+    "PITHistogram",
+    "pit_test",
+    "PITTest",
+    "Test",
+    "hdr_values",
+    "coverage_curve",
+    "CoverageCurve",
+    "conditional_calibration",
+    "ConditionalCalibration",
+    "Region",
+    "sharpness",
+    "Sharpness",
+]

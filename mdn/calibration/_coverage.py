@@ -1,0 +1,148 @@
+"""Do regions hold what they promise, and how wide are they?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from ._pit import check_probability
+from ._values import hdr_values, pit_or_values
+
+__all__ = ["CoverageCurve", "Sharpness", "coverage_curve", "sharpness"]
+
+Floats = NDArray[np.float64]
+
+_LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+
+
+class CoverageCurve(NamedTuple):
+    """Coverage of regions against what they promise.
+
+    Attributes:
+        nominal: promised coverage, (L,).
+        observed: share of the rows inside, (L,).
+        low: lower end of the band, as a share, (L,).
+        high: upper end, (L,).
+        n: number of rows.
+        band: probability with which a share lies from low to high under calibration, at least, for
+            each level by itself.
+    """
+
+    nominal: Floats
+    observed: Floats
+    low: Floats
+    high: Floats
+    n: int
+    band: float
+
+
+class Sharpness(NamedTuple):
+    """Widths of central intervals.
+
+    Attributes:
+        coverage: of the intervals, (C,).
+        mean: over the rows, (C,), in the unit of y.
+        median: likewise.
+        width: of each row, (N, C).
+    """
+
+    coverage: Floats
+    mean: Floats
+    median: Floats
+    width: Floats
+
+
+def coverage_curve(
+    dist: Any,
+    y: Any,
+    *,
+    levels: Sequence[float] = _LEVELS,
+    kind: Literal["central", "hdr"] = "central",
+    band: float = 0.9,
+    n_samples: int = 1000,
+    generator: torch.Generator | None = None,
+) -> CoverageCurve:
+    """Share of the rows inside the regions of each coverage, with the binomial band.
+
+    Below the diagonal the model is too narrow, above it too wide.  Central intervals do not see a
+    bias that has the wrong sign half of the time, nor whether the gap between two modes is empty;
+    highest-density regions see the latter.
+
+    Args:
+        dist: a distribution of batch (N,) or ().
+        y: targets, (N, D), tensor or array; D = 1 for central intervals.
+        levels: promised coverages, in (0, 1).
+        kind: "central" intervals or "hdr", highest-density regions, for any number of targets.
+        band: probability of the band, for each level.
+        n_samples: draws a row, where :func:`hdr_values` needs them.
+        generator: source of randomness where draws are needed; one of a fixed seed if None.
+
+    Raises:
+        ValueError: a level, band or kind out of range, or y of another shape.
+
+    Example:
+        >>> from mdn import GaussianMixture
+        >>> exact = GaussianMixture(torch.zeros(1), torch.zeros(400, 1, 1), torch.ones(1, 1))
+        >>> y = exact.sample(generator=torch.Generator().manual_seed(0))
+        >>> coverage_curve(exact, y, levels=[0.5, 0.9]).observed
+        array([0.53 , 0.905])
+        >>> narrow = coverage_curve(exact.affine(0.0, 0.5), y, levels=[0.5, 0.9])
+        >>> narrow.observed, narrow.low
+        (array([0.285 , 0.6325]), array([0.46  , 0.875]))
+    """
+    nominal = np.asarray(list(levels), dtype=np.float64)
+    if not nominal.size or not ((nominal > 0) & (nominal < 1)).all():
+        raise ValueError(f"levels must lie between 0 and 1, at least one; got {nominal.tolist()}")
+    check_probability("band", band)
+    if kind == "hdr":
+        values = hdr_values(dist, y, n_samples=n_samples, generator=generator)
+    elif kind == "central":
+        if tuple(dist.event_shape) != (1,):
+            raise ValueError(
+                f"central intervals need one target; got event shape {tuple(dist.event_shape)}. "
+                'Take kind="hdr", or one target with .marginal(dims)'
+            )
+        values = np.abs(2 * pit_or_values(dist, y, generator) - 1)
+    else:
+        raise ValueError(f'kind must be "central" or "hdr"; got {kind!r}')
+    n = len(values)
+    observed = (values <= nominal[:, None]).mean(1)
+    low, high = (stats.binom.ppf(0.5 + s * 0.5 * band, n, nominal) / n for s in (-1, 1))
+    return CoverageCurve(nominal, observed, low, high, n, band)
+
+
+@torch.no_grad()
+def sharpness(dist: Any, coverage: Sequence[float] = (0.5, 0.9)) -> Sharpness:
+    """Widths of the central intervals: of two calibrated models the sharper one knows more.
+
+    Says nothing about calibration, and is no score by itself: a model that is too narrow is sharp.
+
+    Args:
+        dist: a distribution of batch (N,) with D = 1.
+        coverage: of the intervals, each in (0, 1).
+
+    Raises:
+        ValueError: a coverage out of range, or several targets.
+
+    Example:
+        >>> from mdn import GaussianMixture
+        >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(2, 1, 1), torch.tensor([[1.0]]))
+        >>> sharpness(dist).mean.round(3)
+        array([1.349, 3.29 ])
+    """
+    if tuple(dist.event_shape) != (1,) or len(dist.batch_shape) != 1:
+        raise ValueError(
+            "dist must have batch shape (N,) and one target; got batch "
+            f"{tuple(dist.batch_shape)}, event {tuple(dist.event_shape)}"
+        )
+    wanted = [float(c) for c in coverage]
+    for c in wanted:
+        check_probability("coverage", c)
+    ends = [dist.interval(c).double().cpu().numpy() for c in wanted]
+    width = np.stack([end[:, 1] - end[:, 0] for end in ends], 1)  # (N, C)
+    return Sharpness(np.array(wanted), width.mean(0), np.median(width, 0), width)

@@ -1,0 +1,415 @@
+"""One number a row: scores of a distribution at a target, lower is better, and the PIT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
+
+__all__ = [
+    "brier",
+    "cde_loss",
+    "crps",
+    "dawid_sebastiani",
+    "energy_score",
+    "interval_score",
+    "nll",
+    "pinball",
+    "pit",
+    "randomized_pit",
+    "rounded_nll",
+]
+
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+_OFF_GRID = 1e-6  # widths by which a y may miss its grid, relative for large ones
+
+
+def nll(dist: Any, y: Array) -> Array:
+    """Negative log-likelihood (log score), nats in y's unit; negative where the density exceeds 1.
+
+    Example:
+        >>> from mdn import GaussianMixture
+        >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.full((1, 1), 0.1))
+        >>> nll(dist, np.array([[0.0], [0.3]]))
+        array([-1.38364654,  3.11635332])
+    """
+    return _apply(lambda t: -dist.log_prob(t), dist, y)
+
+
+def crps(dist: Any, y: Array) -> Array:
+    """Continuous ranked probability score, in y's unit (D = 1); closed form for Gaussian mixtures.
+
+    Example:
+        >>> from mdn import GaussianMixture
+        >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1))
+        >>> crps(dist, np.zeros((1, 1)))
+        array([0.23369498])
+    """
+    return _apply(dist.crps, dist, y)
+
+
+def energy_score(
+    dist: Any, y: Array, *, n_samples: int = 1024, generator: torch.Generator | None = None
+) -> Array:
+    r"""Energy score, the CRPS of several targets, in y's unit.
+
+    .. math:: E\|Y - y\| - \tfrac12 E\|Y - Y'\|
+
+    D = 1: the CRPS, exact where that is.  D > 1: an unbiased estimate from draws.  Its error
+    averages out over the rows; a distance needs targets of one unit.
+
+    Args:
+        dist: a distribution with ``crps`` (D = 1) or ``sample`` (D > 1).
+        y: targets, (*, D).
+        n_samples: pairs of draws, for D > 1.
+        generator: source of randomness; one of a fixed seed if None.
+
+    Raises:
+        ValueError: fewer than two pairs of draws, or y of another shape.
+
+    Example:
+        >>> from mdn import GaussianMixture
+        >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.ones(1, 2))
+        >>> energy_score(dist, np.array([[0.0, 0.0], [3.0, 4.0]])).round(1)
+        array([0.4, 4.2])
+
+    References:
+        T. Gneiting, A. E. Raftery, Strictly proper scoring rules, J. Am. Stat. Assoc. 102 (2007),
+        eq. 22.
+    """
+    if n_samples < 2:
+        raise ValueError(f"n_samples must be at least 2; got {n_samples}")
+    if tuple(dist.event_shape) == (1,):
+        return crps(dist, y)
+
+    def score(t: Tensor) -> Tensor:
+        t = check_event(dist, t)
+        if isinstance(dist, GaussianMixture):
+            return dist.energy_score(t, n_samples=n_samples, generator=generator)
+        source = generator or torch.Generator(t.device).manual_seed(0)
+        draws = dist.sample((2, n_samples), generator=source)  # (2, S, *, D)
+        more = t.ndim - 1 - len(dist.batch_shape)
+        draws = draws.reshape(2, n_samples, *(1,) * more, *draws.shape[2:])
+        near = torch.linalg.vector_norm(draws - t, dim=-1).mean((0, 1))
+        return near - 0.5 * torch.linalg.vector_norm(draws[0] - draws[1], dim=-1).mean(0)
+
+    return _apply(score, dist, y)
+
+
+def dawid_sebastiani(dist: Any, y: Array) -> Array:
+    r"""Dawid-Sebastiani score: how well mean m and covariance S alone predict y.
+
+    .. math:: \log\det S + (y - m)^\top S^{-1} (y - m)
+
+    Twice the NLL of one Gaussian with these moments, less :math:`D \log 2\pi`; so it does not
+    punish a wrong shape.  It shifts by :math:`2 D \log c` where y is measured in a unit c times
+    smaller.
+
+    Args:
+        dist: a distribution with ``mean`` and ``variance``; for D > 1 with ``covariance``.
+        y: targets, (*, D).
+
+    Raises:
+        TypeError: D > 1, and the distribution has no ``covariance``.
+
+    Example:
+        >>> from mdn import GaussianMixture
+        >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1))
+        >>> dawid_sebastiani(dist, np.array([[0.0], [2.0]]))
+        array([0., 4.])
+
+    References:
+        A. P. Dawid, P. Sebastiani, Coherent dispersion criteria for optimal experimental design,
+        Ann. Stat. 27 (1999), eq. 15.
+    """
+
+    def score(t: Tensor) -> Tensor:
+        t = check_event(dist, t)
+        gap = t - dist.mean
+        if gap.shape[-1] == 1:
+            return (2 * dist.stddev.log() + (gap / dist.stddev).square()).squeeze(-1)
+        if not hasattr(dist, "covariance"):
+            raise TypeError(
+                f"dist must have a covariance for {gap.shape[-1]} targets; "
+                f"{type(dist).__name__} has none. Take one target with .marginal(dims)"
+            )
+        root = torch.linalg.cholesky(dist.covariance)  # (*, D, D)
+        z = torch.linalg.solve_triangular(root, gap.unsqueeze(-1), upper=False).squeeze(-1)
+        return 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + z.square().sum(-1)
+
+    return _apply(score, dist, y)
+
+
+def rounded_nll(dist: Any, y: Array, width: float) -> Array:
+    r"""Log score of a rounded y: minus the log of the probability of its rounding cell, in nats.
+
+    .. math:: -\log P(y - w/2 < Y \le y + w/2)
+
+    A probability is at most 1, so unlike :func:`nll` it is never negative, and no density gains by
+    standing on repeated values.  About ``nll - log(width)`` where the density is smooth (D = 1).
+
+    Args:
+        dist: a continuous distribution with a cdf.
+        y: targets, (*, 1), multiples of the width.
+        width: of a cell, in the unit of y.
+
+    Raises:
+        ValueError: y is no multiple of the width, or the width is not positive and finite.
+        TypeError: the distribution is one of rounded values: its :func:`nll` is this score.
+
+    Example:
+        >>> from mdn import GaussianMixture
+        >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.full((1, 1), 0.01))
+        >>> y = np.array([[0.0], [0.1]])
+        >>> nll(dist, y).round(2), rounded_nll(dist, y, 0.1).round(2)
+        (array([-3.69, 46.31]), array([ 0.  , 15.06]))
+    """
+    if isinstance(dist, DiscretizedMixture):
+        raise TypeError(
+            "dist must be continuous; got a DiscretizedMixture, whose nll(dist, y) is the log "
+            "score of the rounding cell"
+        )
+    if not 0 < width < math.inf:
+        raise ValueError(f"width must be positive and finite; got {width}")
+
+    def score(t: Tensor) -> Tensor:
+        t = check_scalar(dist, t)
+        if isinstance(dist, GaussianMixture):
+            return -dist.discretize(width).log_prob(t)
+        off = ((t / width) - (t / width).round()).abs() > _OFF_GRID * (1 + (t / width).abs())
+        if bool(off.any()):
+            raise ValueError(
+                f"y must be a multiple of width {width:g}; got {t[off][0].item():g}. "
+                "Round it: (y / width).round() * width"
+            )
+        low, high = t - 0.5 * width, t + 0.5 * width
+        below = dist.log_cdf(low), dist.log_cdf(high)
+        above = dist.log_sf(high), dist.log_sf(low)
+        left = below[1] < above[1]  # the difference is taken in the tail that holds less
+        least, most = (torch.where(left, b, a) for b, a in zip(below, above, strict=True))
+        return -(most + torch.log(-torch.expm1(least - most)))
+
+    return _apply(score, dist, y)
+
+
+def brier(dist: Any, y: Array, threshold: float) -> Array:
+    r"""Brier score of the event that y is at most a threshold, between 0 and 1 (D = 1).
+
+    .. math:: (F(t) - 1\{y \le t\})^2
+
+    Its integral over all thresholds is the CRPS.
+
+    Args:
+        dist: a distribution with a cdf.
+        y: targets, (*, 1).
+        threshold: t, in the unit of y.
+
+    Raises:
+        ValueError: the threshold is not finite.
+
+    Example:
+        >>> from mdn import GaussianMixture
+        >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1))
+        >>> brier(dist, np.array([[-1.0], [1.0]]), threshold=0.5).round(3)
+        array([0.095, 0.478])
+
+    References:
+        G. W. Brier, Verification of forecasts expressed in terms of probability, Mon. Weather Rev.
+        78 (1950).
+    """
+    if not math.isfinite(threshold):
+        raise ValueError(f"threshold must be a finite number; got {threshold}")
+
+    def score(t: Tensor) -> Tensor:
+        t = check_scalar(dist, t)
+        kind = t if t.is_floating_point() else dist.mean
+        expected = dist.cdf(torch.full_like(kind[..., :1], threshold))
+        return (expected - (t.squeeze(-1) <= threshold).to(expected)).square()
+
+    return _apply(score, dist, y)
+
+
+def cde_loss(dist: Any, y: Array) -> Array:
+    r"""CDE loss, in 1 / y's unit to the power D: the squared error of the density.
+
+    .. math:: \int p(t)^2 \, dt - 2\, p(y)
+
+    Its mean is the integrated squared error :math:`\int (p - p_0)^2` up to a constant of the true
+    density :math:`p_0`, so it is proper, and a y far from everything costs a bounded amount; the
+    NLL punishes that without limit.
+
+    Args:
+        dist: a distribution with ``squared_norm``, as every ``GaussianMixture``.
+        y: targets, (*, D).
+
+    Raises:
+        TypeError: the distribution has no closed form for the integral of p squared.
+
+    Example:
+        >>> from mdn import GaussianMixture
+        >>> dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1))
+        >>> cde_loss(dist, np.array([[0.0], [9.0]])).round(4)
+        array([-0.5158,  0.2821])
+
+    References:
+        R. Izbicki, A. B. Lee, Nonparametric conditional density estimation in a high-dimensional
+        regression setting, J. Comput. Graph. Stat. 25 (2016), eq. 4.
+    """
+    if not hasattr(dist, "squared_norm"):
+        raise TypeError(
+            "dist must have squared_norm, the integral of p squared, as a GaussianMixture; "
+            f"{type(dist).__name__} has none"
+        )
+    return _apply(lambda t: dist.squared_norm() - 2 * dist.log_prob(t).exp(), dist, y)
+
+
+def pinball(dist: Any, y: Array, levels: Sequence[float]) -> Array:
+    r"""Pinball (quantile) loss, mean over the levels, in y's unit (D = 1).
+
+    .. math:: \max\{p\,(y - q_p),\; (p - 1)(y - q_p)\}
+
+    Args:
+        dist: a distribution with ``icdf``.
+        y: targets, (*, 1).
+        levels: probabilities p in (0, 1).
+
+    Raises:
+        ValueError: no level, or one outside (0, 1).
+
+    References:
+        R. Koenker, G. Bassett, Regression quantiles, Econometrica 46 (1978).
+    """
+    probabilities = [float(p) for p in levels]
+    if not probabilities or not all(0 < p < 1 for p in probabilities):
+        raise ValueError(
+            f"levels must be probabilities between 0 and 1, at least one; got {probabilities}"
+        )
+
+    def score(t: Tensor) -> Tensor:
+        t = check_scalar(dist, t)
+        total = t.new_zeros(())
+        for p in probabilities:
+            miss = (t - dist.icdf(p)).squeeze(-1)
+            total = total + torch.maximum(p * miss, (p - 1) * miss)
+        return total / len(probabilities)
+
+    return _apply(score, dist, y)
+
+
+def interval_score(dist: Any, y: Array, coverage: float) -> Array:
+    r"""Interval score of the central interval, in y's unit (D = 1).
+
+    Its width, plus :math:`2/\alpha` times the distance by which y misses it,
+    :math:`\alpha = 1 - \text{coverage}`.
+
+    References:
+        T. Gneiting, A. E. Raftery, Strictly proper scoring rules, J. Am. Stat. Assoc. 102 (2007),
+        eq. 43.
+    """
+
+    def score(t: Tensor) -> Tensor:
+        low, high = dist.interval(coverage).unbind(-1)
+        t = check_scalar(dist, t).squeeze(-1)
+        outside = (low - t).clamp(min=0) + (t - high).clamp(min=0)
+        return (high - low) + outside * (2 / (1 - coverage))
+
+    return _apply(score, dist, y)
+
+
+def pit(dist: Any, y: Array) -> Array:
+    """Probability integral transform P(Y <= y) (D = 1): uniform on [0, 1] if calibrated."""
+    return _apply(dist.cdf, dist, y)
+
+
+def randomized_pit(dist: Any, y: Array, *, generator: torch.Generator | None = None) -> Array:
+    r"""PIT that is uniform under calibration also where the cdf jumps (D = 1).
+
+    .. math:: F(y^-) + v\,(F(y) - F(y^-)), \qquad v \sim U(0, 1)
+
+    For rounded values, whole numbers and point masses; without jumps it is :func:`pit`.
+
+    Args:
+        dist: a distribution with a cdf.
+        y: targets, (*, 1).
+        generator: source of v; one of a fixed seed if None.
+
+    References:
+        C. Czado, T. Gneiting, L. Held, Predictive model assessment for count data, Biometrics 65
+        (2009).
+    """
+    if isinstance(dist, GaussianMixture | TruncatedMixture):
+        return pit(dist, y)
+
+    def place(t: Tensor) -> Tensor:
+        t = check_scalar(dist, t).double()
+        upper = dist.cdf(t)
+        if isinstance(dist, DiscretizedMixture):
+            before = t - 0.5 * dist.width
+        else:
+            before = torch.nextafter(t, torch.full_like(t, -math.inf))
+        source = generator or torch.Generator(t.device).manual_seed(0)
+        v = torch.rand(upper.shape, generator=source, dtype=upper.dtype, device=t.device)
+        lower = dist.cdf(before)
+        return lower + v * (upper - lower)
+
+    return _apply(place, dist, y)
+
+
+def check_scalar(dist: Any, y: Tensor) -> Tensor:
+    """y, if it is (*, 1) of the batch of dist and not NaN: broadcasting would hide the rest."""
+    if tuple(dist.event_shape) != (1,):
+        raise ValueError(
+            f"dist must have one target dimension; got event shape {tuple(dist.event_shape)}"
+        )
+    return check_event(dist, y)
+
+
+def check_event(dist: Any, y: Tensor) -> Tensor:
+    """The same for (*, D)."""
+    (d,) = dist.event_shape
+    if y.ndim < 1 or y.shape[-1] != d:
+        hint = ". Did you mean y[:, None]?" if y.ndim == 1 and d == 1 else ""
+        raise ValueError(f"y must have shape (*, {d}); got {tuple(y.shape)}{hint}")
+    try:
+        torch.broadcast_shapes(y.shape[:-1], dist.batch_shape)
+    except RuntimeError:
+        raise ValueError(
+            f"y with batch shape {tuple(y.shape[:-1])} does not broadcast against the batch shape "
+            f"{tuple(dist.batch_shape)} of the distribution"
+        ) from None
+    missing = y.isnan().any(-1)
+    if bool(missing.any()):
+        row = tuple(missing.nonzero()[0].tolist())
+        raise ValueError(f"y must not be NaN; row {row[0] if len(row) == 1 else row} is")
+    return y
+
+
+def _apply(function: Callable[[Tensor], Tensor], dist: Any, y: Array) -> Array:
+    if isinstance(y, Tensor):
+        return function(y)
+    return function(as_tensor(dist, y)).detach().cpu().numpy()
+
+
+def as_tensor(dist: Any, y: Any) -> Tensor:
+    """An array of numbers as a tensor where the distribution is; a tensor as it is.
+
+    Raises:
+        TypeError: y holds no numbers.
+    """
+    if isinstance(y, Tensor):
+        return y
+    array = np.asarray(y)
+    if array.dtype == object or not np.issubdtype(array.dtype, np.number):
+        raise TypeError(
+            f"y must be a tensor or a numeric array; got {type(y).__name__} of {array.dtype}"
+        )
+    # torch takes no reversed, read-only or byte-swapped array
+    array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+    return torch.as_tensor(array, device=getattr(dist.mean, "device", None))
