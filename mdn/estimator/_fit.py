@@ -24,7 +24,7 @@ from ._trees import TreeFeatures, n_forests
 
 __all__ = ["REVISION", "FittedModel", "Plan", "Settings", "plan", "train"]
 
-REVISION = 1
+REVISION = 2
 """Raised with every change that moves what the defaults predict: stored results name theirs."""
 
 Floats = NDArray[np.floating[Any]]
@@ -38,7 +38,9 @@ _RATE, _FAST_RATE = 2e-3, 5e-3  # largest learning rates
 _COLLINEAR = 1e-3  # least eigenvalue of the correlations from which on they are worth turning
 _NOISE = 1e-9  # eigenvalues below are rounding
 _ROWS_A_DIRECTION = 50  # rows a column needs before its small directions are believed
-_SAYS_NOTHING = 1e-6  # spread of what trees or processes say; a smaller one is rounding
+# What trees or processes say is not blown up beyond this spread, in standard deviations of y: what
+# is left there is how the rows held out move the mean of the others, a picture of their own y.
+_LEAST_SPREAD = 0.1
 _CHUNK = 1 << 15  # rows x members of one forward pass
 
 
@@ -179,14 +181,16 @@ class FittedModel:
         return torch.cat([z, z @ self.turn], 1)
 
     def told(self, z: Tensor) -> Tensor:
-        """What trees and processes say of rows in standard units, in units of its own."""
+        """What processes and trees say of rows in standard units, in units of its own."""
         assert self.trees is not None
         x = z.numpy()
-        parts = [
-            self.trees.predict(x),
-            *(p.predict(x[:, : len(self.x_shift)]) for p in self.processes),
-        ]
+        columns = x[:, : len(self.x_shift)]
+        parts = [*(process.predict(columns) for process in self.processes), self.trees.predict(x)]
         return self.in_units(np.concatenate(parts, 1))
+
+    def inputs(self, z: Tensor, told: Tensor, trees: bool) -> Tensor:
+        """What a group sees: the columns, the word of the processes and, if so, of the trees."""
+        return torch.cat([z, told if trees else told[:, : 2 * len(self.processes)]], 1)
 
     def in_units(self, said: Floats) -> Tensor:
         """Standardised by what was said of the training rows."""
@@ -196,11 +200,9 @@ class FittedModel:
     def members(self, x: Floats) -> list[GaussianMixture]:
         """Of each group the mixtures of its members, batch (M, N), float64, standard units."""
         z = self.standard(x)
-        inputs = [z, z]
-        if self.trees is not None:
-            inputs[1] = torch.cat([z, self.told(z)], 1)
+        told = z[:, :0] if self.trees is None else self.told(z)
         return [
-            _forward(network, inputs[uses])
+            _forward(network, self.inputs(z, told, uses))
             for network, uses in zip(self.groups, self.uses_trees, strict=True)
         ]
 
@@ -283,19 +285,20 @@ def train(
             n_jobs=settings.n_jobs,
             report=lambda: report("trees", next(done, total), total),
         )
-        model.processes = []
+        model.processes, words = [], []
         if todo.process and len(model.x_shift) <= _MOST_IN_PROCESS[1]:
             for d in range(point.shape[1]):
                 report("Gaussian process", d, point.shape[1])
                 rows = z[:, : len(model.x_shift)].numpy()
-                process, own_word = GaussianProcess.fit(rows, point[:, d], weight, seed + d)
+                process, own_word = GaussianProcess.fit(rows, point[:, d], weight, fold, seed + d)
                 model.processes.append(process)
-                said = np.concatenate([said, own_word], 1)
+                words.append(own_word)
                 report("Gaussian process", d + 1, point.shape[1])
+        said = np.concatenate([*words, said], 1)
         if start is None or not len(model.told_shift):
             shift, scale = standardization(torch.as_tensor(said), w)
             model.told_shift = shift
-            model.told_scale = torch.where(scale > _SAYS_NOTHING, scale, 1.0)
+            model.told_scale = scale.clamp(min=_LEAST_SPREAD)
         told = model.in_units(said)
     target_rows = target.standard(y)
     dtype, device = torch.float32, settings.device
@@ -311,7 +314,7 @@ def train(
     previous = dict(zip(model.uses_trees, model.groups, strict=True)) if start else {}
     groups, histories, seen = [], [], []
     for i, group in enumerate(todo.groups):
-        inputs = torch.cat([z, told], 1) if group.trees else z
+        inputs = model.inputs(z, told, group.trees)
         repeats = min(group.repeats, max(1, group.members // 2))
         held_out, complete = _held_out(n, group.members, repeats, rng)
         if val is not None:
@@ -333,7 +336,7 @@ def train(
         if val is None:
             own_val = None
         else:
-            own = torch.cat([z_val, told_val], 1) if group.trees else z_val
+            own = model.inputs(z_val, told_val, group.trees)
             own_val = single(own), single(target_val)
         left = None
         if settings.max_time is not None:
@@ -378,10 +381,11 @@ def train(
             its_weight,
             target.log_prob,
             recalibrate=many,
+            floor=floor,
             bounded_loss=target.kind != "positive",
         )
     else:
-        model.stack = Stack.plain(len(groups), bounded_loss=target.kind != "positive")
+        model.stack = Stack.plain(len(groups), floor=floor, bounded_loss=target.kind != "positive")
     return model
 
 
@@ -403,7 +407,9 @@ def _units(x: Tensor, weight: Tensor | None, target: Target) -> FittedModel:
             largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
             turn = vectors * largest.sign() / values[kept].sqrt()
     none = x.new_zeros(0)
-    return FittedModel(shift, scale, turn, None, [], none, none, [], [], Stack.plain(1), target)
+    return FittedModel(
+        shift, scale, turn, None, [], none, none, [], [], Stack.plain(1, floor=0.0), target
+    )
 
 
 def _embedded(x: Floats, numeric: NDArray[np.bool_]) -> list[int]:

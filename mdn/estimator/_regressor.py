@@ -501,6 +501,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             "n_forests": len(model.trees.forests) if model.trees is not None else 0,
             "n_processes": len(model.processes),
             "broad": model.stack.broad,
+            "floor": model.stack.floor,
         }
         tensors = {
             name: getattr(model, name)
@@ -550,7 +551,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             **{name: tensors[name] for name in ("told_shift", "told_scale")},
             uses_trees=config["uses_trees"],
             groups=networks,
-            stack=Stack(**part("stack."), broad=config["broad"]),
+            stack=Stack(**part("stack."), broad=config["broad"], floor=config["floor"]),
             target=Target.restored(config["target"]),
             histories=[History(**history) for history in config["histories"]],
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..distribution import GaussianMixture
+from ..distribution._covariance import Diagonal
 
 __all__ = ["Stack"]
 
@@ -36,18 +37,20 @@ class Stack:
         spread: (G,) factor of the distances of the members' means from their common mean.
         weight: (G,) weights of the groups, which add up to 1.
         broad: weight of the broad component.
+        floor: of the scales in standard units, which no factor breaks.
     """
 
     scale: Tensor
     spread: Tensor
     weight: Tensor
     broad: float
+    floor: float
 
     @classmethod
-    def plain(cls, n_groups: int, *, bounded_loss: bool = True) -> Stack:
+    def plain(cls, n_groups: int, *, floor: float, bounded_loss: bool = True) -> Stack:
         """Equal weights and no change, for want of rows to learn from."""
         one = torch.ones(n_groups, dtype=torch.float64)
-        return cls(one, one, one / n_groups, _BROAD_WEIGHT if bounded_loss else 0.0)
+        return cls(one, one, one / n_groups, _BROAD_WEIGHT if bounded_loss else 0.0, floor)
 
     @classmethod
     def fit(
@@ -58,6 +61,7 @@ class Stack:
         log_prob: LogProb,
         *,
         recalibrate: Sequence[bool],
+        floor: float,
         bounded_loss: bool = True,
     ) -> Stack:
         """Learns from rows that none of the mixtures has seen.
@@ -69,6 +73,7 @@ class Stack:
             log_prob: log-likelihood (R, N) of targets (R, N, ...).
             recalibrate: whether the factors of a group are learnt.  A single member says nothing of
                 how wide a pool of them should be.
+            floor: of the scales in standard units.
             bounded_loss: whether there is a broad component.  Where y is an exponential of what is
                 modelled, its tail would rule the mean.
         """
@@ -89,7 +94,7 @@ class Stack:
             logs = torch.log_softmax(theta[2 * n_groups : 3 * n_groups], 0)
             parts = []
             for g, members in enumerate(groups):
-                shaped = _shaped(members, theta[g].exp(), theta[n_groups + g].exp())
+                shaped = _shaped(members, theta[g].exp(), theta[n_groups + g].exp(), floor)
                 each = log_prob(shaped, target.expand(members.batch_shape[0], *target.shape))
                 parts.append(torch.logsumexp(each, 0) - math.log(len(each)) + logs[g])
             rows = torch.logsumexp(torch.stack(parts), 0)
@@ -109,19 +114,20 @@ class Stack:
         before = float(loss().detach())
         optimizer.step(closure)
         if not (bool(moved.isfinite().all()) and float(loss().detach()) <= before):
-            return cls.plain(n_groups, bounded_loss=bounded_loss)
+            return cls.plain(n_groups, floor=floor, bounded_loss=bounded_loss)
         theta = (first + moved * free).detach()
         return cls(
             theta[:n_groups].exp(),
             theta[n_groups : 2 * n_groups].exp(),
             torch.softmax(theta[2 * n_groups : 3 * n_groups], 0),
             min(0.5, float(theta[-1].exp())) if bounded_loss else 0.0,
+            floor,
         )
 
     def members(self, groups: Sequence[GaussianMixture]) -> list[GaussianMixture]:
         """The recalibrated members, batch (M, N), of each group."""
         return [
-            _shaped(g, scale, spread)
+            _shaped(g, scale, spread, self.floor)
             for g, scale, spread in zip(groups, self.scale, self.spread, strict=True)
         ]
 
@@ -138,12 +144,18 @@ class Stack:
         return GaussianMixture.pool(parts, weights)
 
 
-def _shaped(members: GaussianMixture, scale: Tensor, spread: Tensor) -> GaussianMixture:
+def _shaped(
+    members: GaussianMixture, scale: Tensor, spread: Tensor, floor: float
+) -> GaussianMixture:
     """Members, batch (R, N), with other scales and another spread around their common mean."""
     mean = members.mean.unsqueeze(-2)  # (R, N, 1, D)
     centre = mean.mean(0, keepdim=True)
     loc = centre + spread * (mean - centre) + (members.loc - mean)
-    covariance = members._covariance.affine(scale.expand(members.loc.shape))
+    covariance = members._covariance
+    if isinstance(covariance, Diagonal):
+        covariance = Diagonal((scale * covariance.tensors[0]).clamp(min=floor))
+    else:  # its directions each have a floor; to widen them all breaks none
+        covariance = covariance.affine(scale.clamp(min=1.0).expand(members.loc.shape))
     return members._like(members.logits, loc, covariance)
 
 
