@@ -270,7 +270,7 @@ def train(
     # them the choice between splits of the trees that are equally good
     point = target.point(y).float().double().numpy()
     trees_wanted = any(g.trees for g in todo.groups)
-    told = told_val = torch.zeros(n, 0, dtype=torch.float64)
+    told = torch.zeros(n, 0, dtype=torch.float64)
     if trees_wanted:
         fold = rng.permutation(n) % min(todo.tree_folds, n)
         total = n_forests(point.shape[1], int(fold.max()) + 1)
@@ -309,8 +309,7 @@ def train(
     if val is not None:
         z_val = model.standard(val[0])
         target_val = target.standard(val[1])
-        if model.trees is not None and trees_wanted:
-            told_val = model.told(z_val)
+        told_val = model.told(z_val) if trees_wanted else z_val[:, :0]
     previous = dict(zip(model.uses_trees, model.groups, strict=True)) if start else {}
     groups, histories, seen = [], [], []
     for i, group in enumerate(todo.groups):

@@ -40,6 +40,7 @@ Floats = NDArray[np.floating[Any]]
 _PRESETS = ("default", "fast")
 _TIES = 0.5  # a target with fewer distinct values than this share of its rows counts as rounded
 _STEP_SHARE = 0.05  # of the step of a rounded target: no scale is smaller
+_NO_SPIKE = 0.05  # floor from which on a density cannot stand on a heap of equal values
 _HEAPED = 0.1  # share of rows on heaps from which on the NLL of a density means little
 _HEAP = 10  # equal values that make a heap
 _COARSE = 0.005  # standard deviations; in a finer grid no density can stand on single values
@@ -246,7 +247,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                     f"and {targets.shape}"
                 )
         check_size(len(inputs))
-        _warn_of_values(way, targets)
+        _warn_of_values(way, targets, heaps=self.min_scale < _NO_SPIKE)
         floor = self.min_scale
         if floor > 0 and not way.bounded:  # a floor that is not positive is refused by the layers
             floor = max(floor, _resolution(way.point(targets)))
@@ -416,9 +417,14 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         return self._marginals(X, lambda m: m.interval(coverage))
 
     def predict_hdr(self, X: Any, coverage: float = 0.9) -> HDR:
-        """Highest-density regions as arrays: intervals (N, K, 2), NaN-padded; one target."""
+        """Highest-density regions as arrays; one target.
+
+        Intervals are (N, I, 2), I the most that a row has, and NaN where a row has fewer.
+        """
         hdr = self.predict_distribution(X).hdr(coverage)
-        return HDR(hdr.intervals.numpy(), hdr.threshold.numpy(), hdr.coverage)
+        intervals = hdr.intervals.numpy()
+        most = max(1, int((~np.isnan(intervals[..., 0])).sum(1).max()))
+        return HDR(intervals[:, :most], hdr.threshold.numpy(), hdr.coverage)
 
     def predict_mode(self, X: Any) -> Floats:
         """The most probable y, (N,) or (N, D)."""
@@ -613,8 +619,8 @@ def _resolution(y: torch.Tensor) -> float:
     return worst
 
 
-def _warn_of_values(target: Target, y: Floats) -> None:
-    """Of a y whose density says little: constant, or heaped on few values."""
+def _warn_of_values(target: Target, y: Floats, *, heaps: bool) -> None:
+    """Of a y whose density says little: constant, or, if wanted, heaped on few values."""
     if target.bounded:
         return
     columns = y.reshape(len(y), -1)
@@ -628,7 +634,7 @@ def _warn_of_values(target: Target, y: Floats) -> None:
             UserWarning,
             stacklevel=3,
         )
-    for column in columns[:, ~constant].T:
+    for column in columns[:, ~constant].T if heaps else ():
         values, counts = np.unique(column, return_counts=True)
         steps = np.diff(values)
         # few rows on each value of a coarse grid are as bad as many on some values
