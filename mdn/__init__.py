@@ -16,7 +16,7 @@ from .nn import MDN, CategoricalHead, MDNHead
 from .train import History, TrainingError, fit
 
 if TYPE_CHECKING:
-    from . import plot
+    from . import calibration, plot
     from .estimator import MDNRegressor
     from .tuning import tune
 
@@ -40,11 +40,17 @@ __all__ = [
     "nn",
     "plot",
     "scoring",
+    "calibration",
 ]
 __version__ = "0.1.0"
 
-# scikit-learn and matplotlib are loaded when they are asked for
-_LAZY = {"MDNRegressor": "estimator", "plot": "plot", "tune": "tuning"}
+# scikit-learn, scipy.stats and matplotlib are loaded when they are asked for
+_LAZY = {
+    "MDNRegressor": "estimator",
+    "calibration": "calibration",
+    "plot": "plot",
+    "tune": "tuning",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,10 @@ arrays, but for what is a distribution or a region again.
 from __future__ import annotations
 
 from ._conditional import ConditionalCalibration, Region, conditional_calibration
+from ._conformal import ConformalHDR, ConformalIntervals
 from ._coverage import CoverageCurve, Sharpness, coverage_curve, sharpness
-from ._pit import PITHistogram, PITTest, Test, pit_histogram, pit_test
+from ._pit import Outcome, PITHistogram, PITTest, pit_histogram, pit_test
+from ._recalibration import Recalibration, recalibrate
 from ._values import hdr_values
 
 __all__ = [
@@ -24,7 +26,7 @@ __all__ = [
     "PITHistogram",
     "pit_test",
     "PITTest",
-    "Test",
+    "Outcome",
     "hdr_values",
     "coverage_curve",
     "CoverageCurve",
@@ -33,4 +35,8 @@ __all__ = [
     "Region",
     "sharpness",
     "Sharpness",
+    "recalibrate",
+    "Recalibration",
+    "ConformalIntervals",
+    "ConformalHDR",
 ]

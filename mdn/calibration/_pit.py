@@ -12,7 +12,7 @@ from scipy import integrate, special, stats
 
 from ._values import pit_or_values
 
-__all__ = ["PITHistogram", "PITTest", "Test", "pit_histogram", "pit_test"]
+__all__ = ["PITHistogram", "PITTest", "Outcome", "pit_histogram", "pit_test"]
 
 Floats = NDArray[np.float64]
 
@@ -43,15 +43,13 @@ class PITHistogram(NamedTuple):
     band: float
 
 
-class Test(NamedTuple):
+class Outcome(NamedTuple):
     """A test.
 
     Attributes:
         statistic: its value.
         p_value: probability of a value as large under calibration.
     """
-
-    __test__ = False  # for pytest this is no test
 
     statistic: float
     p_value: float
@@ -68,9 +66,9 @@ class PITTest(NamedTuple):
     """
 
     n: int
-    kolmogorov: Test
-    cramer_von_mises: Test
-    anderson_darling: Test
+    kolmogorov: Outcome
+    cramer_von_mises: Outcome
+    anderson_darling: Outcome
 
 
 def pit_histogram(
@@ -104,7 +102,7 @@ def pit_histogram(
         >>> y = wide.sample(generator=torch.Generator().manual_seed(0)) / 2
         >>> found = pit_histogram(wide, y, bins=5)
         >>> found.counts, found.low, found.high
-        (array([ 7, 53, 66, 60, 14]), 31.0, 49.0)
+        (array([ 7, 52, 76, 49, 16]), 31.0, 49.0)
 
     References:
         A. P. Dawid, Statistical theory: the prequential approach, J. R. Stat. Soc. A 147 (1984);
@@ -146,8 +144,8 @@ def pit_test(
         >>> exact = GaussianMixture(torch.zeros(1), torch.zeros(200, 1, 1), torch.ones(1, 1))
         >>> y = exact.sample(generator=torch.Generator().manual_seed(0))
         >>> round(pit_test(exact, y).kolmogorov.p_value, 2)
-        0.34
-        >>> pit_test(exact.affine(0.0, 2.0), y).kolmogorov.p_value < 1e-6
+        0.36
+        >>> pit_test(exact.affine(0.0, 0.5), y).kolmogorov.p_value < 1e-6
         True
 
     References:
@@ -165,9 +163,9 @@ def pit_test(
     anderson = -n - float((2 * np.arange(1, n + 1) - 1) @ logs) / n
     return PITTest(
         n,
-        Test(float(kolmogorov.statistic), float(kolmogorov.pvalue)),
-        Test(float(cramer.statistic), float(cramer.pvalue)),
-        Test(anderson, _anderson_darling_tail(anderson)),
+        Outcome(float(kolmogorov.statistic), float(kolmogorov.pvalue)),
+        Outcome(float(cramer.statistic), float(cramer.pvalue)),
+        Outcome(anderson, _anderson_darling_tail(anderson)),
     )
 
 

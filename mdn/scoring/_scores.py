@@ -28,6 +28,9 @@ __all__ = [
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
+# Of generators that nobody gave.  Not a seed that y may have been drawn with: the draws of a model
+# would then be those of y over again.
+_SEED = 7_169_134_902_317
 _OFF_GRID = 1e-6  # widths by which a y may miss its grid, relative for large ones
 
 
@@ -91,9 +94,9 @@ def energy_score(
 
     def score(t: Tensor) -> Tensor:
         t = check_event(dist, t)
+        source = generator or own_generator(t)
         if isinstance(dist, GaussianMixture):
-            return dist.energy_score(t, n_samples=n_samples, generator=generator)
-        source = generator or torch.Generator(t.device).manual_seed(0)
+            return dist.energy_score(t, n_samples=n_samples, generator=source)
         draws = dist.sample((2, n_samples), generator=source)  # (2, S, *, D)
         more = t.ndim - 1 - len(dist.batch_shape)
         draws = draws.reshape(2, n_samples, *(1,) * more, *draws.shape[2:])
@@ -354,12 +357,17 @@ def randomized_pit(dist: Any, y: Array, *, generator: torch.Generator | None = N
             before = t - 0.5 * dist.width
         else:
             before = torch.nextafter(t, torch.full_like(t, -math.inf))
-        source = generator or torch.Generator(t.device).manual_seed(0)
+        source = generator or own_generator(t)
         v = torch.rand(upper.shape, generator=source, dtype=upper.dtype, device=t.device)
         lower = dist.cdf(before)
         return lower + v * (upper - lower)
 
     return _apply(place, dist, y)
+
+
+def own_generator(like: Tensor, *, offset: int = 0) -> torch.Generator:
+    """Always the same one, on the device of a tensor; another one for each offset."""
+    return torch.Generator(like.device).manual_seed(_SEED + offset)
 
 
 def check_scalar(dist: Any, y: Tensor) -> Tensor:

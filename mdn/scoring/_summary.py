@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ._scores import as_tensor, check_event, crps, energy_score, nll, randomized_pit
+from ._scores import (
+    as_tensor,
+    check_event,
+    crps,
+    energy_score,
+    nll,
+    own_generator,
+    randomized_pit,
+)
 
 __all__ = ["Score", "Summary", "crps_scorer", "nll_scorer", "summary", "weighted_mean"]
 
@@ -198,7 +206,7 @@ def _deviation(u: Floats, weight: Floats) -> Score:
 
 
 def _energy(dist: Any, y: torch.Tensor) -> torch.Tensor:
-    source = torch.Generator(y.device).manual_seed(0)
+    source = own_generator(y)
     parts: list[Any] = [slice(i, i + _CHUNK) for i in range(0, len(y), _CHUNK)]
     score: Callable[..., torch.Tensor] = energy_score
     return torch.cat([score(dist[p], y[p], n_samples=_PAIRS, generator=source) for p in parts])

@@ -1,0 +1,330 @@
+"""Recalibration of a Gaussian mixture that gives a Gaussian mixture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy import optimize, stats
+from torch import Tensor
+
+from ..distribution import GaussianMixture
+from ._values import rows
+
+__all__ = ["Recalibration", "recalibrate"]
+
+Method = Literal["affine", "monotone"]
+
+_LEVEL = 0.01  # chance of changing a calibrated model by the affine step, asymptotically
+# What the shape must gain, in nats, is this plus log N.  On calibrated models the 99 % quantile of
+# the gain was measured as 8.5, 8.2, 9.4 and 12.5 for N = 50, 200, 1000 and 5000.
+_SHAPE_COST = 6.0
+_RIDGE = 0.5  # nats: parameters that the rows say nothing of stay at no change
+_PASSES = 60  # of L-BFGS
+# The shapes that a normal is replaced by, in standard deviations of the component.
+_SHIFTS = tuple(0.5 * i for i in range(-5, 6))
+_SCALES = tuple(2.0 ** (0.5 * i) for i in range(-2, 5))  # 1/2 to 4
+_LEAST_WEIGHT = 1e-3  # of a copy that is kept
+_GAP = 1e-3  # nats by which the weights may miss the optimum over all rows
+_NEWTON_STEPS = 100
+_LEAST_STEP = 1e-6
+_CHUNK = 1 << 22  # numbers a working array may hold: 32 MiB
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    r"""A change of every mixture of a model, learnt on rows that the model has not seen.
+
+    In two steps.  **Affine** moves and stretches the parts of each mixture, with the same numbers
+    for all of them; m and s are its mean and standard deviation:
+
+    .. math::
+        \mu_k' = m + \delta s + \beta\,(\mu_k - m), \qquad \sigma_k' = \alpha\,\sigma_k, \qquad
+        \pi_k' \propto \pi_k^\tau
+
+    **Monotone** goes on to replace the normal shape of the components by a shape of its own, J
+    copies of it, shifted and stretched, with weights that are the same for all components:
+
+    .. math::
+        p'(y \mid x) = \sum_j w_j \sum_k \pi_k \,
+        \mathcal N\left(y;\; \mu_k + a_j \sigma_k,\; (s_j \sigma_k)^2\right)
+
+    which is a mixture again, of J K components.  The :math:`(a_j, s_j)` lie on a fixed grid
+    (shifts to 2.5 and scales from 1/2 to 4 standard deviations), so the log-likelihood of the
+    weights is concave and its one maximum is found.  Bias, too wide, too narrow, skewness and heavy
+    tails are all within reach.  What it is not: a map of the PIT alone, :math:`p\,g(F)`, which
+    would leave the family.
+
+    Made by :func:`recalibrate` or :meth:`fit`.
+
+    Attributes:
+        scale: :math:`\alpha`, (D,), factor of the components' scales.
+        spread: :math:`\beta`, (D,), factor of their distances from the mean.
+        shift: :math:`\delta`, (D,), in standard deviations of the mixture.
+        temperature: :math:`\tau`, power of the weights.
+        shape: (J, 3) weight, shift and scale of the copies; (1, 0, 1) alone for no change.
+        gain: log-likelihood gained on the rows it learnt from, nats per row; 0 if unchanged.
+    """
+
+    scale: Tensor
+    spread: Tensor
+    shift: Tensor
+    temperature: float
+    shape: Tensor
+    gain: float
+
+    @classmethod
+    def fit(cls, dist: Any, y: Any, method: Method = "affine") -> Recalibration:
+        """See :func:`recalibrate`."""
+        if method not in ("affine", "monotone"):
+            raise ValueError(f'method must be "affine" or "monotone"; got {method!r}')
+        _need_mixture(dist)
+        dist, target = rows(dist, y)
+        if method == "monotone" and target.shape[1] > 1:
+            raise ValueError(
+                f'method "monotone" needs one target; got {target.shape[1]}. Take "affine"'
+            )
+        dist = dist.detach()
+        found, gain = _fit_affine(dist, target)
+        if method == "monotone":
+            # a few far rows may have stretched it so much that the model as it was is the better
+            # place to begin
+            starts = [(found, gain)] + [(cls._none(target), 0.0)] * (gain > 0)
+            shapes = [_fit_shape(start._affine(dist), target) for start, _ in starts]
+            gains = [more + before for (_, more), (_, before) in zip(shapes, starts, strict=True)]
+            gain = max(gains)
+            best = gains.index(gain)
+            found = replace(starts[best][0], shape=shapes[best][0])
+        return replace(found, gain=gain / len(target))
+
+    @classmethod
+    def _none(cls, like: Tensor) -> Recalibration:
+        d = like.shape[-1]
+        one, zero = like.new_ones(d), like.new_zeros(d)
+        return cls(one, one, zero, 1.0, like.new_tensor([[1.0, 0.0, 1.0]]), 0.0)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves every mixture as it is."""
+        return self.gain == 0
+
+    def apply(self, dist: GaussianMixture) -> GaussianMixture:
+        """The recalibrated mixtures, of the same batch; differentiable in their parameters.
+
+        Args:
+            dist: mixtures of the model it was learnt for.
+
+        Raises:
+            TypeError: no Gaussian mixture.
+            ValueError: another number of targets.
+        """
+        _need_mixture(dist)
+        if dist.event_shape[0] != len(self.scale):
+            raise ValueError(
+                f"dist must have {len(self.scale)} targets, as when this was learnt; "
+                f"got {dist.event_shape[0]}"
+            )
+        if self.is_identity:
+            return dist
+        moved = self._affine(dist)
+        return self._shaped(moved) if self._has_shape else moved
+
+    @property
+    def _has_shape(self) -> bool:
+        return self.shape.tolist() != [[1.0, 0.0, 1.0]]
+
+    def _affine(self, dist: GaussianMixture) -> GaussianMixture:
+        parts = (self.scale.log(), self.spread.log(), self.shift)
+        theta = torch.cat([*parts, self.scale.new_tensor([math.log(self.temperature)])])
+        return _moved(dist, theta.to(dist.loc))
+
+    def _shaped(self, dist: GaussianMixture) -> GaussianMixture:
+        """(*, K) components to (*, J K)."""
+        w, a, s = self.shape.to(dist.loc).unbind(-1)
+        size = dist.scale.unsqueeze(-3)  # (*, 1, K, 1)
+        loc = dist.loc.unsqueeze(-3) + a[:, None, None] * size  # (*, J, K, 1)
+        scale = s[:, None, None] * size
+        logits = w.log().unsqueeze(-1) + dist.logits.unsqueeze(-2)  # (*, J, K)
+        return GaussianMixture(logits.flatten(-2), loc.flatten(-3, -2), scale.flatten(-3, -2))
+
+    def __repr__(self) -> str:
+        if self.is_identity:
+            return "Recalibration(no change)"
+
+        def text(a: Tensor) -> str:
+            return ", ".join(f"{v:.3g}" for v in a.tolist())
+
+        parts = [
+            f"{name} {text(value)}"
+            for name, value, none in (
+                ("scale", self.scale, 1.0),
+                ("spread", self.spread, 1.0),
+                ("shift", self.shift, 0.0),
+                ("temperature", self.scale.new_tensor([self.temperature]), 1.0),
+            )
+            if bool((value != none).any())
+        ]
+        parts += [f"shape of {len(self.shape)} normals"] * self._has_shape
+        return f"Recalibration({', '.join(parts)}; gains {self.gain:.3f} nats per row)"
+
+
+def _need_mixture(dist: Any) -> None:
+    if not isinstance(dist, GaussianMixture):
+        raise TypeError(
+            "dist must be a GaussianMixture, whose family is closed under recalibration; "
+            f"got {type(dist).__name__}"
+        )
+
+
+def recalibrate(dist: Any, y: Any, method: Method = "affine") -> Recalibration:
+    """Learns a recalibration by likelihood; ``.apply(dist)`` gives mixtures again.
+
+    A change is made only if it gains more than chance would: the affine step by the likelihood
+    ratio test at 1 %, the shape if it gains 6 + log N nats.  So a calibrated model stays
+    exactly as it is with a probability of about 98 %, and on the rows it learnt from the result is
+    never worse.
+
+    Args:
+        dist: Gaussian mixtures of batch (N,), as predicted for rows held out of the fit.
+        y: targets of these rows, (N, D), tensor or array.
+        method: "affine", for any number of targets, or "monotone" (D = 1), which goes on to the
+            shape.  The latter wants a few hundred rows.
+
+    Raises:
+        TypeError: no Gaussian mixture.
+        ValueError: another method, several targets for "monotone", or y of another shape.
+
+    Example:
+        >>> truth = GaussianMixture(torch.zeros(1), torch.zeros(500, 1, 1), torch.ones(1, 1))
+        >>> y = truth.sample(generator=torch.Generator().manual_seed(0))
+        >>> recalibrate(truth, y)
+        Recalibration(no change)
+        >>> narrow = truth.affine(0.0, 0.5)
+        >>> found = recalibrate(narrow, y)
+        >>> found
+        Recalibration(scale 1.9, shift 0.0994; gains 0.672 nats per row)
+        >>> found.apply(narrow[0]).stddev
+        tensor([0.9508])
+
+    References:
+        V. Kuleshov, N. Fenner, S. Ermon, Accurate uncertainties for deep learning using calibrated
+        regression, ICML (2018), for the aim; Y. Wang, On fast computation of the non-parametric
+        maximum likelihood estimate of a mixing distribution, J. R. Stat. Soc. B 69 (2007), for the
+        weights.
+    """
+    return Recalibration.fit(dist, y, method)
+
+
+# -- the affine step ---------------------------------------------------------------------------
+
+
+def _moved(dist: GaussianMixture, theta: Tensor) -> GaussianMixture:
+    """theta: logs of scale and spread, shift, (D,) each, and the log of the temperature."""
+    d = dist.loc.shape[-1]
+    scale, spread, shift = theta[:d].exp(), theta[d : 2 * d].exp(), theta[2 * d : 3 * d]
+    mean, stddev = dist.mean.unsqueeze(-2), dist.stddev.unsqueeze(-2)  # (*, 1, D)
+    loc = mean + shift * stddev + spread * (dist.loc - mean)
+    covariance = dist._covariance.affine(scale.expand(dist.loc.shape))
+    logits = dist.logits
+    return dist._like(
+        torch.where(logits == -math.inf, logits, theta[-1].exp() * logits.clamp(min=-1e30)),
+        loc,
+        covariance,
+    )
+
+
+def _fit_affine(dist: GaussianMixture, y: Tensor) -> tuple[Recalibration, float]:
+    """And the gain over all rows, in nats."""
+    none = Recalibration._none(y)
+    d, one = y.shape[1], dist.n_components == 1
+    theta = y.new_zeros(3 * d + 1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([theta], max_iter=_PASSES, line_search_fn="strong_wolfe")
+    before = dist.log_prob(y).sum()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            loss = _RIDGE * theta.square().sum() - _moved(dist, theta).log_prob(y).sum()
+            loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        gain = float(_moved(dist, theta).log_prob(y).sum() - before)
+    free = 2 * d if one else 3 * d + 1
+    if not bool(theta.isfinite().all()) or not gain > 0.5 * stats.chi2.isf(_LEVEL, free):
+        return none, 0.0
+    t = theta.detach()
+    parts = t[:d].exp(), t[d : 2 * d].exp(), t[2 * d : 3 * d], float(t[-1].exp())
+    return Recalibration(*parts, none.shape, gain / len(y)), gain
+
+
+# -- the shape ---------------------------------------------------------------------------------
+
+
+def _fit_shape(dist: GaussianMixture, y: Tensor) -> tuple[Tensor, float]:
+    """Weights, shifts and scales (J, 3), and the gain over all rows, in nats."""
+    none = y.new_tensor([[1.0, 0.0, 1.0]])
+    grid = torch.cartesian_prod(y.new_tensor(_SHIFTS), y.new_tensor(_SCALES))  # (J, 2)
+    with torch.no_grad():
+        terms = _log_copies(dist, y, grid)  # (N, J)
+        before = dist.log_prob(y)
+        ratio = (terms - before.unsqueeze(1)).clamp(max=600).exp()  # p_j / p
+        w = _weights(ratio)
+        kept = w > _LEAST_WEIGHT
+        grid, ratio, w = grid[kept], ratio[:, kept], w[kept] / w[kept].sum()
+        gain = float((ratio @ w).log().sum())
+    if not gain > _SHAPE_COST + math.log(len(y)):
+        return none, 0.0
+    return torch.cat([w.unsqueeze(1), grid], 1), gain
+
+
+def _log_copies(dist: GaussianMixture, y: Tensor, grid: Tensor) -> Tensor:
+    """Log density at y of each copy, (N, J)."""
+    a, s = grid.unbind(-1)
+    step = max(1, _CHUNK // (len(grid) * dist.n_components))
+    found = []
+    for i in range(0, len(y), step):
+        part = dist[i : i + step]
+        z = (y[i : i + step] - part.loc[..., 0]) / part.scale[..., 0]  # (n, K)
+        own = part.logits - part.scale[..., 0].log() - 0.5 * math.log(2 * math.pi)
+        q = (z.unsqueeze(1) - a.unsqueeze(-1)) / s.unsqueeze(-1)  # (n, J, K)
+        found.append(torch.logsumexp(own.unsqueeze(1) - 0.5 * q * q, -1) - s.log())
+    return torch.cat(found)
+
+
+def _weights(ratio: Tensor) -> Tensor:
+    r"""Maximum of :math:`f(w) = \sum_n \log (R w)_n` over weights w (J,), most of them 0.
+
+    Newton steps: with :math:`S_{nj} = R_{nj} / (R w)_n` the next w minimises
+    :math:`\|S w - 2\|^2` among weights, which is a problem of non-negative least squares for
+    :math:`S - 2`, whose columns are taken to their triangular factor first.  As f is concave, N
+    times the largest excess of the slopes over 1 bounds what is missing.
+    """
+    r = ratio.cpu().numpy()
+    n, j = r.shape
+    w = np.full(j, 1 / j)
+    value = np.log(r @ w).sum()
+    for _ in range(_NEWTON_STEPS):
+        s = r / (r @ w)[:, None]  # (N, J)
+        if n * (s.mean(0).max() - 1) < _GAP:
+            break
+        factor = np.linalg.qr(s - 2.0, mode="r")
+        target = optimize.nnls(
+            np.vstack([factor, np.ones((1, j))]), np.append(np.zeros(len(factor)), 1.0)
+        )[0]
+        step = target / target.sum() - w
+        size = 1.0
+        while size > _LEAST_STEP:
+            new = w + size * step
+            better = np.log(r @ new).sum() if (r @ new > 0).all() else -np.inf
+            if better > value:
+                break
+            size *= 0.5
+        else:
+            break
+        w, value = new, better
+    return torch.from_numpy(w).to(ratio)
