@@ -184,7 +184,7 @@ def recalibrate(dist: Any, y: Any, method: Method = "affine") -> Recalibration:
 
     A change is made only if it gains more than chance would: the affine step by the likelihood
     ratio test at 1 %, the shape if it gains 6 + log N nats.  So a calibrated model stays
-    exactly as it is with a probability of about 98 %, and on the rows it learnt from the result is
+    exactly as it is with a probability of about 99 %, and on the rows it learnt from the result is
     never worse.
 
     Args:
