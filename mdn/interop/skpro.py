@@ -45,7 +45,7 @@ class MDNProbaRegressor(BaseProbaRegressor):
         >>> from mdn.datasets import load_old_faithful
         >>> from mdn.interop.skpro import MDNProbaRegressor
         >>> X, y = load_old_faithful()[:2]
-        >>> model = MDNProbaRegressor(MDNRegressor(max_epochs=20, random_state=0)).fit(X, y)
+        >>> model = MDNProbaRegressor(MDNRegressor(preset="fast", random_state=0)).fit(X, y)
         >>> dist = model.predict_proba(X[:3])
         >>> dist.shape, dist.mixture.batch_shape
         ((3, 1), torch.Size([3]))
@@ -82,6 +82,8 @@ class MDNProbaRegressor(BaseProbaRegressor):
             "n_components": 2,
             "hidden": (8,),
             "max_epochs": 3,
+            "ensemble_size": 1,
+            "trees": False,
             "random_state": 0,
         }
         return [
