@@ -87,7 +87,7 @@ def tune(
     Example:
         >>> from mdn.datasets import load_old_faithful
         >>> X, y = load_old_faithful()[:2]
-        >>> small = MDNRegressor(n_components=2, max_epochs=5)
+        >>> small = MDNRegressor(2, preset="fast", max_epochs=5, min_scale=0.05)
         >>> model = tune(X, y, n_trials=2, cv=2, estimator=small, random_state=0)
         >>> model.study_.trials[0].params["n_components"]
         2

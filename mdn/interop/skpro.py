@@ -45,7 +45,8 @@ class MDNProbaRegressor(BaseProbaRegressor):
         >>> from mdn.datasets import load_old_faithful
         >>> from mdn.interop.skpro import MDNProbaRegressor
         >>> X, y = load_old_faithful()[:2]
-        >>> model = MDNProbaRegressor(MDNRegressor(preset="fast", random_state=0)).fit(X, y)
+        >>> regressor = MDNRegressor(preset="fast", min_scale=0.05, random_state=0)
+        >>> model = MDNProbaRegressor(regressor).fit(X, y)
         >>> dist = model.predict_proba(X[:3])
         >>> dist.shape, dist.mixture.batch_shape
         ((3, 1), torch.Size([3]))
