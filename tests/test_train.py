@@ -936,6 +936,38 @@ def test_ensemble_member_does_not_depend_on_what_the_others_do() -> None:
         assert_same(end, ends[0])
 
 
+def test_ensemble_members_stop_each_on_its_own() -> None:
+    """Member 1 stops first and is computed no more; member 0 ends as if it were alone."""
+    x, y = line(120)
+    held_out = blocks(120, 3)[:2]
+    y = torch.where(held_out[1].unsqueeze(1), -y, y)  # the rows of member 1 say the opposite
+    sizes: list[int] = []
+
+    def log_prob(dist: Any, target: Tensor) -> Tensor:
+        sizes.append(len(target))
+        return dist.log_prob(target)
+
+    options: dict[str, Any] = {"lr": 0.02, "batch_size": 16, "max_epochs": 60, "patience": 5}
+    module = Members(2)
+    history = fit_ensemble(module, x, y, held_out, log_prob=log_prob, **options)
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(sizes) == {1, 2}
+    alone = Members(2)
+    for p in alone.parameters():
+        p.data = p.data[:1]
+    own = fit_ensemble(alone, x, y, held_out[:1], **options)
+    assert len(own) == len(history) > 10
+    assert_same(member(alone, 0), member(module, 0), rtol=1e-4, atol=1e-5)
+    assert {name: len(p) for name, p in module.named_parameters()} == {
+        name: 2 for name, _ in module.named_parameters()
+    }
+    nlls = [
+        nll(module, x[row][None].expand(2, -1, -1), y[row][None].expand(2, -1, -1)).mean(1)[i]
+        for i, row in enumerate(held_out)
+    ]
+    assert sum(float(a) for a in nlls) / 2 < min(history.val_nll) + 1e-5
+
+
 def test_ensemble_members_keep_the_weights_of_their_own_best_epochs() -> None:
     """Each member's held-out NLL at the end is the least that it had, at epochs of its own."""
     x, y = line(60)

@@ -15,7 +15,6 @@ from ._heads import MIN_SCALE, Layout, _check_features, _check_rows, _check_size
 __all__ = ["MDNEnsemble"]
 
 _FREQUENCY = 0.3  # standard deviation of the first frequencies, in waves per unit of x
-_WAVES = 16  # frequencies of a column
 
 
 class MDNEnsemble(nn.Module):
@@ -37,6 +36,7 @@ class MDNEnsemble(nn.Module):
         hidden: widths of the hidden layers (SiLU between them).
         embedded: columns of x that are embedded.
         embedding: numbers a column is embedded in; with 0 none is.
+        waves: frequencies of an embedded column.
         dropout: share of the hidden units dropped in training.
         covariance_type: as in :class:`MDNHead`.
         min_scale: floor of the scales, as in :class:`MDNHead`.
@@ -64,13 +64,14 @@ class MDNEnsemble(nn.Module):
         *,
         embedded: Sequence[int] = (),
         embedding: int = 8,
+        waves: int = 8,
         dropout: float = 0.0,
         covariance_type: str = "diagonal",
         min_scale: float = MIN_SCALE,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(n_members=n_members, in_features=in_features)
+        _check_sizes(n_members=n_members, in_features=in_features, waves=waves)
         self.layout = Layout(
             out_features, n_components, covariance_type=covariance_type, min_scale=min_scale
         )
@@ -79,6 +80,7 @@ class MDNEnsemble(nn.Module):
         self.covariance_type = covariance_type
         self.embedded = list(embedded) if embedding else []
         self.embedding = embedding if self.embedded else 0
+        self.waves = waves
 
         def uniform(*shape: int, fan: int) -> nn.Parameter:
             a = torch.rand(n_members, *shape, generator=generator)
@@ -86,9 +88,9 @@ class MDNEnsemble(nn.Module):
 
         width = in_features + len(self.embedded) * self.embedding
         if self.embedded:
-            count, inputs = len(self.embedded), 2 * _WAVES + 1
-            waves = torch.randn(n_members, 1, count, _WAVES, generator=generator)
-            self.frequencies = nn.Parameter(_FREQUENCY * waves)
+            count, inputs = len(self.embedded), 2 * waves + 1
+            frequencies = torch.randn(n_members, 1, count, waves, generator=generator)
+            self.frequencies = nn.Parameter(_FREQUENCY * frequencies)
             self.wave_weight = uniform(count, inputs, self.embedding, fan=inputs)
             self.wave_bias = nn.Parameter(torch.zeros(n_members, count, 1, self.embedding))
         weights, biases = [], []
@@ -114,7 +116,8 @@ class MDNEnsemble(nn.Module):
             x: (B, F), the same rows for all, or (M, B, F), rows for each.
         """
         _check_features(x, self.in_features, "x")
-        x = x.expand(self.n_members, *x.shape[-2:])
+        members = len(self.head_bias)  # fewer than at first while some have stopped training
+        x = x.expand(members, *x.shape[-2:])
         h = x
         if self.embedded:
             chosen = x[:, :, self.embedded]
@@ -127,7 +130,7 @@ class MDNEnsemble(nn.Module):
             if self.dropout and self.training:
                 h = nn.functional.dropout(h, self.dropout)
         out = torch.baddbmm(self.head_bias, self.head_weight, h.transpose(1, 2))  # (M, P, B)
-        batch = torch.Size((self.n_members, x.shape[1]))
+        batch = torch.Size((members, x.shape[1]))
         params = self.layout.parameters(out.transpose(0, 1).flatten(1), batch)
         return cast(GaussianMixture, self.layout.distribution(params))
 
@@ -141,6 +144,7 @@ class MDNEnsemble(nn.Module):
             "hidden": list(self.hidden),
             "embedded": self.embedded,
             "embedding": self.embedding,
+            "waves": self.waves,
             "dropout": self.dropout,
             "covariance_type": self.covariance_type,
             "min_scale": self.layout.min_scale,

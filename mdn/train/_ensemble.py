@@ -44,11 +44,11 @@ def fit_ensemble(
     The loss is the sum over the members of their weighted mean negative log-likelihoods, so the
     gradients of one do not touch another.  AdamW, with a learning rate that rises over the first
     epochs and then follows a cosine.  After each epoch a member is scored by its held-out rows; it
-    ends with the weights of its own best epoch.
+    ends with the weights of its own best epoch, and costs nothing more once it has stopped.
 
     Args:
         module: its parameters have M as first axis; ``module(x (M, B, F))`` gives a distribution
-            with batch (M, B).
+            with batch (M, B), also when the parameters are those of fewer members.
         x: (N, F).
         target: (N, ...), what ``log_prob`` takes.
         held_out: (M, N) bool, the rows that stop a member and do not train it.
@@ -59,7 +59,7 @@ def fit_ensemble(
         weight_decay: of AdamW, for matrices only.
         batch_size: rows of a step of one member; None for about 2.7 sqrt(N).
         max_epochs: at most; the cosine ends there.
-        patience: epochs without a better score of any member before training ends.
+        patience: epochs without a better score before a member stops.
         max_time: seconds after which it ends; the cosine then ends there if that is earlier.
         seed: of batches and dropout.
         report: called after each epoch with the number of epochs done and of all.
@@ -72,7 +72,8 @@ def fit_ensemble(
     """
     members = len(held_out)
     device = x.device
-    shuffle = torch.Generator().manual_seed(seed)
+    # a generator each: what a member sees does not hang on when the others stop
+    shuffle = [torch.Generator().manual_seed(seed + 15_485_863 * m) for m in range(members)]
     used = [(~row).nonzero().squeeze(1) for row in held_out.cpu()]
     shortest = min(len(rows) for rows in used)
     size = _rows_a_step(shortest, batch_size)
@@ -93,6 +94,8 @@ def fit_ensemble(
     best = x.new_full((members,), math.inf)
     best_epoch = torch.zeros(members, dtype=torch.long, device=device)
     kept = [p.detach().clone() for p in params]
+    alive = torch.arange(members)
+    last_loss, last_score = x.new_zeros(members), x.new_zeros(members)
     train_nll, val_nll = [], []
     stopped = "max_epochs"
     start = time.monotonic()
@@ -102,10 +105,7 @@ def fit_ensemble(
             torch.cuda.manual_seed(seed)
         for epoch in range(max_epochs):
             order = torch.stack(
-                [
-                    rows[torch.randperm(len(rows), generator=shuffle)[: steps * size]]
-                    for rows in used
-                ]
+                [_shuffled(used[m], shuffle[m])[: steps * size] for m in alive.tolist()]
             ).to(device)
             module.train()
             losses = []
@@ -118,40 +118,38 @@ def fit_ensemble(
                 for group in optimizer.param_groups:
                     group["lr"] = lr * rate
                 rows = order[:, step * size : (step + 1) * size]
-                log_p = log_prob(module(x[rows]), target[rows])  # (M, B)
-                if weight is None:
-                    loss = -log_p.mean(1)
-                else:
-                    w = weight[rows]
-                    loss = -(w * log_p).sum(1) / w.sum(1).clamp(min=torch.finfo(w.dtype).tiny)
-                optimizer.zero_grad(set_to_none=True)
-                loss.sum().backward()
-                _clip(params)
+                w = None if weight is None else weight[rows]
+                losses.append(_gradients(module, log_prob, x[rows], target[rows], w))
                 optimizer.step()
-                losses.append(loss.detach())
             score = _score(module, log_prob, val_x, val_target, val_weight)
-            better = score < best  # not where it is NaN
-            best = torch.where(better, score, best)
-            best_epoch[better] = epoch
+            at = alive.to(device)
+            better = score < best[at]  # not where it is NaN
+            best[at] = torch.where(better, score, best[at])
+            best_epoch[at[better]] = epoch
             with torch.no_grad():
                 for old, new in zip(kept, params, strict=True):
-                    old[better] = new[better]
-            train_nll.append(float(torch.stack(losses).mean()))
-            val_nll.append(float(score.mean()))
+                    old[at[better]] = new[better]
+            last_loss[at], last_score[at] = torch.stack(losses).mean(0), score
+            train_nll.append(float(last_loss.mean()))
+            val_nll.append(float(last_score.mean()))
             if report is not None:
                 report(epoch + 1, max_epochs)
-            if epoch - int(best_epoch.max()) >= patience:
+            going = epoch - best_epoch[at] < patience
+            if not bool(going.any()):
                 stopped = "patience"
                 break
+            if not bool(going.all()):
+                alive = alive[going.cpu()]
+                val_x, val_target, val_weight = val_x[going], val_target[going], val_weight[going]
+                _keep(params, optimizer, going)
             if max_time is not None and time.monotonic() - start > max_time:
                 stopped = "max_time"
                 break
-    with torch.no_grad():
-        for p, value in zip(params, kept, strict=True):
-            p.copy_(value)
+    for p, value in zip(params, kept, strict=True):
+        p.data = value
     module.eval()
-    at = int(best_epoch.double().mean().round())
-    history = History(train_nll, val_nll, at, stopped, time.monotonic() - start)
+    typical = int(best_epoch.double().mean().round())
+    history = History(train_nll, val_nll, typical, stopped, time.monotonic() - start)
     if not bool(best.isfinite().all()):
         member = int((~best.isfinite()).nonzero()[0])
         raise TrainingError(
@@ -172,6 +170,20 @@ def _rows_a_step(n: int, batch_size: int | None) -> int:
     return max(1, min(batch_size, n))
 
 
+def _shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
+    return rows[torch.randperm(len(rows), generator=generator)]
+
+
+def _keep(params: list[nn.Parameter], optimizer: torch.optim.Optimizer, going: Tensor) -> None:
+    """Narrows the parameters, and what the optimizer knows of them, to the members that go on."""
+    for p in params:
+        for name, value in optimizer.state[p].items():
+            if value.shape == p.shape:  # not the count of steps
+                optimizer.state[p][name] = value[going]
+        p.grad = None
+        p.data = p.data[going]
+
+
 def _held_out(
     x: Tensor, target: Tensor, held_out: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,6 +197,25 @@ def _held_out(
         weights.append(torch.cat([w, w.new_zeros(longest - len(own))]))
     rows = torch.stack(index)
     return x[rows], target[rows], torch.stack(weights)
+
+
+def _gradients(
+    module: nn.Module,
+    log_prob: Callable[[Any, Tensor], Tensor],
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+) -> Tensor:
+    """Sets the clipped gradients of one batch (M, B); the members' losses, (M,)."""
+    log_p = log_prob(module(x), target)
+    if weight is None:
+        loss = -log_p.mean(1)
+    else:
+        loss = -(weight * log_p).sum(1) / weight.sum(1).clamp(min=torch.finfo(weight.dtype).tiny)
+    module.zero_grad(set_to_none=True)
+    loss.sum().backward()
+    _clip(list(module.parameters()))
+    return loss.detach()
 
 
 def _clip(params: list[nn.Parameter]) -> None:
