@@ -1,0 +1,263 @@
+"""Run experiments: ``python -m experiments NAME``, or ``mdn experiment NAME``.
+
+::
+
+    python -m experiments --list                  what there is
+    python -m experiments nllr --fast             a small version, in seconds
+    python -m experiments all --fast --out DIR    every one, each in a folder of its own
+    python -m experiments --pages                 the pages of the docs, from experiments/results
+
+Each writes its figures and ``results.json``.  Exit status: 0 done, 1 could not, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import inspect
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from . import NAMES, about, load
+
+__all__ = ["main", "page", "run_one", "write_pages"]
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "experiments" / "results"
+PAGES = ROOT / "docs" / "experiments"
+OUT = Path("mdn-experiments")
+_PACKAGES = ("mdn", "torch", "numpy", "scipy", "scikit-learn")
+_OPTIONS = {
+    "data": (str, "mnist or digits; without it MNIST where it can be had, else the digits"),
+    "images": (Path, "a folder with a folder of images for each class"),
+    "backbone": (str, "what turns an image into features, such as densenet121"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what the command line asks for; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.list:
+        print(listing())
+        return 0
+    if args.pages:
+        for path in write_pages():
+            print(path.relative_to(ROOT))
+        return 0
+    if not args.names:
+        parser.print_usage(sys.stderr)
+        return 2
+    names = list(NAMES) if "all" in args.names else list(dict.fromkeys(args.names))
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        return _failed(f"no experiment is called {unknown[0]!r}; see --list", 2)
+    options = {key: value for key in _OPTIONS if (value := getattr(args, key)) is not None}
+    folders = [args.out if args.out and len(names) == 1 else (args.out or OUT) / n for n in names]
+    there = [str(path) for path in folders if (path / "results.json").exists()]
+    if there and not args.force:
+        return _failed(f"{', '.join(there)} has results already; add --force to replace them", 1)
+    broken = []
+    for name, folder in zip(names, folders, strict=True):
+        try:
+            own = _own_options(name, options, several=len(names) > 1)
+        except ValueError as error:
+            return _failed(str(error), 2)
+        try:
+            told = run_one(name, folder, seed=args.seed, fast=args.fast, options=own)
+        except KeyboardInterrupt:
+            return _failed("stopped", 1)
+        except Exception as error:  # one that fails does not keep the others from running
+            if args.traceback:
+                raise
+            broken.append(name)
+            _failed(f"{name}: {' '.join(str(error).split()) or type(error).__name__}", 1)
+            continue
+        print(f"# {name}\n\n{load(name).report(told['numbers'])}\n")
+        print(f"{told['seconds']:.0f} s; wrote {folder / 'results.json'} and {_listed(told)}\n")
+    if broken:
+        return _failed(f"{len(broken)} of {len(names)} failed: {', '.join(broken)}", 1)
+    return 0
+
+
+def run_one(
+    name: str, folder: Path, *, seed: int = 0, fast: bool = False, options: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Runs one experiment and writes ``results.json``; returns what stands there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = options or {}
+    begin = time.monotonic()
+    before = commit()  # of the code that runs, should someone commit meanwhile
+    with _status(name) as progress:
+        numbers = load(name).run(seed, fast, out=folder, progress=progress, **options)
+    words = [f"--{key} {value}" for key, value in options.items()]
+    words += ["--fast"] if fast else []
+    words += [f"--seed {seed}"] if seed else []
+    told = {
+        "experiment": name,
+        "command": " ".join(["python -m experiments", name, *words]),
+        "commit": before,
+        "fast": fast,
+        "seed": seed,
+        "seconds": round(time.monotonic() - begin, 1),
+        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES},
+        "figures": sorted(path.name for path in folder.glob("*.png")),
+        "numbers": _finite(numbers),
+    }
+    text = json.dumps(told, indent=1, allow_nan=False, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    return json.loads(text)
+
+
+def listing() -> str:
+    """What each experiment shows, how long it takes and what data it needs."""
+    lines = []
+    for name in NAMES:
+        it = about(name)
+        lines.append(f"{name:20} {it.minutes:5.3g} min   {it.shows}")
+        lines.append(f"{'':20} {'':9}   data: {it.data}")
+    lines.append("\nThe minutes are those of a full run on two cores; --fast takes seconds.")
+    return "\n".join(lines)
+
+
+def page(folder: Path) -> str:
+    """The page of an experiment, from its ``results.json``."""
+    told = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    name = told["experiment"]
+    it = about(name)
+    versions = ", ".join(f"{key} {value}" for key, value in told["versions"].items())
+    parts = [
+        f"# {name}",
+        it.shows,
+        it.text,
+        "## What came out",
+        load(name).report(told["numbers"]),
+        *(
+            f"![{Path(figure).stem.replace('_', ' ')}](../../experiments/results/{name}/{figure})"
+            for figure in told["figures"]
+        ),
+        "## How to run it",
+        f"```text\n{told['command']}\n```",
+        f"It needs: {it.data}. The run above took {told['seconds']:.0f} s "
+        f"(commit {told['commit']}; {versions}).",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_pages() -> list[Path]:
+    """Writes a page for each folder of ``experiments/results``, and their index."""
+    PAGES.mkdir(exist_ok=True)
+    done = [name for name in NAMES if (RESULTS / name / "results.json").exists()]
+    written = []
+    for name in done:
+        written.append(PAGES / f"{name}.md")
+        written[-1].write_text(page(RESULTS / name), encoding="utf-8")
+    written.append(PAGES / "index.md")
+    written[-1].write_text(_index(done), encoding="utf-8")
+    return written
+
+
+def _index(done: Sequence[str]) -> str:
+    rows = [f"| [{n}]({n}.md) | {about(n).shows} | {about(n).data} |" for n in done]
+    return "\n".join(
+        [
+            "# Experiments",
+            "",
+            "Each page is written from the numbers of one run, which lie beside its figures in",
+            "`experiments/results`. Run one with `mdn experiment NAME` from a clone of the",
+            "repository, or all in a small version with `mdn experiment all --fast`.",
+            "",
+            "| experiment | shows | data |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "```{toctree}",
+            ":hidden:",
+            "",
+            *done,
+            "```",
+            "",
+        ]
+    )
+
+
+def commit() -> str:
+    """The commit that is checked out, "-dirty" if code was changed since; "unknown" without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _own_options(name: str, options: dict[str, Any], *, several: bool) -> dict[str, Any]:
+    """The options that an experiment takes; a ValueError for one that it alone was given."""
+    takes = inspect.signature(load(name).run).parameters
+    refused = [key for key in options if key not in takes]
+    if refused and not several:
+        raise ValueError(f"{name} takes no --{refused[0]}")
+    return {key: value for key, value in options.items() if key in takes}
+
+
+def _finite(value: Any) -> Any:
+    """With words in place of numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {str(key): _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def _listed(told: dict[str, Any]) -> str:
+    return ", ".join(told["figures"]) or "no figure"
+
+
+def _failed(text: str, status: int) -> int:
+    print(f"experiments: {text}", file=sys.stderr)
+    return status
+
+
+@contextlib.contextmanager
+def _status(name: str) -> Iterator[Any]:
+    with Console(stderr=True).status(name) as status:  # nothing of it in a pipe
+        yield lambda text: status.update(f"{name}: {text}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments",
+        description="Run experiments; each writes figures and results.json.",
+        epilog="Example: mdn experiment inverse-sinusoid --fast",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, or all")
+    parser.add_argument("--list", action="store_true", help="what there is, and leave")
+    parser.add_argument("--pages", action="store_true", help="write the pages of the docs")
+    parser.add_argument("--fast", action="store_true", help="a small version, in seconds")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same numbers")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the results; with several experiments, of a folder for each "
+        f"(default: {OUT}/NAME)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace results that are there")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    for name, (kind, text) in _OPTIONS.items():
+        parser.add_argument(f"--{name}", type=kind, help=text)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
