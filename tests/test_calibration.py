@@ -22,6 +22,7 @@ from mdn.calibration import (
     conditional_calibration,
     coverage_curve,
     hdr_values,
+    out_of_fold,
     pit_histogram,
     pit_test,
     recalibrate,
@@ -830,3 +831,64 @@ def test_nothing_touches_the_global_generators() -> None:
     ConformalHDR.fit(dist, y).contains(dist, y)
     assert torch.equal(before, torch.get_rng_state())
     np.testing.assert_array_equal(array, np.random.get_state()[1])
+
+
+# -- out of fold --------------------------------------------------------------------------------
+
+
+class Recalling:
+    """Predicts N(x, 1) in several equal parts, and knows the rows that it was fitted to."""
+
+    fits = 0
+
+    def __init__(self, offset: float = 0.0) -> None:
+        self.offset = offset
+
+    def get_params(self, deep: bool = True) -> dict[str, float]:
+        return {"offset": self.offset}
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Recalling:
+        self.seen = set(np.asarray(X)[:, 0].tolist())
+        assert sample_weight is None or np.array_equal(sample_weight, y)
+        Recalling.fits += 1
+        self.n_components = Recalling.fits  # another number for each fold
+        return self
+
+    def predict_distribution(self, X: Any) -> GaussianMixture:
+        x = torch.as_tensor(np.array(X)[:, :1])
+        assert not self.seen & set(x[:, 0].tolist())
+        assert len(self.seen) + len(x) in (23, 24)
+        loc = (x + self.offset).unsqueeze(1).repeat(1, self.n_components, 1)
+        return GaussianMixture(loc[..., 0] * 0, loc, torch.ones_like(loc))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, pd.DataFrame, pl.DataFrame])
+def test_out_of_fold_rows_are_predicted_by_models_that_have_not_seen_them(kind: Any) -> None:
+    """In the order of the rows, for folds whose mixtures differ in their number of components."""
+    x = np.random.default_rng(0).permutation(23) / 10.0
+    Recalling.fits = 0
+    model = Recalling(0.5)
+    X = x[:, None] if kind is np.asarray else kind({"x": x})
+    dist = out_of_fold(model, X, x, cv=4, sample_weight=x)
+    np.testing.assert_allclose(dist.mean[:, 0], x + 0.5, rtol=1e-12)
+    assert dist.n_components == Recalling.fits == 4
+    y = torch.as_tensor(x)[:, None]
+    np.testing.assert_allclose(dist.log_prob(y), stats.norm.logpdf(x, x + 0.5), rtol=1e-12)
+    assert not hasattr(model, "seen")
+
+
+def test_out_of_fold_refuses_what_it_cannot_deal_with() -> None:
+    """Too many folds, rows that do not match, and mixtures of another family."""
+
+    class Other(Recalling):
+        def predict_distribution(self, X: Any) -> Any:
+            return td.Normal(torch.zeros(len(X), 1), torch.ones(1))
+
+    x = np.arange(10.0)[:, None]
+    for cv in (1, 11):
+        with pytest.raises(ValueError, match=f"cv must lie between 2 and the 10 rows; got {cv}"):
+            out_of_fold(Recalling(), x, x[:, 0], cv=cv)
+    with pytest.raises(ValueError, match="one length; got 10 and 9 rows"):
+        out_of_fold(Recalling(), x, x[:9, 0])
+    with pytest.raises(TypeError, match=r"must predict Gaussian mixtures, .* got Normal"):
+        out_of_fold(Other(), x, x[:, 0])

@@ -707,6 +707,13 @@ def test_the_crps_of_counts_is_scored() -> None:
     assert -score == pytest.approx(want, rel=0.03)
 
 
+def test_the_crps_of_intervals_is_refused_with_what_to_take() -> None:
+    """It is a score of one number a row."""
+    y = np.column_stack([np.zeros(3), np.ones(3)])
+    with pytest.raises(ValueError, match=r"one number a row; got intervals .* take nll_scorer"):
+        mdn.scoring.crps_scorer(MDNRegressor(target="interval"), X[:3], y)
+
+
 def test_every_kind_is_tested_here() -> None:
     """The simulations name each."""
     named = {case.options.get("target", "real") for case in SIMULATIONS.values()}

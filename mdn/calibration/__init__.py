@@ -17,6 +17,7 @@ from __future__ import annotations
 from ._conditional import ConditionalCalibration, Region, conditional_calibration
 from ._conformal import ConformalHDR, ConformalIntervals
 from ._coverage import CoverageCurve, Sharpness, coverage_curve, sharpness
+from ._folds import out_of_fold
 from ._pit import Outcome, PITHistogram, PITTest, pit_histogram, pit_test
 from ._recalibration import Recalibration, recalibrate
 from ._values import hdr_values
@@ -35,6 +36,7 @@ __all__ = [
     "Region",
     "sharpness",
     "Sharpness",
+    "out_of_fold",
     "recalibrate",
     "Recalibration",
     "ConformalIntervals",

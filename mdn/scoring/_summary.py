@@ -158,7 +158,14 @@ def nll_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> flo
 
 def crps_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
     """Minus the mean CRPS of an estimator, for ``GridSearchCV(scoring=crps_scorer)``."""
-    score = crps(estimator.predict_distribution(X), np.asarray(y, dtype=float).reshape(-1, 1))
+    target = np.asarray(y, dtype=float)
+    if target.ndim > 1 and target.shape[1] > 1:
+        found = "intervals" if getattr(estimator, "target", None) == "interval" else "targets"
+        raise ValueError(
+            f"crps_scorer needs one number a row; got {found} of shape {target.shape}: "
+            "take nll_scorer"
+        )
+    score = crps(estimator.predict_distribution(X), target.reshape(-1, 1))
     return -weighted_mean(score, sample_weight)
 
 
