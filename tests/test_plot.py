@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -200,6 +197,17 @@ def test_other_features_are_held_at_their_medians(ax: Axes, xy: Any) -> None:
     assert ax.get_xlabel() == "wait [min]\n(image and mean: the other features at their medians)"
 
 
+def test_other_features_are_held_where_the_user_says(ax: Axes, xy: Any) -> None:
+    """With at=, the image is that of this row, whatever the medians are."""
+    columns = np.c_[xy[0], xy[0]]
+    plot_density(lambda x: fork(x[:, 1:]), columns, xy[1], at=[9.0, 2.5], ax=ax, n_grid=300)
+    _, y, density = image(ax)
+    np.testing.assert_allclose(
+        density, np.tile(fork_pdf(y, np.full(300, 2.5)), (300, 1)).T, atol=2e-3
+    )
+    assert ax.get_xlabel() == "x0\n(image and mean: the other feature as given)"
+
+
 def test_data_frame_reaches_the_model_with_its_columns(ax: Axes, xy: Any) -> None:
     """A model fitted on named columns gets named columns."""
     seen = []
@@ -333,6 +341,8 @@ def test_bad_options_of_plot_density_are_named() -> None:
     """A column that is not there, a grid without cells, a density that is not a number."""
     with pytest.raises(ValueError, match="feature must be a column of x, 0 to 0; got 1"):
         plot_density(fork, [1.0], [1.0], feature=1)
+    with pytest.raises(ValueError, match=r"at must be one row of x, 1 values; got shape \(2,\)"):
+        plot_density(fork, [1.0], [1.0], at=[1.0, 2.0])
     with pytest.raises(ValueError, match="n_grid must be at least 2; got 1"):
         plot_density(fork, [1.0], [1.0], n_grid=1)
     with pytest.raises(TypeError, match="ax must be a matplotlib Axes or None; got Figure"):
@@ -395,6 +405,20 @@ def test_interval_mean_median_and_modes_are_where_scipy_has_them(ax: Axes) -> No
             lambda v: -fork_pdf(v, np.float64(1.0)), bounds=(y - 0.3, y + 0.3)
         )
         assert (y, p) == (pytest.approx(top.x, abs=1e-4), pytest.approx(-top.fun, rel=1e-5))
+
+
+def test_highest_density_region_is_shaded_in_its_pieces(ax: Axes) -> None:
+    """Between the pieces nothing is shaded; at every edge the density is the same, as SciPy's."""
+    plot_conditional(fork, [2.0], region="hdr", coverage=0.8, ax=ax)
+    shade = labelled(ax, "80 % highest-density region").get_paths()
+    assert len(shade) == 2
+    ends = sorted(
+        end for path in shade for end in (path.vertices[:, 0].min(), path.vertices[:, 0].max())
+    )
+    inside = sum(fork_cdf(ends[i + 1], 2.0) - fork_cdf(ends[i], 2.0) for i in (0, 2))
+    assert inside == pytest.approx(0.8, abs=1e-4)
+    heights = fork_pdf(np.array(ends), np.full(4, 2.0))
+    np.testing.assert_allclose(heights, heights[0], rtol=1e-3)
 
 
 def test_modes_too_low_to_see_are_not_marked(ax: Axes) -> None:
@@ -485,6 +509,8 @@ def test_conditional_style_and_labels_of_the_user_win(ax: Axes) -> None:
         ((fork, np.ones(7)), {}, ValueError, "x must have 1 to 6 rows to be told apart; got 7"),
         ((fork, [1.0]), {"labels": ["a", "b"]}, ValueError, r"labels must be a list of 1 names"),
         ((fork, [1.0]), {"labels": "a"}, ValueError, r"labels must be a list of 1 names.*got 'a'"),
+        ((fork, [1.0]), {"region": "HDR"}, ValueError, "region must be .central. or .hdr.*'HDR'"),
+        ((StudentT(),), {"region": "hdr"}, TypeError, r"modes\(\) and hdr\(\).*got StudentT"),
         ((fork, [1.0]), {"coverage": 1.5}, ValueError, "coverage must lie between 0 and 1"),
         ((fork(torch.ones(2, 1)), [1.0]), {}, ValueError, "one row for each of the 2 dist.*got 1"),
         ((fork(torch.ones(2, 1)).expand((3, 2)),), {}, ValueError, r"\(\) or \(N,\); got \(3, 2\)"),
@@ -621,40 +647,3 @@ def test_bad_history_is_named(history: Any, error: Any, match: str) -> None:
     with pytest.raises(error, match=match):
         plot_history(history)
     assert plt.get_fignums() == []
-
-
-# -- manners --------------------------------------------------------------------------------------
-
-DRAW: list[Callable[..., Axes]] = [
-    lambda **k: plot_density(fork, [1.0, 2.0], [1.0, -2.0], **k),
-    lambda **k: plot_conditional(fork, [2.0], **k),
-    lambda **k: plot_history(History([1.0, -1.0], [1.0, -0.5], 1), **k),
-]
-
-
-@pytest.mark.parametrize("draw", DRAW, ids=["density", "conditional", "history"])
-def test_given_axes_are_drawn_on_and_returned(draw: Callable[..., Axes], ax: Axes) -> None:
-    """With ax= no figure is made, and pyplot is not needed; without, exactly one is made."""
-    assert draw(ax=ax) is ax
-    assert plt.get_fignums() == []
-    made = draw()
-    assert plt.get_fignums() == [made.get_figure().number]
-
-
-@pytest.mark.parametrize("draw", DRAW, ids=["density", "conditional", "history"])
-def test_settings_of_matplotlib_are_left_alone(draw: Callable[..., Axes]) -> None:
-    """No rcParams change, nothing is shown, and a drawn figure warns of nothing."""
-    before = mpl.rcParams.copy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        draw().get_figure().canvas.draw()
-    assert mpl.rcParams == before
-
-
-@pytest.mark.parametrize("draw", DRAW, ids=["density", "conditional", "history"])
-def test_labels_the_user_has_set_are_kept(draw: Callable[..., Axes], ax: Axes) -> None:
-    """An axis that has a label already keeps it."""
-    ax.set_xlabel("mine")
-    ax.set_ylabel("mine too")
-    draw(ax=ax)
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("mine", "mine too")

@@ -1,0 +1,306 @@
+"""Whether p(y|x) holds: what the functions of mdn.calibration return, drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import cbook
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
+
+from . import _ask as ask
+from . import _style as look
+from ._ask import Floats
+
+__all__ = ["plot_pit", "plot_coverage", "plot_sharpness"]
+
+_Z90 = 1.6449  # standard errors on either side for 90 %
+_FEW = 5  # rows a bin below which its error says nothing
+_MOST_ROWS = 0.98  # of the single errors the frame holds this share
+_MARKERS = "os^Dv*"
+
+
+def plot_pit(histogram: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
+    """Draw a PIT histogram with the band in which its bars lie if the model is calibrated.
+
+    A hump says that the prediction is too wide, a valley too narrow, a slope biased.  Bars outside
+    the band are hatched; of B bins about B (1 - band) are by chance.
+
+    Args:
+        histogram: what ``mdn.calibration.pit_histogram`` returns.
+        ax: where to draw; a new figure if None.
+        **style: keywords of ``Axes.bar``, as ``color``.
+
+    Returns:
+        The Axes; the bars are ``ax.containers[0]``.
+
+    Raises:
+        TypeError: not a histogram.
+        ValueError: counts that are not finite.
+
+    Example:
+        >>> from mdn.calibration import pit_histogram
+        >>> ax = plot_pit(pit_histogram([0.1, 0.2, 0.4, 0.5, 0.7, 0.9], bins=2))
+        >>> for name in ax.get_legend_handles_labels()[1]:
+        ...     print(name)
+        90 % band if calibrated
+        expected, 3 rows
+        rows in the bin
+        >>> [float(bar.get_height()) for bar in ax.containers[0]]
+        [3.0, 3.0]
+    """
+    wanted = ("counts", "edges", "low", "high", "expected", "band")
+    ask.fields(histogram, "histogram", wanted, "mdn.calibration.pit_histogram")
+    counts, edges = (ask.vector(getattr(histogram, f), f) for f in ("counts", "edges"))
+    if len(edges) != len(counts) + 1:
+        raise ValueError(
+            f"edges must be {len(counts) + 1} for {len(counts)} bins; got {len(edges)}"
+        )
+    out = (counts < histogram.low) | (counts > histogram.high)
+
+    ax = look.axes(ax)
+    ax.fill_between(
+        edges[[0, -1]],
+        histogram.low,
+        histogram.high,
+        color=look.GREY,
+        alpha=0.6,
+        linewidth=0,
+        zorder=2,
+        label=f"{look.percent(histogram.band)} band if calibrated",
+    )
+    ax.hlines(
+        histogram.expected,
+        *edges[[0, -1]],
+        color=look.BLACK,
+        linestyle="--",
+        linewidth=1.5,
+        zorder=3,
+        label=f"expected, {histogram.expected:.4g} rows",
+    )
+    default = {
+        "width": np.diff(edges),
+        "align": "edge",
+        "color": [look.ORANGE if o else look.SKY for o in out],
+        "edgecolor": look.BLACK,
+        "linewidth": 0.8,
+        "zorder": 1,
+    }
+    bars = ax.bar(edges[:-1], counts, **{**default, **cbook.normalize_kwargs(style, Patch)})
+    for bar in np.array(bars.patches)[out]:
+        bar.set_hatch("//")
+    handles, names = ax.get_legend_handles_labels()
+    for label, chosen in (("rows in the bin", ~out), ("rows outside the band", out)):
+        if chosen.any():
+            handles.append(bars.patches[int(np.argmax(chosen))])
+            names.append(label)
+            handles[-1].set_label(label)
+    ax.set_xlim(edges[0], edges[-1])
+    ax.set_ylim(0, 1.3 * max(counts.max(), histogram.high))  # the legend stands above the bars
+    ax.set_xlabel(ax.get_xlabel() or "PIT: predicted probability of a smaller y")
+    ax.set_ylabel(ax.get_ylabel() or "rows")
+    ax.legend(handles, names, loc="upper center", ncols=2, fontsize="small", frameon=False)
+    return ax
+
+
+def plot_coverage(curves: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
+    """Draw the share of rows inside the predicted regions against what these promise.
+
+    On the diagonal a region holds what it promises; below it the model is too narrow, above it too
+    wide.  The band is where chance leaves a calibrated model, level by level.
+
+    Args:
+        curves: what ``mdn.calibration.coverage_curve`` returns, or up to six of them by the name of
+            the model, all for the same rows.
+        ax: where to draw; a new figure if None.
+        **style: keywords of ``Axes.plot`` for the curves, as ``marker``.
+
+    Returns:
+        The Axes; the first of ``ax.lines`` is the diagonal, the others are the curves.
+
+    Raises:
+        TypeError: not a curve.
+        ValueError: no curve, more than six, or of different numbers of rows or bands.
+
+    Example:
+        >>> from mdn.calibration import CoverageCurve
+        >>> import numpy as np
+        >>> promised = np.array([0.5, 0.9])
+        >>> low, high = promised - 0.02, promised + 0.02
+        >>> curve = CoverageCurve(promised, promised - 0.1, low, high, n=900, band=0.9)
+        >>> ax = plot_coverage({"narrow": curve})
+        >>> ax.get_legend_handles_labels()[1]
+        ['90 % band if calibrated', 'promised', 'narrow']
+    """
+    named = curves if isinstance(curves, Mapping) else {"observed": curves}
+    if not 1 <= len(named) <= len(look.CURVES):
+        raise ValueError(f"curves must be 1 to {len(look.CURVES)}; got {len(named)}")
+    wanted = ("nominal", "observed", "low", "high", "n", "band")
+    for name, curve in named.items():
+        what = f"curves[{name!r}]" if named is curves else "curves"
+        ask.fields(curve, what, wanted, "mdn.calibration.coverage_curve")
+    first = next(iter(named.values()))
+    kinds = sorted({(c.n, c.band) for c in named.values()})
+    if len(kinds) > 1:
+        raise ValueError(f"curves must have the same rows and band; got (n, band) {kinds}")
+
+    ax = look.axes(ax)
+    low, high = (np.concatenate([[0.0], end, [1.0]]) for end in (first.low, first.high))
+    promised = np.concatenate([[0.0], first.nominal, [1.0]])
+    ax.fill_between(
+        *(promised, low, high),
+        color=look.GREY,
+        alpha=0.6,
+        linewidth=0,
+        label=f"{look.percent(first.band)} band if calibrated",
+    )
+    ax.plot([0, 1], [0, 1], color=look.BLACK, linewidth=0.8, label="promised")
+    style = cbook.normalize_kwargs(style, Line2D)
+    for (name, curve), (colour, dashes) in zip(named.items(), look.CURVES, strict=False):
+        default = {"color": colour, "linestyle": dashes, "marker": ".", "linewidth": 1.8}
+        ax.plot(curve.nominal, curve.observed, **{**default, "label": name, **style})
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set_xlabel(ax.get_xlabel() or "promised coverage")
+    ax.set_ylabel(ax.get_ylabel() or f"share of the {first.n} rows inside")
+    hint = "above the diagonal: too wide\nbelow: too narrow"
+    ax.legend(loc="best", fontsize="small", title=hint, title_fontsize="small", alignment="left")
+    return ax
+
+
+def plot_sharpness(
+    spread: Any,
+    error: ArrayLike,
+    *,
+    n_bins: int = 10,
+    y_unit: str | None = None,
+    ax: Axes | None = None,
+    **style: Any,
+) -> Axes:
+    r"""Draw the error of the rows against their predicted spread: do the widths mean anything?
+
+    The rows are cut into bins of equal counts by their spread; a point is a bin, its bar an
+    interval of about 90 %.  For standard deviations the root of the mean of :math:`\sigma^2` stands
+    against the root-mean-square error.  For intervals of coverage c it is the mean half-width
+    against the c quantile of the absolute error.  On the diagonal the model is right about what it
+    does not know; a level row of points says that its widths tell nothing.  Of the single errors
+    the largest 2 % may lie above the frame.
+
+    Args:
+        spread: predicted standard deviations, (N,) or (N, 1); or what ``mdn.calibration.sharpness``
+            returns.
+        error: y minus the predicted mean, or, with intervals, minus their middle; (N,) or (N, 1).
+        n_bins: bins, each of five rows at least.
+        y_unit: unit of y, as "min".
+        ax: where to draw; a new figure if None.
+        **style: keywords of ``Axes.errorbar``, as ``marker`` or ``capsize``.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: different lengths, a spread that is not positive, or too few rows for the bins.
+
+    Example:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> sigma = rng.uniform(1.0, 3.0, 1000)
+        >>> ax = plot_sharpness(sigma, sigma * rng.normal(size=1000), n_bins=4, y_unit="min")
+        >>> ax.containers[0][0].get_xdata().round(2)
+        array([1.29, 1.81, 2.3 , 2.76])
+        >>> ax.containers[0][0].get_ydata().round(2)
+        array([1.29, 1.97, 2.43, 2.63])
+    """
+    spreads = _spreads(spread)
+    miss = np.abs(ask.vector(error, "error", len(spreads[0].values)))
+    if n_bins < 1 or len(miss) < _FEW * n_bins:
+        raise ValueError(
+            f"n_bins must leave {_FEW} rows or more for each bin; got {n_bins} for {len(miss)} rows"
+        )
+    binned = [_binned(s, miss, n_bins) for s in spreads]  # each (4, B)
+
+    ax = look.axes(ax)
+    x, tops = np.concatenate([b[0] for b in binned]), [b[3].max() for b in binned]
+    pad = 0.12 * np.ptp(x) or 0.1 * x.max()
+    low, high = max(0.0, x.min() - pad), x.max() + pad
+    ax.plot([low, high], [low, high], color=look.BLACK, linewidth=0.8, label="error as predicted")
+    if len(spreads) == 1:
+        ax.scatter(
+            *(spreads[0].values, miss),
+            s=7,
+            color=look.GREY,
+            linewidths=0,
+            alpha=0.7,
+            zorder=1,
+            rasterized=True,
+            label="|error| of a row",
+        )
+        tops.append(float(np.quantile(miss, _MOST_ROWS)))
+    style = cbook.normalize_kwargs(style, Line2D)
+    for s, (centre, middle, lower, upper), (colour, _), marker in zip(
+        spreads, binned, look.CURVES, _MARKERS, strict=False
+    ):
+        default = {"color": colour, "marker": marker, "linestyle": "none", "capsize": 3}
+        bars = np.stack([middle - lower, upper - middle])
+        ax.errorbar(*(centre, middle, bars), **{**default, "label": s.name, "zorder": 3, **style})
+    ax.set(xlim=(low, high), ylim=(0.0, 1.05 * max(high, *tops)))
+    ax.set_xlabel(ax.get_xlabel() or look.with_unit(spreads[0].what, y_unit))
+    ax.set_ylabel(ax.get_ylabel() or look.with_unit("error", y_unit))
+    look.legend(ax, len(miss))
+    return ax
+
+
+# -- what to draw, as numbers ---------------------------------------------------------------------
+
+
+class _Spread(NamedTuple):
+    """A width for each row, and what is to be compared with it."""
+
+    values: Floats  # (N,), standard deviations or half-widths
+    what: str
+    name: str
+    coverage: float | None  # None for standard deviations
+
+
+def _spreads(spread: Any) -> list[_Spread]:
+    if hasattr(spread, "coverage") and hasattr(spread, "width"):
+        coverage = ask.vector(spread.coverage, "coverage")
+        width = ask.numeric(spread.width, "width").reshape(-1, len(coverage))  # (N, C)
+        if len(coverage) > len(look.CURVES):
+            raise ValueError(f"spread must be of 1 to {len(look.CURVES)} coverages; got {coverage}")
+        what = "predicted half-width of the interval"
+        found = [
+            _Spread(w / 2, what, f"{look.percent(c)} of the |errors| in a bin", float(c))
+            for w, c in zip(width.T, coverage, strict=True)
+        ]
+    else:
+        std = ask.vector(spread, "spread")
+        what = "predicted standard deviation"
+        found = [_Spread(std, what, "root-mean-square error of a bin", None)]
+    for s in found:
+        if not (s.values > 0).all():
+            row = int(np.flatnonzero(s.values <= 0)[0])
+            raise ValueError(f"spread must be positive; got {s.values[row]:g} in row {row}")
+    return found
+
+
+def _binned(spread: _Spread, miss: Floats, n_bins: int) -> Floats:
+    """Mean spread and error of bins of equal counts, and the ends of its interval, (4, B)."""
+    c = spread.coverage
+    columns = []
+    for rows in np.array_split(np.argsort(spread.values, kind="stable"), n_bins):
+        width, part, n = spread.values[rows], miss[rows], len(rows)
+        if c is None:
+            square = part**2
+            step = _Z90 * square.std(ddof=1) / math.sqrt(n)
+            ends = np.sqrt((square.mean() + step * np.array([0, -1, 1])).clip(min=0.0))
+            columns.append([math.sqrt((width**2).mean()), *ends])
+        else:
+            step = _Z90 * math.sqrt(c * (1 - c) / n)
+            levels = (c + step * np.array([0, -1, 1])).clip(0.0, 1.0)
+            columns.append([width.mean(), *np.quantile(part, levels)])
+    return np.array(columns).T

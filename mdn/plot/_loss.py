@@ -1,0 +1,271 @@
+"""Losses: a training run, one loss in several units, and what each step of a model gains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib import cbook
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from . import _ask as ask
+from . import _style as look
+from ._ask import Floats
+
+__all__ = ["plot_history", "plot_units", "plot_waterfall"]
+
+_WORST_EPOCHS = 0.05  # share of the epochs, at least one, that may leave the frame at the top
+_ZERO_IN_REACH = 3.0  # heights of the curves from which on the line at 0 would squash them
+_SQUASH = 10.0  # they do if they make the range of the loss more than this times as large
+
+
+def plot_history(
+    history: Any, *, y_unit: str | None = None, ax: Axes | None = None, **style: Any
+) -> Axes:
+    """Draw the NLL of every epoch, mark the best one, and say what zero means.
+
+    The line at 0 is drawn unless it lies farther from the curves than three times their height;
+    then the legend says where it is.  If the worst 5 % of the epochs (at least one) would leave
+    less than a tenth of the height to the others, they leave the frame at the top, and the legend
+    says so.
+
+    Args:
+        history: what a fit returned: lists ``train_nll`` and ``val_nll`` (it may be empty), in nats
+            per row in the unit of y, and the index ``best_epoch`` (-1 for none).
+        y_unit: unit of y, as "min"; the NLL depends on it.
+        ax: where to draw; a new figure if None.
+        **style: keywords of ``Axes.plot`` for both curves, as ``lw``.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: no epoch with a finite NLL.
+        TypeError: not a history.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> run = SimpleNamespace(train_nll=[1.2, 0.1], val_nll=[1.3, -0.1], best_epoch=1)
+        >>> ax = plot_history(run, y_unit="min")
+        >>> for name in ax.get_legend_handles_labels()[1]:
+        ...     print(name)
+        training, mean over the epoch
+        validation
+        best: epoch 1, NLL -0.1
+        0: a density may exceed 1,
+        so the loss may go below
+    """
+    train, val, best = ask.history(history)
+    ax = look.axes(ax)
+    style = cbook.normalize_kwargs(style, Line2D)
+    short = {"marker": "."} if len(train) < 20 else {}
+    looks = [
+        (
+            train,
+            {"color": look.ORANGE, "linestyle": "--", "label": "training, mean over the epoch"},
+        ),
+        (val, {"color": look.BLUE, "linestyle": "-", "label": "validation"}),
+    ]
+    for nll, curve in looks:
+        if len(nll):
+            ax.plot(np.arange(len(nll)), nll, **{**curve, "linewidth": 1.8, **short, **style})
+    judged = val if len(val) else train
+    if 0 <= best < len(judged):
+        ax.plot(
+            *(best, judged[best]),
+            "o",
+            color=look.BLACK,
+            markersize=9,
+            markerfacecolor="none",
+            markeredgewidth=1.8,
+            zorder=4,
+            label=f"best: epoch {best}, NLL {judged[best]:.4g}",
+        )
+
+    low, high, cut = _frame(train, val)
+    away = max(low, -high, 0.0)
+    if away <= _ZERO_IN_REACH * (high - low):
+        text = "0: a density may exceed 1,\nso the loss may go below"
+        ax.axhline(0.0, color=look.BLACK, lw=1, ls=":", label=text, zorder=1)
+        low, high = min(low, 0.0), max(high, 0.0)
+    elif low > 0:
+        look.note(ax, f"0 is {away:.3g} nats below; it is no bound,\nas a density may exceed 1")
+    else:
+        look.note(
+            ax, f"0 is {away:.3g} nats above: the loss is\nbelow it, as a density may exceed 1"
+        )
+    if cut:
+        pad = 0.05 * (high - low)
+        ax.set_ylim(low - pad, high + pad)
+        look.note(ax, cut)
+
+    ax.set_xlabel(ax.get_xlabel() or "epoch (the first is 0)")
+    ax.set_ylabel(ax.get_ylabel() or f"NLL [nats per row, y in {y_unit or 'its own unit'}]")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    ax.legend(loc="best", fontsize="small")
+    return ax
+
+
+def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any) -> Axes:
+    """Draw the loss of one fit in several units of y, as bars from the line at zero.
+
+    Args:
+        nll: NLL in nats per row by the name of the unit.
+        ax: where to draw; a new figure if None.
+        **style: keywords of ``Axes.barh``, as ``color``.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: no unit, or an NLL that is not finite.
+
+    Example:
+        >>> ax = plot_units({"seconds": 4.63, "minutes": 0.54, "hours": -3.56})
+        >>> [text.get_text() for text in ax.texts[:3]]
+        ['+4.63', '+0.54', '-3.56']
+    """
+    if not nll:
+        raise ValueError("nll must name at least one unit; got none")
+    values = ask.numeric(list(nll.values()), "nll")
+    ax = look.axes(ax)
+    rows = np.arange(len(values))[::-1]
+    default = {"color": look.SKY, "edgecolor": look.BLACK, "height": 0.55}
+    ax.barh(rows, values, **{**default, **cbook.normalize_kwargs(style, Patch)})
+    ax.axvline(0.0, color=look.BLACK, lw=1, ls=":")
+    for row, value in zip(rows, values, strict=True):
+        _write(ax, f"{value:+.2f}", value, row, 1 if value >= 0 else -1)
+    ax.set_yticks(rows, [f"y in {unit}" for unit in nll])
+    ax.set_ylim(-0.6, len(values) - 0.05)
+    ax.annotate(
+        "0: p(y|x) = 1 per unit of y, no bound",
+        (0.0, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, -4),
+        textcoords="offset points",
+        va="top",
+        fontsize="small",
+    )
+    ax.margins(x=0.18)
+    ax.set_xlabel(ax.get_xlabel() or "NLL [nats per row]")
+    return ax
+
+
+def plot_waterfall(
+    nll: Mapping[str, float], *, y_unit: str | None = None, ax: Axes | None = None, **style: Any
+) -> Axes:
+    """Draw how the loss falls from one model to the next, as bars from each to the one before.
+
+    The steps are what can be compared: they are the same in any unit of y, and 1 nat means that the
+    data are e times as likely a row.  Where the loss itself lies depends on the unit, so no bar
+    starts at 0.  A step for the worse is hatched.
+
+    Args:
+        nll: NLL in nats per row by the name of the model, from the plainest to the richest, all on
+            the same rows, such as marginal, homoscedastic Gaussian, heteroscedastic Gaussian,
+            mixture.
+        y_unit: unit of y, as "min"; the NLL depends on it.
+        ax: where to draw; a new figure if None.
+        **style: keywords of ``Axes.barh``, as ``color``.
+
+    Returns:
+        The Axes; the bars are ``ax.patches``.
+
+    Raises:
+        ValueError: fewer than two models, or an NLL that is not finite.
+
+    Example:
+        >>> ax = plot_waterfall({"marginal": 1.41, "Gaussian": 1.06, "mixture": 0.52}, y_unit="min")
+        >>> [text.get_text() for text in ax.texts]
+        ['1.41', '1.06', '−0.35', '0.52', '−0.54']
+    """
+    if not isinstance(nll, Mapping) or len(nll) < 2:
+        got = f"{len(nll)}" if isinstance(nll, Mapping) else ask.kind(nll)
+        raise ValueError(f"nll must map the names of at least two models to numbers; got {got}")
+    values = ask.numeric(list(nll.values()), "nll")
+    span = float(np.ptp(values))
+    digits = 2 if span == 0 else max(2, 1 - math.floor(math.log10(span)))
+
+    ax = look.axes(ax)
+    rows = np.arange(len(values))[::-1]
+    steps = np.diff(values)
+    bars = ax.barh(
+        rows[1:],
+        steps,
+        left=values[:-1],
+        **{
+            "color": [look.SKY if step <= 0 else look.ORANGE for step in steps],
+            "edgecolor": look.BLACK,
+            "height": 0.5,
+            **cbook.normalize_kwargs(style, Patch),
+        },
+    )
+    for bar, step in zip(bars, steps, strict=True):
+        bar.set_hatch("//" if step > 0 else "")
+        bar.sticky_edges.x.clear()  # they stand on no line that the frame should end at
+    ax.vlines(values, rows - 0.32, rows + 0.32, color=look.BLACK, linewidth=2.5, zorder=3)
+    ax.vlines(values[:-1], rows[1:], rows[:-1], color=look.BLACK, linewidth=0.8, linestyle=":")
+    for i, (row, value) in enumerate(zip(rows, values, strict=True)):
+        worse = i > 0 and value > values[i - 1]
+        _write(ax, _signed(value, digits), value, row, 1 if i == 0 or worse else -1)
+        if i:
+            _write(
+                ax,
+                _signed(value - values[i - 1], digits, "+"),
+                values[i - 1],
+                row,
+                -1 if worse else 1,
+                style="italic",
+            )
+    ax.set_yticks(rows, list(nll))
+    ax.set_ylim(-0.6, len(values) - 0.4)
+    ax.margins(x=0.2)
+    ax.set_xlabel(ax.get_xlabel() or f"NLL [nats per row, y in {y_unit or 'its own unit'}]")
+    return ax
+
+
+# -- what to draw, as numbers ---------------------------------------------------------------------
+
+
+def _frame(train: Floats, val: Floats) -> tuple[float, float, str | None]:
+    """Lowest and highest NLL to show, and what to say of the epochs above; see plot_history."""
+    n = max(len(train), len(val))
+    both = np.full((2, n), -math.inf)
+    both[0, : len(train)], both[1, : len(val)] = train, val
+    worst = np.where(np.isnan(both), math.inf, both).max(0)  # (n,)
+    low = float(both[np.isfinite(both)].min())
+    n_cut = math.ceil(_WORST_EPOCHS * n)
+    kept = np.sort(worst)[-1 - n_cut] if n > n_cut else low
+    limit = low + _SQUASH * (kept - low) if kept > low else math.inf
+    out = np.flatnonzero((worst > limit) | np.isinf(worst))
+    shown = np.delete(both, out, axis=1)
+    high = float(shown.max()) if shown.size else low
+    if not out.size:
+        return low, high, None
+    first = "first " if out[-1] == len(out) - 1 else ""
+    return low, high, f"not shown: {first}{len(out)} of {n} epochs,\nup to {worst.max():.3g}"
+
+
+def _signed(value: float, digits: int, sign: str = "-") -> str:
+    return f"{value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+# -- drawing --------------------------------------------------------------------------------------
+
+
+def _write(ax: Axes, text: str, at: float, row: float, side: int, **style: Any) -> None:
+    """Text to the right (side 1) or to the left (side -1) of a value."""
+    ax.annotate(
+        text,
+        (at, row),
+        xytext=(5 * side, 0),
+        textcoords="offset points",
+        ha="left" if side > 0 else "right",
+        va="center",
+        **style,
+    )
