@@ -29,6 +29,8 @@ FAST: dict[str, Any] = {
     "learning_rate": 1e-6,
     "weight_decay": 1e-3,
     "max_epochs": 4,
+    "ensemble_size": 1,
+    "trees": False,
 }
 N = 60
 
