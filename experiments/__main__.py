@@ -104,7 +104,7 @@ def run_one(
     words += [f"--seed {seed}"] if seed else []
     told = {
         "experiment": name,
-        "command": " ".join(["python -m experiments", name, *words]),
+        "command": " ".join(["mdn experiment", name, *words]),
         "commit": before,
         "fast": fast,
         "seed": seed,
@@ -237,7 +237,7 @@ def _status(name: str) -> Iterator[Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments",
+        prog="mdn experiment",
         description="Run experiments; each writes figures and results.json.",
         epilog="Example: mdn experiment inverse-sinusoid --fast",
     )

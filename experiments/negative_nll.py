@@ -1,0 +1,285 @@
+r"""Why a negative loss is no sign of overfitting: four units, a classifier, a collapse, told apart.
+
+A density is probability per unit of y, so it may exceed 1, and then $-\log p$ is negative. In
+another unit, $c\,y$, the same model has another loss, $\text{NLL} + \log c$. What it says of new
+rows, quantiles and all, does not change. A classifier's loss is that of a mass, at most 1, so it
+cannot become negative; a likelihood *ratio* can.
+
+So the sign says nothing of the health of a model, and `mdn.explain_nll` looks elsewhere. Here it is
+asked of one sound model in four units and of three models that were broken on purpose: one that
+collapsed onto its rows, one trained for too long, one whose y is discrete. The rows are simulated:
+y = sin(3 x) plus Gaussian noise whose width grows with x, in minutes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import mdn
+from mdn import plot
+
+__all__ = ["DATA", "MINUTES", "report", "run"]
+
+MINUTES = 0.5
+DATA = "none"
+
+UNITS = {"hours": 1 / 60, "minutes": 1.0, "seconds": 60.0, "milliseconds": 60e3}
+N_CLASSES = 6
+RATE = 5e-3
+NEW_ROWS = 600
+
+Rows = tuple[Tensor, Tensor]
+
+
+def run(
+    seed: int = 0,
+    fast: bool = False,
+    *,
+    out: Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Losses in four units, of a classifier, and the verdicts; draws units.png and verdicts.png."""
+    g = torch.Generator().manual_seed(seed)
+    n = 500 if fast else 2000
+    rows, val, new = _rows(n, g), _rows(n // 2, g), _rows(NEW_ROWS, g)
+    truth = _truth(new[0])
+    reports: dict[str, mdn.NLLReport] = {}
+
+    units: dict[str, Any] = {}
+    histories: dict[str, mdn.History] = {}
+    for name, c in UNITS.items():
+        progress(f"the model in {name}")
+        model, histories[name] = _trained(
+            seed, (rows[0], c * rows[1]), (val[0], c * val[1]), n_components=2
+        )
+        found = reports[f"sound, in {name}"] = mdn.explain_nll(
+            model, new[0], c * new[1], train=(rows[0], c * rows[1])
+        )
+        with torch.no_grad():
+            median = model(new[0]).icdf(torch.full((1,), 0.5)) / c
+        nll = found.unit["nll"]
+        units[name] = {
+            "factor": c,
+            "nll": nll,
+            "minus_log_factor": nll - math.log(c),
+            "highest_density": found.sign["highest_density"],
+            "share_above_one": found.sign["share_above_one"],
+            "median_of_medians_in_minutes": float(median.median()),
+            "verdict": found.verdict,
+        }
+
+    progress("a classifier")
+    classes = _classifier(seed, rows, val, new, fast)
+
+    broken = {}
+    for name, situation in _broken(seed, g).items():
+        progress(name)
+        model, own, fresh = situation()
+        found = reports[name] = mdn.explain_nll(model, *fresh, train=own)
+        with torch.no_grad():
+            train_nll = float(-model(own[0]).log_prob(own[1]).mean())
+        broken[name] = {
+            "train_nll": train_nll,
+            "nll": found.unit["nll"],
+            "word": found.word,
+            "verdict": found.verdict,
+            "remedy": found.remedy,
+        }
+    numbers = {
+        "rows": n,
+        "new_rows": NEW_ROWS,
+        "truth": float(-truth.log_prob(new[1]).mean()),
+        "units": units,
+        "classifier": classes,
+        "broken": broken,
+    }
+    if out is not None:
+        _draw_units(numbers, histories["hours"]).savefig(out / "units.png", dpi=110)
+        for name, file in (("sound, in hours", "sound"), ("collapsed", "collapsed")):
+            figure = reports[name].plot()
+            figure.savefig(out / f"{file}.png", dpi=110)
+    return numbers
+
+
+def report(numbers: dict[str, Any]) -> str:
+    """A table of units, the classifier, and a table of verdicts."""
+    units = numbers["units"]
+    minutes = units["minutes"]
+    lines = [
+        f"One network, trained anew on {numbers['rows']} rows in each unit of y, on "
+        f"{numbers['new_rows']} new rows; the true density has {numbers['truth']:.3f} nats in "
+        "minutes:",
+        "",
+        "| y in | NLL | NLL - log c | highest density | rows with p > 1 | median, min | verdict |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {name} | {u['nll']:.3f} | {u['minus_log_factor']:.3f} | "
+            f"{u['highest_density']:.3g} | {u['share_above_one']:.0%} | "
+            f"{u['median_of_medians_in_minutes']:.3f} | {u['verdict'].split(':')[0]} |"
+            for name, u in units.items()
+        ),
+        "",
+        f"In {'all' if len({u['verdict'].split(':')[0] for u in units.values()}) == 1 else 'some'} "
+        f"units the verdict is the same; it says: *{minutes['verdict']}*",
+        "",
+    ]
+    c = numbers["classifier"]
+    lines += [
+        f"A classifier of y in {c['classes']} bins, the same network with another head: NLL "
+        f"{c['nll']:.3f} nats, the lowest of a row {c['lowest']:.2g}, never below 0, as "
+        f"p is at most {c['highest_mass']:.4f}. The likelihood *ratio* loss of the same "
+        f"predictions is {c['ratio_loss']:.3f} on average, and below 0 on "
+        f"{c['share_ratio_below_zero']:.0%} of the rows: those with p > 1/2.",
+        "",
+        "What is wrong shows elsewhere:",
+        "",
+        "| model | NLL in training | on new rows | verdict |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {b['train_nll']:.2f} | {b['nll']:.2f} | {b['verdict']} |"
+            for name, b in numbers["broken"].items()
+        ),
+        "",
+        "And what to do:",
+        "",
+        *(f"- {name}: {b['remedy']}" for name, b in numbers["broken"].items()),
+    ]
+    return "\n".join(lines)
+
+
+# -- data and models -------------------------------------------------------------------------------
+
+
+def _width(x: Tensor) -> Tensor:
+    return 0.1 + 0.2 * x
+
+
+def _rows(n: int, generator: torch.Generator) -> Rows:
+    x = torch.rand(n, 1, generator=generator)
+    return x, torch.sin(3 * x) + _width(x) * torch.randn(n, 1, generator=generator)
+
+
+def _truth(x: Tensor) -> mdn.GaussianMixture:
+    one = torch.zeros(len(x), 1)
+    return mdn.GaussianMixture(one, torch.sin(3 * x).unsqueeze(1), _width(x).unsqueeze(1))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _trained(
+    seed: int, rows: Rows, val: Rows | None, **options: Any
+) -> tuple[mdn.MDN, mdn.History]:
+    """A network and its training; without validation rows, all of its epochs."""
+    epochs = options.pop("max_epochs", 150)
+    rate = options.pop("lr", RATE)
+    with _seeded(seed):
+        model = mdn.MDN(1, hidden=(32, 32), **options).standardize_(*rows)
+    size = 128 if val is not None else len(rows[0])
+    history = mdn.fit(
+        model,
+        rows,
+        val,
+        max_epochs=epochs,
+        lr=rate,
+        patience=15,
+        batch_size=size,
+        progress=False,
+        seed=seed,
+    )
+    return model, history
+
+
+def _classifier(seed: int, rows: Rows, val: Rows, new: Rows, fast: bool) -> dict[str, Any]:
+    """The loss of a mass, and the ratio loss of the same predictions."""
+    edges = rows[1].flatten().quantile(torch.linspace(0, 1, N_CLASSES + 1)[1:-1])
+
+    def binned(pair: Rows) -> Rows:
+        return pair[0], torch.bucketize(pair[1].flatten(), edges)
+
+    with _seeded(seed):
+        head = mdn.CategoricalHead(32, N_CLASSES)
+        model = nn.Sequential(nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), head)
+    mdn.fit(
+        model,
+        binned(rows),
+        binned(val),
+        max_epochs=30 if fast else 150,
+        lr=RATE,
+        patience=15,
+        batch_size=128,
+        progress=False,
+        seed=seed,
+    )
+    x, target = binned(new)
+    with torch.no_grad():
+        dist = model(x)
+        loss = -dist.log_prob(target)
+        ratio = mdn.functional.nll_ratio_loss(dist.logits, target, reduction="none")
+    return {
+        "classes": N_CLASSES,
+        "nll": float(loss.mean()),
+        "lowest": float(loss.min()),
+        "highest_mass": float(dist.probs.max()),
+        "ratio_loss": float(ratio.mean()),
+        "share_ratio_below_zero": float((ratio < 0).double().mean()),
+        "share_mass_above_half": float((loss < math.log(2)).double().mean()),
+    }
+
+
+def _broken(seed: int, g: torch.Generator) -> dict[str, Callable[[], tuple[nn.Module, Rows, Rows]]]:
+    """Models broken on purpose, their training rows and new ones."""
+
+    def collapsed() -> tuple[nn.Module, Rows, Rows]:
+        rows = _rows(16, g)
+        model, _ = _trained(
+            seed, rows, None, n_components=8, min_scale=1e-6, max_epochs=700, lr=1e-2
+        )
+        return model, rows, _rows(NEW_ROWS, g)
+
+    def overfitted() -> tuple[nn.Module, Rows, Rows]:
+        rows = _rows(50, g)
+        model, _ = _trained(
+            seed, rows, None, n_components=2, min_scale=0.05, max_epochs=600, lr=1e-2
+        )
+        return model, rows, _rows(NEW_ROWS, g)
+
+    def discrete() -> tuple[nn.Module, Rows, Rows]:
+        def rounded(rows: Rows) -> Rows:
+            return rows[0], (4 * rows[1]).round() / 4
+
+        rows, val, new = (rounded(_rows(n, g)) for n in (400, 200, NEW_ROWS))
+        model, _ = _trained(seed, rows, val, n_components=5)
+        return model, rows, new
+
+    return {
+        "collapsed": collapsed,
+        "trained for too long": overfitted,
+        "y in quarters of a minute": discrete,
+    }
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def _draw_units(numbers: dict[str, Any], history: mdn.History) -> Figure:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    plot.plot_units({name: u["nll"] for name, u in numbers["units"].items()}, ax=left)
+    left.margins(x=0.25)  # for the numbers beside the bars
+    left.set_title("One model in four units of y", fontsize=10)
+    plot.plot_history(history, y_unit="hours", ax=right)
+    right.set_title("Its training in hours: negative, and sound", fontsize=10)
+    return figure

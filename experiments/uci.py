@@ -1,0 +1,283 @@
+r"""The default setting against boosted trees on the UCI regression sets, by rank and set by set.
+
+The full version reads what `python -m benchmarks.uci` measured (every method on the training rows
+of each standard split, scored on its test rows) from `benchmarks/results/uci.json`, so it takes
+seconds; that command takes hours. The small version fits everything itself, to the diabetes rows
+that scikit-learn brings along.
+
+A method's rank on a set is its mean rank over the splits. The line marks the critical difference:
+mean ranks over N sets that lie closer than
+
+$$
+\mathrm{CD} = q_\alpha \sqrt{\frac{k (k + 1)}{6 N}}
+$$
+
+are not told apart at 5 % by the test of Nemenyi (J. Demšar, Statistical comparisons of classifiers
+over multiple data sets, J. Mach. Learn. Res. 7, 2006, section 3.2.2). The NLL of wine quality,
+which takes six whole numbers, is that of the rounding cell.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy import stats
+
+from mdn import GaussianMixture, MDNRegressor, scoring
+
+__all__ = ["DATA", "MINUTES", "report", "run"]
+
+MINUTES = 0.1
+DATA = "none; the results of benchmarks.uci are in the repository"
+
+STORED = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "uci.json"
+NAMES = {
+    "mdn": "MDNRegressor()",
+    "mdn fast": 'MDNRegressor(preset="fast")',
+    "ngboost": "NGBoost",
+    "catboost": "CatBoost",
+    "constant": "least squares, constant width",
+}
+SCORES = {"nll": "NLL", "crps": "CRPS"}
+LEVEL = 0.05
+MARKERS = {"mdn": "o", "mdn fast": "D", "ngboost": "s", "catboost": "^", "constant": "v"}
+COLOURS = {
+    "mdn": "#0072b2",
+    "mdn fast": "#56b4e9",
+    "ngboost": "#d55e00",
+    "catboost": "#e69f00",
+    "constant": "#555555",
+}
+
+Records = list[dict[str, Any]]
+
+
+def run(
+    seed: int = 0,
+    fast: bool = False,
+    *,
+    out: Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Mean scores and ranks; draws ranks.png and sets.png."""
+    if fast:
+        records, source = _small(seed, progress), "small models, fitted in this run"
+    else:
+        if not STORED.exists():
+            raise FileNotFoundError(f"{STORED} is missing; run python -m benchmarks.uci first")
+        stored = json.loads(STORED.read_text(encoding="utf-8"))
+        records, source = stored["records"], "benchmarks/results/uci.json"
+    numbers = {"source": source, **_compared(records)}
+    if out is not None:
+        _draw_ranks(numbers).savefig(out / "ranks.png", dpi=110)
+        _draw_sets(numbers).savefig(out / "sets.png", dpi=110)
+    return numbers
+
+
+def report(numbers: dict[str, Any]) -> str:
+    """Ranks, and the mean of each score on each set."""
+    methods, sets = numbers["methods"], numbers["sets"]
+    first = "mdn"
+    lines = [
+        f"Means over {min(s['splits'] for s in sets.values())} to "
+        f"{max(s['splits'] for s in sets.values())} splits of {len(sets)} "
+        f"set{'s' * (len(sets) > 1)} ({numbers['source']}), on which all {len(methods)} methods "
+        "were run. Lower is better.",
+    ]
+    for score, title in SCORES.items():
+        lines += ["", "| " + title + " | splits | " + " | ".join(NAMES[m] for m in methods) + " |"]
+        lines.append("|---" * (len(methods) + 2) + "|")
+        for name, told in sets.items():
+            cells = [f"{told[score][m]['mean']:.3f}" for m in methods]
+            best = min(methods, key=lambda m: told[score][m]["mean"])
+            cells[methods.index(best)] = f"**{cells[methods.index(best)]}**"
+            lines.append(f"| {name} | {told['splits']} | " + " | ".join(cells) + " |")
+        ranks = numbers["ranks"][score]
+        lines.append("| mean rank | | " + " | ".join(f"{ranks[m]:.2f}" for m in methods) + " |")
+    wins = [
+        sum(
+            all(told[s][first]["mean"] < told[s][m]["mean"] for s in SCORES)
+            for told in sets.values()
+        )
+        for m in methods
+    ]
+    rivals = [m for m in methods if not m.startswith("mdn")]
+    lines += [
+        "",
+        *(
+            f"- {NAMES[first]} has the lower mean NLL and CRPS than {NAMES[m]} on "
+            f"{wins[methods.index(m)]} of {len(sets)} sets."
+            for m in rivals
+        ),
+        f"- Mean ranks that differ by less than {numbers['critical_difference']:.2f} are not told "
+        f"apart at {LEVEL:.0%} with {len(sets)} set{'s' * (len(sets) > 1)}; over the sets the "
+        f"ranks by NLL differ with p = {numbers['friedman_p']}.",
+    ]
+    return "\n".join(lines)
+
+
+def _compared(records: Records) -> dict[str, Any]:
+    """Means, standard errors and ranks over the splits that every method has."""
+    cells: dict[str, dict[int, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        if record["method"] in NAMES:
+            cells[record["set"]][record["split"]][record["method"]] = record
+    present = {m for rows in cells.values() for row in rows.values() for m in row}
+    methods = [m for m in NAMES if m in present]
+    sets: dict[str, Any] = {}
+    ranks: dict[str, list[list[float]]] = {score: [] for score in SCORES}
+    for name in sorted(cells):
+        rows = [row for row in cells[name].values() if len(row) == len(methods)]
+        if not rows:
+            continue
+        sets[name] = {"splits": len(rows)}
+        for score in SCORES:
+            table = np.array([[row[m][score] for m in methods] for row in rows])  # (S, k)
+            own = table - table[:, :1]
+            sets[name][score] = {
+                m: {
+                    "mean": float(table[:, i].mean()),
+                    "worse_than_mdn": float(own[:, i].mean()),
+                    "error": float(own[:, i].std(ddof=1) / math.sqrt(len(rows)))
+                    if len(rows) > 1
+                    else 0.0,
+                }
+                for i, m in enumerate(methods)
+            }
+            ranks[score].append(stats.rankdata(table, axis=1).mean(0).tolist())
+    if not sets:
+        raise ValueError("no set has results of every method")
+    k, n = len(methods), len(sets)
+    nemenyi = float(stats.studentized_range.isf(LEVEL, k, np.inf)) / math.sqrt(2)
+    friedman = "not defined (fewer than 3 sets)"
+    if n > 2 and k > 2:
+        friedman = f"{stats.friedmanchisquare(*np.array(ranks['nll']).T).pvalue:.2g}"
+    return {
+        "methods": methods,
+        "sets": sets,
+        "ranks": {
+            s: dict(zip(methods, np.mean(rows, 0).tolist(), strict=True))
+            for s, rows in ranks.items()
+        },
+        "critical_difference": nemenyi * math.sqrt(k * (k + 1) / (6 * n)),
+        "friedman_p": friedman,
+    }
+
+
+def _small(seed: int, progress: Callable[[str], None]) -> Records:
+    """Small models on two splits of the diabetes rows."""
+    from sklearn.datasets import load_diabetes
+    from sklearn.linear_model import LinearRegression
+
+    X, y = load_diabetes(return_X_y=True)
+    rng = np.random.default_rng(seed)
+    records: Records = []
+    for split in range(2):
+        progress(f"split {split + 1} of 2")
+        order = rng.permutation(len(y))
+        inside, outside = order[:350], order[350:]
+        jitter = rng.uniform(-0.5, 0.5, len(y))  # y is rounded to whole numbers
+        target = y + jitter
+        line = LinearRegression().fit(X[inside], target[inside])
+        rest = target[inside] - line.predict(X[inside])
+        loc = torch.as_tensor(line.predict(X[outside]))[:, None, None]
+        width = torch.full_like(loc, rest.std(ddof=X.shape[1] + 1))
+        constant = GaussianMixture(torch.zeros(len(loc), 1), loc, width)
+        predictions: dict[str, GaussianMixture] = {"constant": constant}
+        for name, epochs in (("mdn", 30), ("mdn fast", 10)):
+            model = MDNRegressor(
+                2, preset="fast", ensemble_size=2, trees=False, max_epochs=epochs, random_state=seed
+            )
+            begin = time.monotonic()
+            model.fit(X[inside], target[inside])
+            progress(f"split {split + 1}: {NAMES[name]} took {time.monotonic() - begin:.1f} s")
+            predictions[name] = model.predict_distribution(X[outside])
+        for method, dist in predictions.items():
+            told = scoring.summary(dist, target[outside, None])
+            records.append(
+                {
+                    "set": "diabetes",
+                    "split": split,
+                    "method": method,
+                    "nll": told["nll"].mean,
+                    "crps": told["crps"].mean,
+                }
+            )
+    return records
+
+
+def _draw_ranks(numbers: dict[str, Any]) -> Figure:
+    """Mean ranks on a line for each score, with the critical difference as a bar."""
+    methods = numbers["methods"]
+    figure = Figure(figsize=(8, 1.2 + 1.9 * len(SCORES)), layout="constrained")
+    for ax, (score, title) in zip(
+        np.atleast_1d(figure.subplots(len(SCORES), 1)), SCORES.items(), strict=True
+    ):
+        for i, m in enumerate(sorted(methods, key=lambda m: numbers["ranks"][score][m])):
+            rank = numbers["ranks"][score][m]
+            ax.plot(rank, 0, MARKERS[m], color=COLOURS[m], ms=9, clip_on=False)
+            side = 1 if i % 2 else -1  # neighbours have their names on different sides
+            ax.annotate(
+                f"{NAMES[m]}\n{rank:.2f}",
+                (rank, 0),
+                (rank, 0.6 * side),
+                ha="center",
+                va="bottom" if side > 0 else "top",
+                fontsize=8,
+                arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.8},
+            )
+        size = numbers["critical_difference"]
+        ax.plot([1, 1 + size], [2.0, 2.0], color="k", lw=3, solid_capstyle="butt")
+        ax.text(1, 2.15, f"critical difference {size:.2f}", fontsize=8, ha="left", va="bottom")
+        ax.axhline(0, color="0.7", lw=1, zorder=0)
+        ax.set_xlim(0.7, max(len(methods), 1 + size) + 0.3)
+        ax.set_ylim(-2.0, 2.9)
+        ax.set_yticks([])
+        ax.set_xticks(range(1, len(methods) + 1))
+        ax.spines[["left", "right", "top"]].set_visible(False)
+        ax.set_xlabel(f"mean rank by {title} over {len(numbers['sets'])} sets (1 is best)")
+    return figure
+
+
+def _draw_sets(numbers: dict[str, Any]) -> Figure:
+    """How much worse than the default each method is, on each set."""
+    methods = [m for m in numbers["methods"] if m != "mdn"]
+    names = list(numbers["sets"])
+    figure = Figure(figsize=(9, 1.6 + 0.45 * len(names)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, (score, title) in zip(axes, SCORES.items(), strict=True):
+        for j, m in enumerate(methods):
+            told = [numbers["sets"][name][score] for name in names]
+            base = [1.0 if score == "nll" else abs(t["mdn"]["mean"]) for t in told]
+            value = [t[m]["worse_than_mdn"] / b for t, b in zip(told, base, strict=True)]
+            error = [2 * t[m]["error"] / b for t, b in zip(told, base, strict=True)]
+            place = np.arange(len(names)) + 0.18 * (j - 0.5 * (len(methods) - 1))
+            ax.errorbar(
+                value,
+                place,
+                xerr=error,
+                fmt=MARKERS[m],
+                color=COLOURS[m],
+                ms=5,
+                lw=1,
+                label=NAMES[m],
+            )
+        ax.axvline(0, color="k", lw=1)
+        ax.set_yticks(range(len(names)), names)
+        unit = "nats per row" if score == "nll" else "share of its CRPS"
+        ax.set_xlabel(f"{title} above that of MDNRegressor(), {unit}")
+        ax.grid(axis="x", color="0.9")
+    axes[0].invert_yaxis()  # the other shares it
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(methods), frameon=False)
+    figure.supxlabel("bars: two standard errors of the paired difference", fontsize=8)
+    return figure

@@ -1,0 +1,249 @@
+"""Tests of how experiments are found, run, stored and shown, and of the one on the UCI sets."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from experiments import NAMES, __main__, about, load, negative_nll, uci
+
+
+def small(**more: Any) -> SimpleNamespace:
+    """An experiment that draws dots from its seed."""
+
+    def run(
+        seed: int = 0, fast: bool = False, *, out: Any, progress: Any, data: str | None = None
+    ) -> dict[str, Any]:
+        progress("drawing")
+        (out / "dot.png").write_bytes(b"dot")
+        return {"seed": seed, "fast": fast, "data": data, "odd": [math.nan, math.inf], 3: (1, 2)}
+
+    told = {
+        "__doc__": "Dots.\n\nMore of them.",
+        "MINUTES": 2.0,
+        "DATA": "none",
+        "run": run,
+        "report": lambda numbers: f"seed {numbers['seed']}, odd {numbers['odd']}",
+    }
+    return SimpleNamespace(**{**told, **more})
+
+
+@pytest.fixture
+def dots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Two small experiments in place of those that there are; the folder is the current one."""
+
+    def broken(*args: Any, **options: Any) -> Any:
+        raise ValueError("no dots\nat all")
+
+    modules = {"dots": small(), "broken": small(run=broken)}
+    monkeypatch.setattr(__main__, "NAMES", tuple(modules))
+    monkeypatch.setattr(__main__, "load", modules.__getitem__)
+    monkeypatch.chdir(tmp_path)
+    return modules
+
+
+def test_every_module_has_a_name_and_every_name_a_module() -> None:
+    """And says what it shows, in one sentence, how long it takes and what it needs."""
+    folder = Path(__main__.__file__).parent
+    files = {p.stem for p in folder.glob("*.py") if not p.stem.startswith("_")}
+    assert {name.replace("-", "_") for name in NAMES} == files
+    for name in NAMES:
+        it = about(name)
+        assert it.shows.endswith(".")
+        assert it.minutes > 0
+        assert it.data
+        assert callable(load(name).report)
+    with pytest.raises(ValueError, match="no experiment is called 'nothing'; there are mnist-nll"):
+        load("nothing")
+
+
+def test_a_run_leaves_numbers_and_figures_in_its_folder(
+    dots: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON without NaN, with the command that made it; the terminal shows the report."""
+    assert __main__.main(["dots", "--fast", "--seed", "7", "--data", "digits"]) == 0
+    told = json.loads(Path("mdn-experiments/dots/results.json").read_text())
+    assert told["numbers"] == {
+        "seed": 7,
+        "fast": True,
+        "data": "digits",
+        "odd": ["nan", "inf"],
+        "3": [1, 2],
+    }
+    assert told["command"] == "mdn experiment dots --data digits --fast --seed 7"
+    assert told["figures"] == ["dot.png"]
+    assert told["seconds"] >= 0
+    assert {"commit", "versions", "fast"} <= set(told)
+    shown = capsys.readouterr().out
+    assert "seed 7, odd ['nan', 'inf']" in shown
+    assert "results.json and dot.png" in shown
+
+
+def test_results_that_are_there_are_kept_unless_forced(
+    dots: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is lost by running a command twice."""
+    assert __main__.main(["dots", "--out", "here"]) == 0
+    before = Path("here/results.json").read_text()
+    assert __main__.main(["dots", "--out", "here", "--seed", "1"]) == 1
+    assert "here has results already; add --force" in capsys.readouterr().err
+    assert Path("here/results.json").read_text() == before
+    assert __main__.main(["dots", "--out", "here", "--seed", "1", "--force"]) == 0
+    assert json.loads(Path("here/results.json").read_text())["seed"] == 1
+
+
+def test_one_that_fails_does_not_keep_the_others_from_running(
+    dots: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its error is one line, and the exit status says so."""
+    assert __main__.main(["broken", "dots", "--out", "here"]) == 1
+    assert Path("here/dots/results.json").exists()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["experiments: broken: no dots at all", "experiments: 1 of 2 failed: broken"]
+    with pytest.raises(ValueError, match="no dots"):
+        __main__.main(["broken", "--out", "there", "--traceback"])
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "text"),
+    [
+        ([], 2, "usage:"),
+        (["many"], 2, "no experiment is called 'many'; see --list"),
+        (["dots", "--backbone", "x"], 2, "dots takes no --backbone"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(
+    dots: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    args: list[str],
+    status: int,
+    text: str,
+) -> None:
+    """Exit status 2."""
+    assert __main__.main(args) == status
+    assert text in capsys.readouterr().err
+
+
+def test_the_list_tells_of_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it shows, how long it takes, what data it needs."""
+    assert __main__.main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    for name in NAMES:
+        it = about(name)
+        assert it.shows in shown
+        assert f"data: {it.data}" in shown
+
+
+def test_the_pages_of_the_docs_are_those_of_the_stored_results() -> None:
+    """Each page is what --pages would write today."""
+    done = [p.parent for p in sorted(__main__.RESULTS.glob("*/results.json"))]
+    assert done
+    for folder in done:
+        told = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        assert not told["fast"], f"{folder.name} holds the small version"
+        assert all((folder / figure).exists() for figure in told["figures"])
+        page = __main__.PAGES / f"{told['experiment']}.md"
+        assert page.read_text(encoding="utf-8") == __main__.page(folder)
+    assert {p.name for p in done} == {p.stem for p in __main__.PAGES.glob("*.md")} - {"index"}
+
+
+# -- negative-nll -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("negative")
+    return negative_nll.run(0, True, out=out), out
+
+
+def test_the_loss_moves_with_the_unit_and_nothing_else_does(
+    signs: tuple[dict[str, Any], Path],
+) -> None:
+    """NLL(c y) = NLL(y) + log c for networks trained anew in each unit; the median stays."""
+    numbers, out = signs
+    units = numbers["units"]
+    minutes = units["minutes"]
+    for told in units.values():
+        assert told["nll"] == pytest.approx(minutes["nll"] + math.log(told["factor"]), abs=0.02)
+        assert told["median_of_medians_in_minutes"] == pytest.approx(
+            minutes["median_of_medians_in_minutes"], abs=0.02
+        )
+        assert told["verdict"].startswith("fine")
+    assert units["hours"]["nll"] < 0 < units["seconds"]["nll"]
+    # 0.5 log(2 pi e s^2) averaged over x, s = 0.1 + 0.2 x, within three standard errors
+    exact = (
+        0.5 * math.log(2 * math.pi * math.e)
+        + integrate.quad(lambda x: math.log(0.1 + 0.2 * x), 0, 1)[0]
+    )
+    assert numbers["truth"] == pytest.approx(exact, abs=3 * math.sqrt(0.5 / numbers["new_rows"]))
+    assert numbers["truth"] < minutes["nll"] < numbers["truth"] + 0.15
+    assert {p.name for p in out.iterdir()} == {"units.png", "sound.png", "collapsed.png"}
+
+
+def test_a_mass_has_no_negative_loss_and_its_ratio_has(
+    signs: tuple[dict[str, Any], Path],
+) -> None:
+    """The ratio loss is below 0 exactly where p > 1/2."""
+    classes = signs[0]["classifier"]
+    assert 0 <= classes["lowest"] < classes["nll"] < math.log(classes["classes"])
+    assert classes["share_ratio_below_zero"] == classes["share_mass_above_half"] > 0
+
+
+def test_models_broken_on_purpose_are_told_apart(signs: tuple[dict[str, Any], Path]) -> None:
+    """Collapse, overfitting and a discrete y, whatever the sign of the loss."""
+    numbers = signs[0]
+    words = [told["word"] for told in numbers["broken"].values()]
+    assert words == ["collapse", "overfitting", "not meaningful"]
+    for told in numbers["broken"].values():
+        assert told["verdict"] in negative_nll.report(numbers)
+
+
+# -- uci ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("uci")
+    return uci.run(0, True, out=out), out
+
+
+def test_uci_small_version_beats_a_constant_width(fits: tuple[dict[str, Any], Path]) -> None:
+    """On the diabetes rows, as their noise grows with y; in bits that are few."""
+    numbers, out = fits
+    told = numbers["sets"]["diabetes"]
+    assert told["nll"]["mdn"]["mean"] < told["nll"]["constant"]["mean"]
+    assert f"{told['nll']['mdn']['mean']:.3f}" in uci.report(numbers)
+    assert {p.name for p in out.iterdir()} == {"ranks.png", "sets.png"}
+
+
+def test_uci_ranks_and_critical_difference_agree_with_the_literature() -> None:
+    """Demsar's table 5a has q = 2.569 for four methods; ranks of means are SciPy's."""
+    rng = np.random.default_rng(0)
+    records = [
+        {"set": f"s{i}", "split": j, "method": m, "nll": rng.normal() + k, "crps": rng.random()}
+        for i in range(6)
+        for j in range(2)
+        for k, m in enumerate(("mdn", "mdn fast", "ngboost", "catboost"))
+    ]
+    numbers = uci._compared(records)
+    want = 2.569 * math.sqrt(4 * 5 / (6 * 6))
+    assert numbers["critical_difference"] == pytest.approx(want, rel=1e-3)
+    table = np.array([r["nll"] for r in records]).reshape(6, 2, 4)
+    ranks = stats.rankdata(table, axis=2).mean((0, 1))
+    assert list(numbers["ranks"]["nll"].values()) == pytest.approx(list(ranks))
+    # a split that one method lacks is left out
+    assert uci._compared(records[:-1])["sets"]["s5"]["splits"] == 1
+
+
+def test_uci_full_version_reads_the_stored_results() -> None:
+    """Those that benchmarks.uci wrote."""
+    numbers = uci.run(0)
+    assert numbers["source"] == "benchmarks/results/uci.json"
+    assert set(numbers["methods"]) >= {"mdn", "mdn fast", "ngboost", "catboost"}
