@@ -61,7 +61,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         n_components: K, Gaussians in the mixture of one network; None for 5.
         hidden: widths of the hidden layers; None for (64, 64), or (128, 128) from 3000 rows.
         ensemble_size: M, networks in all; None for 48 below 3000 rows, 20 below 20,000, else 12.
-        preset: ``"default"``, or ``"fast"`` for a tenth of the time: 5 networks, fewer trees.
+        preset: ``"default"``, or ``"fast"`` for about a quarter of the time: 16 networks (8 from
+            3000 rows on), fewer epochs and trees.
         target: ``"real"``; ``"positive"``, by the logarithm; ``"unit"``, between 0 and 1, by the
             logit; ``"integer"``, whole numbers, by the probability of the rounding cell;
             ``"interval"``, y of two columns, the lower and upper end of what is known, equal where
@@ -74,9 +75,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         learning_rate: largest one of AdamW; None for 2e-3, or 5e-3 with ``preset="fast"``.
         weight_decay: of AdamW.
         batch_size: rows a step; None for a size that grows with the data.
-        max_epochs: passes over the data at most; None for 400, 100 or 40, by the rows.
-        patience: epochs without a better held-out NLL of any network before training ends; None
-            for 50, 20 or 8.
+        max_epochs: passes over the data at most; None for 400, 200 or 100, by the rows.
+        patience: epochs without a better held-out NLL after which a network stops; None
+            for 50, 30 or 15.
         max_time: seconds after which training ends with what it has.
         warm_start: go on from the networks of the last fit, on the same rows: of others it could
             not be told which the networks have seen.
