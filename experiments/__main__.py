@@ -149,6 +149,7 @@ def page(folder: Path) -> str:
         f"```text\n{told['command']}\n```",
         f"It needs: {it.data}. The run above took {told['seconds']:.0f} s "
         f"(commit {told['commit']}; {versions}).",
+        told.get("note", ""),  # written by hand, where a run needs an explanation
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -16,8 +16,9 @@ from .nn import MDN, CategoricalHead, MDNHead
 from .train import History, TrainingError, fit
 
 if TYPE_CHECKING:
-    from . import calibration, plot
+    from . import calibration, plot, simulators
     from .estimator import MDNRegressor
+    from .explain import NLLReport, explain_nll
     from .tuning import tune
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "Modes",
     "fit",
     "tune",
+    "explain_nll",
+    "NLLReport",
     "History",
     "TrainingError",
     "save",
@@ -41,14 +44,18 @@ __all__ = [
     "plot",
     "scoring",
     "calibration",
+    "simulators",
 ]
 __version__ = "0.1.0"
 
 # scikit-learn, scipy.stats and matplotlib are loaded when they are asked for
 _LAZY = {
     "MDNRegressor": "estimator",
+    "NLLReport": "explain",
     "calibration": "calibration",
+    "explain_nll": "explain",
     "plot": "plot",
+    "simulators": "simulators",
     "tune": "tuning",
 }
 

@@ -68,6 +68,62 @@ def demo(
     typer.echo(f"\nWrote {' and '.join(str(out / name) for name in names)}")
 
 
+@app.command(
+    epilog="Example: mdn experiment inverse-sinusoid --fast",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def experiment(context: typer.Context) -> int:
+    """Run experiments of the repository: --list says which there are, --help how."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / "experiments" / "__main__.py").exists():
+        raise FileNotFoundError(
+            "experiments are part of the repository, not of the installed package: clone it and "
+            "install it with pip install -e ."
+        )
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    from importlib import import_module
+
+    return int(import_module("experiments.__main__").main(context.args))
+
+
+@app.command(
+    epilog="Example: mdn explain model.mdn test.csv --train train.csv --html report.html",
+)
+def explain(
+    model: Annotated[Path, typer.Argument(help="A file of model.save or mdn.save.")],
+    data: Annotated[
+        Path, typer.Argument(help="CSV file with a header: best, rows not trained on.")
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of y; once for each. Default: what is no feature, or the last."),
+    ] = None,
+    train: Annotated[Path | None, typer.Option(help="CSV file of the training rows.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as one HTML page.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure, as .png or .pdf.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Explain a loss on data: why it may be negative, and whether the density is right."""
+    wanted = [path for path in (html, figure, json) if path is not None]
+    there = [str(path) for path in wanted if path.exists()]
+    if there and not force:
+        raise FileExistsError(f"{' and '.join(there)} exist already; add --force to replace them")
+    for path in wanted:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the folder {path.parent} is not there; create it first")
+
+    from .explain import explain_file, write
+
+    report = explain_file(model, data, target=target, train=train)
+    write(report, html, figure, json)
+    typer.echo(str(report))
+    if wanted:
+        typer.echo(f"\nWrote {' and '.join(map(str, wanted))}")
+
+
 def main(args: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     try:

@@ -1,5 +1,7 @@
 """Real data sets as plain arrays with their units: a small one that ships, nine read from disk.
 
+And the images of MNIST, read from disk or downloaded.
+
 ::
 
     data = load_old_faithful()
@@ -10,14 +12,19 @@
     for train, test in data.splits:
         data.X[train], data.y[train]
 
-NumPy only: nothing here knows a model.
+    images, labels, _ = load_mnist(train=True)  # uint8 (60000, 28, 28), int64 (60000,)
+
+NumPy only (pooch where something is downloaded): nothing here knows a model.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
+import math
 import os
+import zlib
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +33,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Dataset", "load_old_faithful", "SplitDataset", "UCI_SETS", "load_uci"]
+__all__ = [
+    "Dataset",
+    "load_old_faithful",
+    "SplitDataset",
+    "UCI_SETS",
+    "load_uci",
+    "ImageDataset",
+    "load_mnist",
+]
 
 DATA_VARIABLE = "MDN_DATA"  # environment variable: the folder with the data that does not ship
 
@@ -282,6 +297,163 @@ def load_uci(name: str, folder: str | os.PathLike[str] | None = None) -> SplitDa
             description=facts.description,
             source=facts.source,
         )
+
+
+class ImageDataset(NamedTuple):
+    """Grey images and the class of each.
+
+    Attributes:
+        images: Brightness from 0 (background) to 255, shape (N, height, width), uint8.
+        labels: Class, a whole number from 0 on, shape (N,), int64.
+        source: Where the data come from.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    source: str
+
+
+_MNIST = {  # SHA-256 of the files as compressed by their authors
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
+}
+_MIRRORS = (  # that of PyTorch's and that of TensorFlow's loaders; the authors' page serves no more
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+
+
+def load_mnist(
+    train: bool = True,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = True,
+    timeout: float = 10.0,
+) -> ImageDataset:
+    """Load MNIST: 60,000 handwritten digits to train with, 10,000 to test with, 28 x 28 pixels.
+
+    The files are looked for in the folder ``mnist`` of the one that the environment variable
+    ``MDN_DATA`` names, then in pooch's cache, and then downloaded into it (11 MB, once; pooch comes
+    with ``pip install mdn[data]``). They are checked by SHA-256. With `folder` they are read from
+    there and nowhere else and only their form is checked, so that sets of the same form can be
+    read, such as Fashion-MNIST.
+
+    Args:
+        train: The training images, or those for the test.
+        folder: A folder with ``train-images-idx3-ubyte.gz``, ``train-labels-idx1-ubyte.gz`` and
+            the same two for ``t10k``.
+        download: Whether to use the network where the files are not found.
+        timeout: How long to wait for an answer of a server, in seconds.
+
+    Returns:
+        An `ImageDataset`.
+
+    Raises:
+        OSError: There are no such files, and they could not be downloaded.
+        ValueError: A file is not the published copy, or not of the form IDX.
+
+    Example:
+        >>> from mdn.datasets import load_mnist
+        >>> images, labels, source = load_mnist(train=False)  # doctest: +SKIP
+        >>> images.shape, images.dtype, labels[:5]  # doctest: +SKIP
+        ((10000, 28, 28), dtype('uint8'), array([7, 2, 1, 0, 4]))
+
+    References:
+        Y. LeCun, L. Bottou, Y. Bengio, P. Haffner (1998). Gradient-based learning applied to
+        document recognition. Proceedings of the IEEE 86.
+    """
+    part = "train" if train else "t10k"
+    names = f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"
+    if folder is not None:
+        paths = [Path(folder) / name for name in names]
+        source = f"IDX files of {Path(folder)}"
+    else:
+        paths = [_find_mnist(name, download, timeout) for name in names]
+        source = "MNIST; Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0"
+    images, labels = _read_idx(paths[0], 3), _read_idx(paths[1], 1)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{paths[1]} must hold {len(images)} labels, one for each image; got {len(labels)}"
+        )
+    return ImageDataset(images, labels.astype(np.int64), source)
+
+
+def _find_mnist(name: str, download: bool, timeout: float) -> Path:
+    """Return the path of a file of MNIST, from the disk or, if need be, from the network."""
+    root = os.environ.get(DATA_VARIABLE)
+    path = Path(root) / "mnist" / name if root else None
+    if path is not None and path.is_file():
+        if (sha256 := hashlib.sha256(path.read_bytes()).hexdigest()) != _MNIST[name]:
+            raise ValueError(
+                f"{path} is not the published copy: its SHA-256 must start with "
+                f"{_MNIST[name][:12]}; got {sha256[:12]}"
+            )
+        return path
+    found = f"{path} does not exist" if path else f"{DATA_VARIABLE} is not set"
+    cure = f"let {DATA_VARIABLE} name a folder with mnist/{name}"
+    if not download:
+        raise FileNotFoundError(f"MNIST is not here: {found}; {cure}")
+    try:
+        import pooch
+    except ImportError:
+        raise OSError(
+            f"MNIST is not here: {found}, and pooch, which would download it, is not installed; "
+            f"{cure}, or pip install mdn[data]"
+        ) from None
+    failures = []
+    for mirror in _MIRRORS:
+        try:
+            return Path(
+                pooch.retrieve(
+                    mirror + name,
+                    known_hash=f"sha256:{_MNIST[name]}",
+                    fname=name,
+                    path=pooch.os_cache("mdn") / "mnist",
+                    downloader=pooch.HTTPDownloader(timeout=timeout),
+                )
+            )
+        except (OSError, ValueError) as error:  # no answer, or not the file
+            failures.append(f"{mirror}: {type(error).__name__}")
+    raise OSError(
+        f"MNIST is not here: {found}, and it could not be downloaded ({'; '.join(failures)}); "
+        f"{cure}"
+    )
+
+
+def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
+    """Return the bytes of a compressed IDX file as an array of its shape.
+
+    The header: two zeros, the code of the type (8 is uint8), the number of axes, and then the
+    length of each as a big-endian 32-bit integer.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} must be compressed by gzip; it is not ({error})") from None
+    start = 4 + 4 * ndim
+    magic = bytes((0, 0, 8, ndim))
+    if len(content) < start or content[:4] != magic:
+        raise ValueError(
+            f"{path} must be an IDX file of uint8 with {ndim} axes, which begins with the bytes "
+            f"{magic.hex(' ')}; got {content[:4].hex(' ') or 'nothing'}"
+        )
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", ndim, 4))
+    if len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"{path} must hold {math.prod(shape)} bytes of data, as its header says; "
+            f"got {len(content) - start}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
 def _read_csv(name: str) -> NDArray[np.float64]:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import ast
+import gzip
+import hashlib
 import os
+import struct
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mdn.datasets
-from mdn.datasets import UCI_SETS, Dataset, SplitDataset, load_old_faithful, load_uci
+from mdn.datasets import (
+    UCI_SETS,
+    Dataset,
+    ImageDataset,
+    SplitDataset,
+    load_mnist,
+    load_old_faithful,
+    load_uci,
+)
 
 # rows, features, splits and the standard deviation of y, as the data came with
 UCI_FACTS = {
@@ -109,11 +124,11 @@ def test_every_load_returns_arrays_of_its_own() -> None:
 
 
 def test_datasets_needs_numpy_and_the_standard_library_only() -> None:
-    """Loading data must work where no model is wanted."""
-    source = Path(mdn.datasets.__file__).read_text(encoding="utf-8")
+    """Loading data must work where no model is wanted; pooch is imported where it downloads."""
+    tree = ast.parse(Path(mdn.datasets.__file__).read_text(encoding="utf-8"))
     roots = {
         name.split(".")[0]
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(tree)
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
@@ -122,7 +137,9 @@ def test_datasets_needs_numpy_and_the_standard_library_only() -> None:
             else []
         )
     }
-    assert roots - set(sys.stdlib_module_names) == {"numpy"}
+    assert roots - set(sys.stdlib_module_names) == {"numpy", "pooch"}
+    at_import = {a.name for node in tree.body if isinstance(node, ast.Import) for a in node.names}
+    assert "pooch" not in at_import
 
 
 def test_the_data_file_is_found_from_any_folder(tmp_path: Path) -> None:
@@ -232,3 +249,136 @@ def test_load_uci_refuses_another_file_and_another_name(tmp_path: Path) -> None:
         ValueError, match=r"not the published copy: .* start with b3054ad9b9ae; got"
     ):
         load_uci("yacht", tmp_path)
+
+
+# --- MNIST --------------------------------------------------------------------------------------
+
+
+def idx(array: np.ndarray) -> bytes:
+    """An IDX file of uint8, compressed."""
+    header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
+    return gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0)
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A folder with seven small images to train with and three to test with."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 7), ("t10k", 3)):
+        images = rng.integers(256, size=(n, 5, 4))
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(idx(images))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(idx(np.arange(n) % 10))
+    return folder
+
+
+@pytest.fixture
+def server(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Path]]:
+    """The address of a server with the few images as MNIST, and the folder of the cache."""
+    pooch = pytest.importorskip("pooch")
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in few.iterdir()}
+    monkeypatch.setattr(mdn.datasets, "_MNIST", files)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache" / project)
+    monkeypatch.delenv("MDN_DATA", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing to the terminal."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(few))) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}/", tmp_path / "cache" / "mdn" / "mnist"
+        http.shutdown()
+        thread.join()
+
+
+def test_mnist_is_the_published_one(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes, number of each digit, and the mean and deviation everybody normalises by."""
+    if not (data_folder / "mnist").is_dir():
+        pytest.skip("MNIST is not here")
+    monkeypatch.setenv("MDN_DATA", str(data_folder))
+    data, test = load_mnist(download=False), load_mnist(train=False, download=False)
+    assert isinstance(data, ImageDataset)
+    assert (data.images.shape, test.images.shape) == ((60000, 28, 28), (10000, 28, 28))
+    assert (data.images.dtype, data.labels.dtype) == (np.uint8, np.int64)
+    grey, share = np.arange(256) / 255, np.bincount(data.images.ravel()) / data.images.size
+    assert share @ grey == pytest.approx(0.1307, abs=5e-5)
+    assert np.sqrt(share @ (grey - share @ grey) ** 2) == pytest.approx(0.3081, abs=5e-5)
+    each = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    np.testing.assert_array_equal(np.bincount(data.labels), each)
+    np.testing.assert_array_equal(test.labels[:10], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9])
+    data.images[:] = 0  # arrays of one's own
+    assert load_mnist(download=False).images.any()
+
+
+def test_mnist_is_read_from_a_folder_in_the_form_idx(few: Path) -> None:
+    """Pixels in rows, labels as whole numbers, the part that is asked for."""
+    rng = np.random.default_rng(0)
+    data = load_mnist(folder=few)
+    np.testing.assert_array_equal(data.images, rng.integers(256, size=(7, 5, 4)))
+    np.testing.assert_array_equal(data.labels, np.arange(7))
+    assert str(few) in data.source
+    assert load_mnist(train=False, folder=few).images.shape == (3, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"no gzip", "must be compressed by gzip"),
+        (idx(np.zeros(9))[:-9], "must be compressed by gzip"),
+        (gzip.compress(b""), "begins with the bytes 00 00 08 01; got nothing"),
+        (idx(np.zeros((2, 2, 2))), "begins with the bytes 00 00 08 01; got 00 00 08 03"),
+        (gzip.compress(gzip.decompress(idx(np.zeros(7)))[:-2]), "must hold 7 bytes .* got 5"),
+        (idx(np.zeros(6)), "must hold 7 labels, one for each image; got 6"),
+    ],
+    ids=["no gzip", "cut", "empty", "images", "too short", "too few"],
+)
+def test_files_that_are_not_idx_are_told(few: Path, content: bytes, text: str) -> None:
+    """Which file, and what is wrong with it."""
+    (few / "train-labels-idx1-ubyte.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=f"train-labels-idx1-ubyte.gz .*{text}"):
+        load_mnist(folder=few)
+
+
+def test_mnist_is_downloaded_once_and_checked(
+    server: tuple[str, Path], few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror that serves something else is passed over; the second time nothing is asked."""
+    url, cache = server
+    monkeypatch.setattr(mdn.datasets, "_MIRRORS", (url + "gone/", url))
+    data = load_mnist()
+    np.testing.assert_array_equal(data.images, load_mnist(folder=few).images)
+    assert len(list(cache.glob("train-*"))) == 2
+    monkeypatch.setattr(mdn.datasets, "_MIRRORS", (url + "gone/",))
+    np.testing.assert_array_equal(load_mnist().images, data.images)
+    with pytest.raises(OSError, match=r"could not be downloaded \(.*gone/: HTTPError\)"):
+        load_mnist(train=False)
+    (few / "t10k-images-idx3-ubyte.gz").write_bytes(b"another file")
+    monkeypatch.setattr(mdn.datasets, "_MIRRORS", (url,))
+    with pytest.raises(OSError, match=r"could not be downloaded .*: ValueError"):
+        load_mnist(train=False)
+
+
+def test_mnist_says_what_to_do_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable, the file, and how else."""
+    monkeypatch.delenv("MDN_DATA", raising=False)
+    cure = "let MDN_DATA name a folder with mnist/train-images-idx3-ubyte.gz"
+    with pytest.raises(FileNotFoundError, match=f"MDN_DATA is not set; {cure}"):
+        load_mnist(download=False)
+    monkeypatch.setenv("MDN_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"ubyte.gz does not exist; {cure}"):
+        load_mnist(download=False)
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(OSError, match=f"{cure}, or pip install mdn.data"):
+        load_mnist()
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"not the file")
+    with pytest.raises(ValueError, match=r"not the published copy: .* start with 440fcabf73cc"):
+        load_mnist()

@@ -16,6 +16,9 @@ The functions survive double backward, ``torch.func`` (vmap, grad, jacrev) and `
 A row that needs care (all components far away) is recomputed in float64 without slowing the
 others; inside ``torch.compile``, where values cannot be inspected, it is not.
 
+:func:`nll_ratio_loss` and :func:`deformed_nll_loss` are losses of classifiers, for logits
+``(*, C)`` and class indices ``(*)``.
+
 References:
     C. M. Bishop, Mixture Density Networks, Aston University NCRG/94/004 (1994), eq. 22-27, 35-39.
 
@@ -26,23 +29,27 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ._full import precision_log_prob
 from ._likelihood import check_event, diagonal_log_prob, result_dtype, work_dtype
+from ._losses import Reduction, deformed_nll_loss, nll_ratio_loss, reduce, variance_weighted_nll
 from ._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 
 __all__ = [
+    "beta_nll",
+    "deformed_nll_loss",
     "full_gaussian_mixture_log_prob",
     "gaussian_mixture_crps",
     "gaussian_mixture_icdf",
     "gaussian_mixture_log_cdf",
     "gaussian_mixture_log_prob",
     "gaussian_mixture_nll",
+    "nll_ratio_loss",
 ]
 
 
@@ -80,7 +87,7 @@ def gaussian_mixture_nll(
     loc: Tensor,
     log_scale: Tensor,
     *,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Negative log-likelihood: minus :func:`gaussian_mixture_log_prob`, reduced over the rows.
 
@@ -100,10 +107,77 @@ def gaussian_mixture_nll(
         >>> gaussian_mixture_nll(one, one, one[None], -3 * one[None])
         tensor(-2.0811)
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
-    nll = -gaussian_mixture_log_prob(y, logits, loc, log_scale)
-    return nll.mean() if reduction == "mean" else nll.sum() if reduction == "sum" else nll
+    return reduce(-gaussian_mixture_log_prob(y, logits, loc, log_scale), reduction)
+
+
+def beta_nll(
+    y: Tensor,
+    logits: Tensor,
+    loc: Tensor,
+    log_scale: Tensor,
+    *,
+    beta: float = 0.5,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Negative log-likelihood weighted by the variance, without gradient through the weight.
+
+    The NLL divides the gradient of a mean by the variance, so rows that the model holds for noisy
+    stop being fitted.  Seitzer et al. multiply it by :math:`\sigma^{2\beta}`: 0 is the NLL, 1 gives
+    the means the gradient of least squares.  With :math:`\lfloor\cdot\rfloor` for values that pass
+    no gradient, for one Gaussian
+
+    .. math::
+        \ell = \sum_d \left\lfloor \sigma_d^{2\beta} \right\rfloor
+            \left(-\log \varphi(y_d; \mu_d, \sigma_d)\right),
+
+    and for a mixture the same in each term of the NLL written with the responsibilities r (with
+    :math:`\beta = 0` the sum is the NLL, and its gradient that of the NLL):
+
+    .. math::
+        \ell = \sum_{kd} \left\lfloor r_k \sigma_{kd}^{2\beta} \right\rfloor
+            \left(-\log \varphi(y_d; \mu_{kd}, \sigma_{kd})\right)
+            + \left\lfloor \overline{\sigma^{2\beta}} \right\rfloor
+            \sum_k \lfloor r_k \rfloor \log \frac{\lfloor r_k \rfloor}{\pi_k},
+
+    where the bar is the mean over d, weighted by r over k.  Second derivatives take weights and
+    responsibilities for constants, as the first do.
+
+    Args:
+        y, logits, loc, log_scale: as in :func:`gaussian_mixture_log_prob`; one Gaussian is K = 1.
+        beta: share of the variance that is taken back, 0 to 1; Seitzer et al. advise 0.5.
+        reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or (*) for ``"none"``.  Its unit is that of y to the power 2 beta: a loss to train
+        with, no score to compare models by.
+
+    Raises:
+        ValueError: beta outside [0, 1], and as in :func:`gaussian_mixture_nll`.
+        TypeError: an argument is not a tensor of real numbers.
+
+    Example:
+        >>> y, logits, loc = torch.tensor([[1.0]]), torch.zeros(1, 1), torch.zeros(1, 1, 1)
+        >>> log_scale = torch.full((1, 1, 1), 2.0).log()
+        >>> for beta in (0.0, 0.5, 1.0):
+        ...     print(f"{float(beta_nll(y, logits, loc, log_scale, beta=beta)):.4f}")
+        1.7371
+        3.4742
+        6.9483
+
+    References:
+        M. Seitzer, A. Tavakoli, D. Antic, G. Martius, On the pitfalls of heteroscedastic
+        uncertainty estimation with probabilistic neural networks, ICLR (2022), eq. 4 (there the
+        constant log(2 pi) / 2 is not weighted; the gradient is the same).
+    """
+    if not (math.isfinite(beta) and 0.0 <= beta <= 1.0):
+        raise ValueError(f"beta must be between 0 and 1; got {beta!r}")
+    y, logits, loc, log_scale = _checked("y", y, logits, loc, log_scale)
+    dtype = result_dtype(y, logits, loc, log_scale)
+    work = work_dtype(dtype)
+    rows = variance_weighted_nll(
+        y.to(work), logits.to(work), loc.to(work), log_scale.to(work), beta
+    )
+    return reduce(rows, reduction).to(dtype)
 
 
 def full_gaussian_mixture_log_prob(

@@ -1,0 +1,748 @@
+"""`mdn.explain_nll` and `mdn explain`: numbers against SciPy and closed forms, and the verdicts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.distributions import (
+    Categorical,
+    Gamma,
+    Independent,
+    LogNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+    TransformedDistribution,
+)
+from torch.distributions.transforms import ExpTransform
+
+import mdn
+from benchmarks import verdicts
+from mdn import GaussianMixture, cli, explain_nll
+from mdn.explain._grid import cell_nll, find_grid
+
+N = 400
+WORDS = {"fine", "suspicious", "collapse", "overfitting", "not meaningful", "misspecified"}
+
+
+def normal(scale: float = 0.3, n: int = N, *, seed: int = 0) -> tuple[GaussianMixture, Tensor]:
+    """One Gaussian a row, and a draw of each: seeds are fixed, so nothing here fails by chance."""
+    g = torch.Generator().manual_seed(seed)
+    loc = torch.randn(n, 1, 1, generator=g, dtype=torch.float64)
+    dist = GaussianMixture(torch.zeros(1).double(), loc, torch.full_like(loc, scale))
+    return dist, dist.sample(generator=g)
+
+
+def bimodal(scale: float) -> GaussianMixture:
+    logits = torch.tensor([0.3, 0.7], dtype=torch.float64).log()
+    loc = torch.tensor([[-1.0], [1.0]], dtype=torch.float64).expand(N, 2, 1)
+    return GaussianMixture(logits, loc, torch.full((2, 1), scale, dtype=torch.float64))
+
+
+@pytest.fixture(scope="module")
+def frame() -> tuple[pd.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"load": rng.normal(size=300), "kind": rng.choice(["a", "b"], 300)})
+    y = table["load"].to_numpy() + 0.3 * rng.normal(size=300)
+    return table, y
+
+
+@pytest.fixture(scope="module")
+def regressors(frame: Any) -> dict[str, tuple[mdn.MDNRegressor, np.ndarray]]:
+    """A small pool of networks for each kind of target, and its y."""
+    X, y = frame
+    targets = {
+        "real": y,
+        "positive": np.exp(y),
+        "integer": np.round(3 * y),
+        "interval": np.stack([y, np.where(y > 1, np.inf, y)], 1),
+    }
+    found = {}
+    for kind, t in targets.items():
+        model = mdn.MDNRegressor(
+            preset="fast", ensemble_size=2, trees=False, max_epochs=20, target=kind, random_state=0
+        )
+        found[kind] = model.fit(X[:200], t[:200]), t
+    return found
+
+
+# -- the sign -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_verdict_is_fine_and_gains_are_the_same_in_every_unit(unit: float) -> None:
+    """NLL(c y) = NLL(y) + log c; what has no unit does not change."""
+    dist, y = normal()
+    one, other = explain_nll(dist, y=y), explain_nll(dist.affine(0.0, unit), y=unit * y)
+    assert one.word == other.word == "fine"
+    assert other.unit["nll"] - one.unit["nll"] == pytest.approx(math.log(unit), abs=1e-9)
+    for key in ("gain_over_marginal", "gain_over_gaussian"):
+        assert other.unit[key]["nats"] == pytest.approx(one.unit[key]["nats"], abs=1e-6)
+    assert other.unit["nll_standardized"] == pytest.approx(one.unit["nll_standardized"], abs=1e-9)
+    assert ("negative" in other.verdict) == (other.unit["nll"] < 0)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.1, 3.0])
+def test_integral_is_one_however_high_the_density(scale: float) -> None:
+    """By scipy.integrate.quad over the sharpest row, within the error that it gives."""
+    dist = bimodal(scale)
+    sign = explain_nll(dist, y=dist.sample(generator=torch.Generator().manual_seed(0))).sign
+    assert abs(sign["integral"] - 1) <= max(1e-9, sign["integral_error"])
+    assert sign["integral_error"] < 1e-6
+    grid = np.linspace(0.0, 1.2, 12001)
+    highest = (0.3 * stats.norm.pdf(grid, -1, scale) + 0.7 * stats.norm.pdf(grid, 1, scale)).max()
+    assert sign["highest_density"] == pytest.approx(highest, rel=1e-6)
+
+
+def test_width_above_one_is_that_of_the_normal() -> None:
+    """phi(z) / s = 1 at z = sqrt(-2 log(s sqrt(2 pi))): a closed form."""
+    scale = 0.2
+    dist, y = normal(scale)
+    sign = explain_nll(dist, y=y).sign
+    half = scale * math.sqrt(-2 * math.log(scale * math.sqrt(2 * math.pi)))
+    assert sign["width_above_one"] == pytest.approx(2 * half, rel=1e-9)
+    above = stats.norm.pdf(y.numpy(), dist.loc[:, 0].numpy(), scale) > 1
+    assert sign["share_above_one"] == pytest.approx(above.mean())
+
+
+def test_probability_of_an_interval_stays_below_one() -> None:
+    """A density of 400 per unit, and yet no interval has more than its share."""
+    dist, y = normal(1e-3)
+    sign = explain_nll(dist, y=y).sign
+    w, loc = sign["interval_width"], dist.loc[:, 0].numpy()
+    expected = stats.norm.cdf(y + w / 2, loc, 1e-3) - stats.norm.cdf(y - w / 2, loc, 1e-3)
+    assert sign["interval_probability_mean"] == pytest.approx(expected.mean(), rel=1e-9)
+    assert sign["highest_density"] > 300 and sign["interval_probability_largest"] <= 1
+
+
+# -- the unit -------------------------------------------------------------------------------------
+
+
+def test_gain_over_the_marginal_is_the_mutual_information() -> None:
+    """y = x + e, normal: -1/2 log(1 - rho^2) nats; 4 standard errors, and a kernel loses little."""
+    dist, y = normal(0.3, 1000)
+    gain = explain_nll(dist, y=y).unit["gain_over_marginal"]
+    truth = 0.5 * math.log(1 + 1 / 0.3**2)
+    assert gain["nats"] == pytest.approx(truth, abs=4 * gain["standard_error_nats"] + 0.02)
+    assert gain["bits"] == pytest.approx(gain["nats"] / math.log(2))
+
+
+def test_gain_over_the_gaussian_of_the_best_constant_width() -> None:
+    """-log N(y; m, s) at the root mean square s of the residuals, by SciPy."""
+    dist, y = normal(0.3)
+    unit = explain_nll(dist, y=y).unit
+    residual = (y - dist.mean)[:, 0].numpy()
+    s = math.sqrt((residual**2).mean())
+    assert unit["gaussian_scale"] == [pytest.approx(s)]
+    expected = -stats.norm.logpdf(residual, scale=s).mean()
+    assert unit["gaussian_nll"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_equivalent_width_of_a_uniform_is_its_width() -> None:
+    """exp(NLL) of the uniform over 0.31 minutes is 0.31."""
+    low = torch.zeros(N, dtype=torch.float64)
+    y = 0.31 * torch.rand(N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    report = explain_nll(torch.distributions.Uniform(low, low + 0.31), y=y)
+    assert report.unit["equivalent_width"] == pytest.approx(0.31)
+
+
+def test_marginal_of_the_training_rows_is_used_when_given() -> None:
+    """Its NLL is that of SciPy's kernel density with the same bandwidth, but for the broad part."""
+    dist, y = normal(0.3)
+    seen, y_seen = normal(0.3, seed=1)
+    unit = explain_nll(dist, y=y, train=(seen, y_seen)).unit
+    scipys = min(
+        -np.log(
+            stats.gaussian_kde(y_seen[:, 0], lambda k, f=f: f * len(y_seen) ** -0.2)(y[:, 0])
+        ).mean()
+        for f in (0.5, 0.7, 1.0, 1.4)
+    )
+    assert unit["marginal_nll"] == pytest.approx(scipys, abs=0.02)
+
+
+# -- the floor and the grid -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "step", "anchored"),
+    [
+        ([0.0, 1.0, 2.0, 2.0, 5.0], 1.0, True),
+        ([0.5, 1.5, 1.5, 3.5], 1.0, False),
+        ([0.25, 0.75, 1.0, 1.0], 0.25, True),
+        ([1200.0, 1500.0, 1800.0], 300.0, True),
+        (list(np.round(np.arange(200) % 50 / 60, 7)), 1 / 60, None),
+        (list(np.random.default_rng(0).normal(size=50)), None, None),
+        (list(np.random.default_rng(0).normal(size=50).astype(np.float32)), None, None),
+        (
+            list(np.round(np.random.default_rng(0).normal(size=200), 2).astype(np.float32)),
+            0.01,
+            True,
+        ),
+    ],
+)
+def test_step_of_rounded_values(values: list[float], step: float | None, anchored: Any) -> None:
+    """The step that the values were made with, and none for what was not rounded."""
+    found = find_grid(np.array(values, dtype=float))
+    assert found.step == (None if step is None else pytest.approx(step, rel=1e-4))
+    if anchored is not None:
+        assert found.anchored is anchored
+
+
+def test_heaps_are_named_with_their_counts() -> None:
+    """As in the eruptions: 2, 3 and 4 minutes among timed ones."""
+    rng = np.random.default_rng(0)
+    y = np.concatenate([rng.normal(3, 1, 100), np.full(30, 4.0), np.full(20, 2.0)])
+    found = find_grid(y)
+    assert found.heaps == [(4.0, 30), (2.0, 20)] and found.repeated == pytest.approx(1 / 3)
+    dist = GaussianMixture(torch.zeros(1), torch.full((150, 1, 1), 3.0), torch.ones(1, 1))
+    assert any("30 of 150 rows have y = 4 exactly" in r for r in explain_nll(dist, y=y).remarks)
+
+
+def test_likelihood_of_the_cell_matches_scipy_and_is_never_negative() -> None:
+    """-log(F(y + w/2) - F(y - w/2)), also 30 scales away."""
+    dist, _ = normal(0.01, 5)
+    y = dist.loc[:, 0] + torch.tensor([[0.0], [0.02], [-0.1], [0.3], [0.0]])
+    z = ((y - dist.loc[:, 0]) / 0.01)[:, 0].numpy()
+    far, near = np.abs(z) + 2.5, np.abs(z) - 2.5  # a cell of 5 scales
+    expected = -(
+        stats.norm.logsf(near) + np.log1p(-np.exp(stats.norm.logsf(far) - stats.norm.logsf(near)))
+    )
+    found = cell_nll(dist, y, 0.05)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert (found >= 0).all()
+
+
+def test_lowest_loss_is_that_of_all_weight_at_the_floor() -> None:
+    """log(floor) + log sqrt(2 pi), and no row of any model goes below."""
+    x, y = torch.randn(100, 1), 5 * torch.randn(100, 1)
+    model = mdn.MDN(1, min_scale=0.02).standardize_(x, y)
+    report = explain_nll(model, x, y)
+    floor = 0.02 * float(y.double().std(correction=0))
+    lowest = -stats.norm.logpdf(0, scale=floor)
+    assert report.floor["lowest_nll"] == pytest.approx(lowest, rel=1e-6)
+    assert report.unit["nll"] > lowest
+
+
+# -- health ---------------------------------------------------------------------------------------
+
+
+def test_dead_and_duplicated_components_are_told() -> None:
+    """One of weight 1e-6, and two that are one; a remark, and the density is fine."""
+    dist, y = normal(0.3)
+    loc = torch.cat([dist.loc, dist.loc, dist.loc + 5], 1)
+    logits = torch.tensor([0.5, 0.5, 1e-6], dtype=torch.float64).log()
+    report = explain_nll(GaussianMixture(logits, loc, torch.full_like(loc, 0.3)), y=y)
+    health = report.health
+    assert (health["dead"], health["duplicated"], health["on_one_row"]) == (1, 1, 0)
+    assert [c["state"] for c in health["table"]] == ["as component 1", "as component 0", "dead"]
+    assert health["effective_components"] == pytest.approx(2, abs=1e-3)
+    assert health["enough_components"] == 1
+    assert report.word == "fine" and any("more components" in r for r in report.remarks)
+
+
+def test_component_on_a_single_row_is_suspicious() -> None:
+    """A spike on row 17, which answers for no other row."""
+    y = torch.randn(N, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    loc = torch.stack([torch.zeros(1).double(), y[17]]).expand(N, 2, 1)
+    scale = torch.tensor([[1.0], [1e-5]], dtype=torch.float64)
+    logits = torch.tensor([1 - 1 / N, 1 / N], dtype=torch.float64).log()
+    report = explain_nll(GaussianMixture(logits, loc, scale), y=y)
+    assert report.word == "suspicious" and "row 17" in report.verdict
+    assert report.health["captured_rows"] == [17]
+
+
+def test_rows_at_the_floor_are_suspicious_unless_it_bars_spikes() -> None:
+    """y is a function of x, so that every scale is at its floor."""
+    x = torch.linspace(-1, 1, 200)[:, None]
+
+    def report(floor: float) -> mdn.NLLReport:
+        model = mdn.MDN(1, n_components=1, hidden=(), min_scale=floor).standardize_(x, 3 * x)
+        with torch.no_grad():
+            model.head.linear.weight.zero_()
+            model.head.linear.weight[1, 0] = 1.0
+            model.head.linear.bias.copy_(torch.tensor([0.0, 0.0, -30.0]))
+        return explain_nll(model, x, 3 * x)
+
+    narrow = report(1e-3)
+    assert narrow.word == "suspicious" and "100% of rows sit at the scale floor" in narrow.verdict
+    assert narrow.health["share_at_floor"] == 1.0
+    # with a broad one it is the width that is wrong, and that is said
+    assert report(0.1).word == "misspecified"
+
+
+def test_full_covariance_is_judged_by_its_narrowest_direction() -> None:
+    """A Gaussian of scales 1 and 1 with correlation 0.9999 is narrow."""
+    g = torch.Generator().manual_seed(0)
+    covariance = torch.tensor([[1.0, 0.9999], [0.9999, 1.0]], dtype=torch.float64)
+    y = MultivariateNormal(torch.zeros(2).double(), covariance)
+    torch.manual_seed(0)
+    draws = y.sample((N,))
+    report = explain_nll(y, y=draws)
+    assert report.health["table"][0]["median_scale"] == pytest.approx(math.sqrt(1e-4), rel=1e-6)
+    assert "integral" not in report.sign and "skipped" in str(report)
+    del g
+
+
+# -- fit and verdict ------------------------------------------------------------------------------
+
+
+def test_overfitting_is_the_gap_between_held_out_and_training_rows() -> None:
+    """Gap and standard error as by hand; the word needs the training rows."""
+    dist, y = normal(0.3)
+    narrow = GaussianMixture(dist.logits, dist.loc, dist.scale / 3)
+    seen, y_seen = normal(0.1, seed=1)
+    report = explain_nll(narrow, y=y, train=(seen, y_seen))
+    a, b = -narrow.log_prob(y).numpy(), -seen.log_prob(y_seen).numpy()
+    assert report.word == "overfitting"
+    assert report.fit["gap"] == pytest.approx(a.mean() - b.mean())
+    error = math.sqrt(a.var(ddof=1) / N + b.var(ddof=1) / N)
+    assert report.fit["gap_standard_error"] == pytest.approx(error)
+    assert f"{report.fit['gap']:.2g} nats worse" in report.verdict
+    alone = explain_nll(narrow, y=y)
+    assert alone.word == "misspecified" and "too narrow" in alone.verdict
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, ""), (0.5, "too narrow"), (2.0, "too wide")])
+def test_three_models_are_told_apart(factor: float, said: str) -> None:
+    """Exact, too narrow, too wide."""
+    dist, y = normal(0.3)
+    report = explain_nll(GaussianMixture(dist.logits, dist.loc, factor * dist.scale), y=y)
+    assert report.word == ("misspecified" if said else "fine") and said in report.verdict
+
+
+def test_a_wrong_width_is_found_where_it_evens_out_over_all_rows() -> None:
+    """Too wide for half of the x, too narrow for the others: the features tell."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(1000, 1, generator=g, dtype=torch.float64)
+    y = (0.2 + 0.8 * (x > 0.5)) * torch.randn(1000, 1, generator=g, dtype=torch.float64)
+    constant = GaussianMixture(
+        torch.zeros(1).double(), torch.zeros(1000, 1, 1).double(), torch.full((1, 1), 0.7).double()
+    )
+    report = explain_nll(constant, x, y)
+    assert report.word == "misspecified" and report.fit["where"] == "column 0 of X"
+    assert report.fit["worst_cost"] > report.fit["cost"]
+    named = explain_nll(constant, pd.DataFrame({"<load>": x[:, 0].numpy()}), y)
+    assert named.fit["where"] == "<load>" and "&lt;load&gt;" in named._repr_html_()
+
+
+def test_cost_of_miscalibration_is_the_divergence_of_the_pit() -> None:
+    """P(PIT <= e) = Phi(f Phi^-1(e)) of a scale too small by f; 2000 rows leave an error of 0.01.
+
+    The divergence of ten bins is below that of the densities, log f + (f^-2 - 1) / 2.
+    """
+    f = 0.7
+    dist, y = normal(0.3, 2000)
+    fit = explain_nll(GaussianMixture(dist.logits, dist.loc, f * dist.scale), y=y).fit
+    share = np.diff(stats.norm.cdf(f * stats.norm.ppf(np.linspace(0, 1, 11))))
+    binned = (share * np.log(10 * share)).sum()
+    assert fit["cost"] == pytest.approx(binned, abs=0.03)
+    assert binned < math.log(f) + 0.5 * (1 / f**2 - 1)
+    assert fit["above_expected"] == pytest.approx(0.5 * (1 / f**2 - 1), abs=0.1)
+
+
+@pytest.mark.parametrize("count", [2, 6, 10])
+def test_few_values_have_no_meaningful_density(count: int) -> None:
+    """The verdict counts them, and the remedy names a likelihood of cells."""
+    y = torch.arange(N, dtype=torch.float64)[:, None] % count
+    dist = GaussianMixture(torch.zeros(1), torch.full((N, 1, 1), count / 2), torch.ones(1, 1))
+    report = explain_nll(dist, y=y)
+    assert report.verdict.startswith(f"not meaningful: y takes {count} values")
+    assert "target='integer'" in report.remedy
+
+
+def test_a_density_on_the_grid_of_y_is_not_meaningful_and_a_smooth_one_is() -> None:
+    """Of a y rounded to 0.1: comb of narrow components, or one broad Gaussian."""
+    g = torch.Generator().manual_seed(0)
+    y = (10 * torch.randn(N, 1, generator=g, dtype=torch.float64)).round() / 10
+    places = torch.arange(-30, 31, dtype=torch.float64)[:, None] / 10
+    comb = GaussianMixture(
+        -0.5 * places[:, 0] ** 2, places.expand(N, 61, 1), torch.full((61, 1), 0.01).double()
+    )
+    spiky = explain_nll(comb, y=y.clamp(-3, 3))
+    assert spiky.word == "not meaningful" and "the step 0.1" in spiky.verdict
+    assert spiky.unit["nll"] < spiky.floor["cell_nll"] + math.log(0.1) - 1
+    assert spiky.floor["cell_nll"] > 0
+    assert "resolution=0.1" in spiky.remedy
+    smooth = GaussianMixture(torch.zeros(1), torch.zeros(N, 1, 1), torch.ones(1, 1)).to(
+        torch.float64
+    )
+    assert explain_nll(smooth, y=y).word == "fine"
+
+
+def test_one_row_far_off_is_suspicious() -> None:
+    """It makes most of the mean loss, and is named."""
+    dist, y = normal(0.3)
+    y[123] += 12.0
+    report = explain_nll(dist, y=y)
+    assert report.word == "suspicious" and "row 123" in report.verdict
+    assert report.health["worst_rows"][0] == 123
+
+
+def test_rows_outside_the_support_are_named() -> None:
+    """A density of 0 there: the loss is infinite, JSON has no such number."""
+    y = torch.ones(N, dtype=torch.float64)
+    y[5] = -1.0
+    report = explain_nll(Gamma(torch.ones(N).double(), torch.ones(N).double()), y=y)
+    assert report.word == "misspecified" and "row 5" in report.verdict
+    assert report.to_dict()["unit"]["nll"] is None
+    assert "infinite" in str(report)
+
+
+def test_a_model_worse_than_the_marginal_is_misspecified() -> None:
+    """Rows out of order: calibrated over all rows, and yet it says nothing right."""
+    g = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(N, 4, generator=g)
+    y = Categorical(logits=logits).logits.argmax(-1)
+    assert explain_nll(Categorical(logits=logits), y=y).word == "fine"
+    report = explain_nll(Categorical(logits=logits.roll(1, 0)), y=y)
+    assert report.word == "misspecified" and "ignores x" in report.verdict
+
+
+@pytest.mark.parametrize(
+    "situation",
+    [
+        pytest.param(s, id=s.name, marks=[] if s.word == "collapse" else pytest.mark.slow)
+        for s in verdicts.SITUATIONS
+    ],
+)
+def test_verdict_of_a_trained_model(situation: verdicts.Situation) -> None:
+    """One seed of each situation of the benchmark; the others are counted there."""
+    if situation.name == "well specified, four units":
+        variants: tuple[Any, ...] = situation.variants[:1]
+    else:
+        variants = situation.variants
+    for variant in variants:
+        found = verdicts.verdict_of(situation, 1000, variant)
+        assert found["right"], found["verdict"]
+
+
+def test_the_table_of_the_benchmark_counts_words() -> None:
+    """One wrong of two is 50 %, and misses the goal."""
+    names = [(s.name, s.word) for s in verdicts.SITUATIONS[:2]]
+    found = [
+        {"situation": names[0][0], "word": "fine", "right": True},
+        {"situation": names[0][0], "word": "collapse", "right": False},
+        {"situation": names[1][0], "word": names[1][1], "right": True},
+    ]
+    text = verdicts.table(found)
+    assert "| 50.0% |" in text and "| 100.0% |" in text
+    assert not verdicts.reached(found) and verdicts.reached(found[2:])
+
+
+# -- kinds of models ------------------------------------------------------------------------------
+
+
+def test_torch_distributions_say_what_ours_say() -> None:
+    """Normal, Independent, MixtureSameFamily, MultivariateNormal, (N,) or (N, 1): one law."""
+    dist, y = normal(0.3, 60)
+    loc = dist.loc[:, 0, 0]
+    want = explain_nll(dist, y=y).to_dict()
+    same = [
+        Normal(loc, 0.3),
+        Normal(loc[:, None], 0.3),
+        Independent(Normal(loc[:, None], 0.3), 1),
+        MixtureSameFamily(Categorical(torch.ones(60, 1).double()), Normal(loc[:, None], 0.3)),
+        MultivariateNormal(loc[:, None], 0.09 * torch.eye(1).double()),
+    ]
+    for other in same:
+        for target in (y, y[:, 0].numpy()):
+            got = explain_nll(other, y=target).to_dict()
+            assert got["verdict"] == want["verdict"]
+            assert got["unit"]["nll"] == pytest.approx(want["unit"]["nll"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda loc: StudentT(torch.full_like(loc, 4.0), loc, 0.3),
+        lambda loc: LogNormal(loc, 0.3),
+        lambda loc: TransformedDistribution(Normal(loc, 0.3), [ExpTransform()]),
+    ],
+    ids=["student", "log-normal", "transformed"],
+)
+def test_other_families_of_torch(build: Any) -> None:
+    """Drawn from themselves they are fine, whether or not their form is known."""
+    loc = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    dist = build(loc)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        y = dist.sample()
+    report = explain_nll(dist, y=y)
+    assert report.word == "fine"
+    assert report.unit["nll"] == pytest.approx(-float(dist.log_prob(y).mean()), rel=1e-9)
+    if "integral" in report.sign:
+        assert report.sign["integral"] == pytest.approx(1, abs=1e-8)
+
+
+def test_classes_have_a_mass_and_a_loss_that_is_never_negative() -> None:
+    """Perplexity, accuracy, gain over the frequencies; the ratio loss is mentioned."""
+    head = mdn.CategoricalHead(2, 3)
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    y = head(x).logits.argmax(-1)
+    report = explain_nll(head, x, y)
+    assert report.sign["measure"] == "mass" and report.sign["largest_at_y"] <= 1
+    assert report.unit["perplexity"] == pytest.approx(math.exp(report.unit["nll"]))
+    assert report.unit["accuracy"] == 1.0
+    assert "never negative" in str(report) and "likelihood-ratio" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("kind", "measure"),
+    [("real", "density"), ("positive", "density"), ("integer", "mass"), ("interval", "mixed")],
+)
+def test_regressor_of_every_kind_of_target(
+    kind: str, measure: str, regressors: Any, frame: Any
+) -> None:
+    """The NLL is the model's own; networks are told apart in the pool."""
+    model, y = regressors[kind]
+    X = frame[0]
+    report = explain_nll(model, X[200:], y[200:], train=(X[:200], y[:200]))
+    assert report.word in WORDS and report.verdict.startswith(f"{report.word}: ")
+    assert report.sign["measure"] == measure
+    assert report.unit["nll"] == pytest.approx(model.nll(X[200:], y[200:]), rel=1e-12)
+    assert report.fit["train_nll"] == pytest.approx(model.nll(X[:200], y[:200]), rel=1e-12)
+    if kind != "interval":
+        assert report.health["networks"] == 2
+        assert report.health["floor_known"]
+        assert report.unit["gain_over_marginal"]["nats"] > 0.3
+    assert (report.unit["nll"] >= 0) or measure != "mass"
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+class _Twice(nn.Module):
+    """Two targets, dropout, and a mode that has to come back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.linear = nn.Dropout(0.5), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Normal:
+        return Normal(self.linear(self.drop(x)), 1.0)
+
+
+def test_module_is_asked_in_evaluation_mode_and_left_in_its_own() -> None:
+    """Two targets: no integral, HDR values in place of the PIT; the global generator rests."""
+    model = _Twice().train()
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    y = model.eval()(x).mean.detach() + torch.randn(
+        200, 2, generator=torch.Generator().manual_seed(1)
+    )
+    model.train()
+    before = torch.get_rng_state()
+    first, second = explain_nll(model, x, y), explain_nll(model, x.tolist(), y.numpy())
+    assert torch.equal(before, torch.get_rng_state()) and model.training and model.drop.training
+    assert first.verdict == second.verdict and first.word == "fine"
+    assert first.fit["kind"] == "HDR values"
+    assert first.unit["gaussian_scale"] == pytest.approx([1, 1], abs=0.2)
+
+
+# -- the report -----------------------------------------------------------------------------------
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("br", "meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_closed_escaped_and_alone() -> None:
+    """Every tag closes, no script, nothing from elsewhere, no bare sign of the text."""
+    dist, y = normal(0.3, 60)
+    page = explain_nll(dist, y=y)._repr_html_()
+    tags = _Tags()
+    tags.feed(page)
+    assert not tags.open and not tags.links and "script" not in tags.seen
+    assert "p(y|x) &gt; 1" in page and "p(y|x) > 1" not in page
+
+
+def test_text_holds_the_verdict_and_every_part() -> None:
+    """Lines of at most 96 columns."""
+    dist, y = normal(0.3, 60)
+    report = explain_nll(dist, y=y)
+    text = str(report)
+    joined = " ".join(text.split())
+    assert report.verdict in joined and repr(report) == text
+    for title in ("Sign", "Unit", "Floor", "Health", "Fit"):
+        assert re.search(rf"^{title}: ", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 96
+
+
+def test_figure_has_a_panel_for_what_is_known() -> None:
+    """Four for a density; losses and gains for classes; labels everywhere."""
+    dist, y = normal(0.3, 60)
+    figure = explain_nll(dist, y=y, train=normal(0.3, 60, seed=1)).plot()
+    assert len(figure.axes) == 4
+    assert all(ax.get_xlabel() and ax.get_title() for ax in figure.axes)
+    classes = Categorical(logits=torch.zeros(60, 3))
+    y = torch.arange(60) % 3
+    figure = explain_nll(classes, y=y).plot()
+    assert figure.axes[0].get_title().startswith("Loss")
+    assert len(figure.axes) == 2
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda d, y: explain_nll(d), ValueError, "y must be given"),
+        (lambda d, y: explain_nll(mdn.MDN(1), y=y), ValueError, "X must be given with a model"),
+        (lambda d, y: explain_nll(3, y, y), TypeError, "model_or_distribution must be"),
+        (lambda d, y: explain_nll(mdn.MDN, y, y), TypeError, "got the class MDN"),
+        (lambda d, y: explain_nll(mdn.MDN(1), y[:5], y), ValueError, "5 and 60 rows"),
+        (lambda d, y: explain_nll(d, y[:5], y), ValueError, "5 and 60 rows"),
+        (lambda d, y: explain_nll(d, y=y[:5]), ValueError, r"batch shape \(5,\)"),
+        (
+            lambda d, y: explain_nll(d, y=["a"] * 60),
+            TypeError,
+            "y must be a tensor or hold numbers",
+        ),
+        (lambda d, y: explain_nll(d, y=y / 0), ValueError, "y must be finite; row 0 is not"),
+        (lambda d, y: explain_nll(d, y=y, train=(y, y)), TypeError, "train must begin with"),
+        (lambda d, y: explain_nll(d, y=y, train=3), TypeError, "train must be a pair"),
+        (lambda d, y: explain_nll(d, y=y, train=(d, None)), ValueError, "train y must be given"),
+        (
+            lambda d, y: explain_nll(nn.Linear(1, 1), y.float(), y),
+            TypeError,
+            "Distribution; got Tensor",
+        ),
+        (
+            lambda d, y: explain_nll(Categorical(torch.ones(60, 3)), y=y + 100),
+            ValueError,
+            "whole numbers from 0 to 2; row 0 is",
+        ),
+    ],
+)
+def test_errors_say_what_was_expected(call: Any, error: type[Exception], said: str) -> None:
+    """One sentence with the name, what was found and the cure."""
+    with pytest.raises(error, match=said):
+        call(*normal(0.3, 60))
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, regressors: Any, frame: Any) -> Path:
+    """A saved model with two tables, one of the training rows, the target not the last column."""
+    folder = tmp_path_factory.mktemp("files")
+    regressors["real"][0].save(folder / "model.mdn")
+    table = frame[0].copy()
+    table.insert(0, "yield", frame[1])
+    table[:200].to_csv(folder / "train.csv", index=False)
+    table[200:].to_csv(folder / "test.csv", index=False)
+    return folder
+
+
+def test_command_writes_report_figure_and_numbers(
+    files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What is printed, written and said by the library is one and the same."""
+    out = {kind: tmp_path / f"report.{kind}" for kind in ("html", "png", "json")}
+    args = ["explain", str(files / "model.mdn"), str(files / "test.csv")]
+    args += ["--train", str(files / "train.csv"), "--html", str(out["html"])]
+    args += ["--figure", str(out["png"]), "--json", str(out["json"])]
+    assert cli.main(args) == 0
+    test, seen = (pd.read_csv(files / f"{name}.csv") for name in ("test", "train"))
+    x, y = ["load", "kind"], "yield"
+    model = mdn.load(files / "model.mdn")
+    report = explain_nll(model, test[x], test[y], train=(seen[x], seen[y]))
+    printed = capsys.readouterr().out
+    assert str(report).splitlines()[0] in printed
+    assert json.loads(out["json"].read_text()) == report.to_dict()
+    assert out["png"].read_bytes().startswith(b"\x89PNG")
+    page = out["html"].read_text()
+    (picture,) = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    tags = _Tags()
+    tags.feed(page)
+    assert not tags.open
+    assert cli.main(args) == 1  # nothing is replaced unasked
+    assert "add --force to replace them" in capsys.readouterr().err
+    assert cli.main([*args, "--force"]) == 0
+
+
+def test_command_takes_a_module_and_a_distribution(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without names of features the last column is y."""
+    dist, y = normal(0.3, 60)
+    x = dist.loc[:, 0].numpy()
+    pd.DataFrame({"x": x[:, 0], "y": y[:, 0]}).to_csv(tmp_path / "data.csv", index=False)
+    model = mdn.MDN(1).standardize_(torch.as_tensor(x), y)
+    for saved in (model, dist):
+        mdn.save(saved, tmp_path / "m.mdn")
+        assert cli.main(["explain", str(tmp_path / "m.mdn"), str(tmp_path / "data.csv")]) == 0
+        assert capsys.readouterr().out.startswith("Verdict")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nope.mdn", "test.csv"], "there is no file nope.mdn"),
+        (["model.mdn", "nope.csv"], "there is no file nope.csv"),
+        (["model.mdn", "test.csv", "--target", "nope"], "has no column nope; its columns: yield"),
+        (["model.mdn", "test.csv", "--target", "kind"], "the target kind of test.csv must hold"),
+        (["model.mdn", "short.csv"], "short.csv lacks kind, which the model was fitted on"),
+        (["model.mdn", "wide.csv"], "wide.csv has 2 columns besides the features"),
+        (["model.mdn", "empty.csv"], "empty.csv is no CSV file with a header"),
+        (["model.mdn", "test.csv", "--json", "no/r.json"], "the folder no is not there"),
+    ],
+)
+def test_command_errors_are_one_line(
+    files: Path,
+    args: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exit 1 and the cure, no traceback."""
+    monkeypatch.chdir(files)
+    table = pd.read_csv("test.csv")
+    table.drop(columns="kind").to_csv("short.csv", index=False)
+    table.assign(other=1.0).to_csv("wide.csv", index=False)
+    Path("empty.csv").write_text("")
+    assert cli.main(["explain", *args]) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_command_without_pandas_names_the_extra(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that is None in sys.modules can not be imported."""
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert cli.main(["explain", str(files / "model.mdn"), str(files / "test.csv")]) == 1
+    assert 'pip install "mdn[tables]"' in capsys.readouterr().err
+
+
+def test_help_of_the_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """As every command."""
+    assert cli.main(["explain", "--help"]) == 0
+    assert "Example: mdn explain model.mdn" in capsys.readouterr().out
