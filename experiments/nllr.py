@@ -17,7 +17,8 @@ wrong. So the accuracy may be as good, but the probabilities should be too sure.
 or not, where that of cross-entropy is $1 - p_t$. The rows that are right by far are many and their
 loss falls for ever, so that they outvote those that are wrong. The third loss here, *floored*, ends
 that: it is the ratio down to $p_t = 1 - 10^{-7}$, a usual clipping of probabilities, and flat
-beyond, so that such rows do not pull. (Whether the authors did so, we do not know.)
+beyond, so that such rows do not pull. It was added after the bare ratio had been seen to diverge;
+whether the authors bounded theirs, we do not know.
 
 All three train the same network 784-128-10 from the same weights on the same batches: Adam with
 rate 1e-3, batches of 128, 10 epochs, for each of five seeds. The differences are paired by seed.
@@ -273,8 +274,9 @@ def _draw(sets: dict[str, Any]) -> Figure:
             edges = np.linspace(0, 1, len(count) + 1)
             right.stairs(100 * count / count.sum(), edges, color=colour, lw=1.8,
                          ls=line, label=loss)  # fmt: skip
-        left.set(xlabel=f"confidence in the likeliest class\n(bins of {SHOWN} predictions or more)", ylabel="share of right predictions",
-                 xlim=(0, 1.02), ylim=(0, 1.02), title=f"{name}: reliability")  # fmt: skip
+        left.set(xlabel=f"confidence in the likeliest class\n(bins of {SHOWN} predictions or more)",
+                 ylabel="share of right predictions", xlim=(0, 1.02), ylim=(0, 1.02),
+                 title=f"{name}: reliability")  # fmt: skip
         right.set(xlabel="confidence in the likeliest class", ylabel="predictions (%)", xlim=(0, 1),
                   yscale="log", title=f"{name}: how sure")  # fmt: skip
         for ax in (left, right):  # above the axes, where no point lies
