@@ -46,17 +46,17 @@ def _skip_elsewhere(
     return True if requests or type(member).__name__ == "_tuplegetter" else None
 
 
-def _escape_shapes(
+def _escape(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Shapes such as (*, D) are no emphasis; inside double backquotes they are literal already."""
+    """Shapes such as (*, D) are no emphasis, but in double backquotes; initials no list."""
     for i, line in enumerate(lines):
         parts = line.split("``")
         parts[::2] = [re.sub(r"(?<=\()\*(?=[,)])", r"\\*", part) for part in parts[::2]]
-        lines[i] = "``".join(parts)
+        lines[i] = re.sub(r"^(\s*[A-Z])\. (?=[A-Z])", r"\1\\. ", "``".join(parts))
 
 
 def setup(app: Sphinx) -> None:
     """Connect the hooks above."""
     app.connect("autodoc-skip-member", _skip_elsewhere)
-    app.connect("autodoc-process-docstring", _escape_shapes)
+    app.connect("autodoc-process-docstring", _escape)
