@@ -6,7 +6,8 @@ Run from the root of the repository::
 
 Every model is trained (`mdn.MDN`, `mdn.fit`) and every verdict is on rows that it has not seen,
 with the training rows given. Function, noise, unit and number of rows differ from seed to seed. The
-limits of the verdict were set on seeds from 1000; the table is of seeds from 0. The exit status is
+limits of the verdict were set on seeds from 1000; the table is of seeds from 0, of which a first
+run was seen before the last changes (docs/explain.md tells which). The exit status is
 1 if a situation is told right in less than 95 %, or the well specified ones in less than 98 %.
 """
 

@@ -206,8 +206,9 @@ class GaussianMixtureDensity(_Mixing):
         \qquad p(y|x) = \sum_k \pi_k(x) \, \mathcal N(y; m_k, s_k^2), \quad
         \pi_k(x) \propto w_k \, \mathcal N(x; \mu_k, \sigma_k^2)
 
-    The paper draws the parameters: weights from U(0, 1), centres from N(0, 1.5^2), variances as the size
-    of a draw from N(1, 0.5^2).  Ours are one such draw, rounded and kept, so that it is always the same density:
+    The paper draws the parameters: weights from U(0, 1), centres from N(0, 1.5^2), variances as the
+    size of a draw from N(1, 0.5^2).  Ours are one such draw, rounded (one weight so that they sum
+    to 1) and kept, so that it is always the same density:
     p(y|x) has two modes for x up to 1 and one beyond.
 
     Example:
