@@ -97,7 +97,7 @@ def report(numbers: dict[str, Any]) -> str:
         lines += ["", "| " + title + " | splits | " + " | ".join(NAMES[m] for m in methods) + " |"]
         lines.append("|---" * (len(methods) + 2) + "|")
         for name, told in sets.items():
-            cells = [f"{told[score][m]['mean']:.3f}" for m in methods]
+            cells = [f"{told[score][m]['mean']:.4g}" for m in methods]
             best = min(methods, key=lambda m: told[score][m]["mean"])
             cells[methods.index(best)] = f"**{cells[methods.index(best)]}**"
             lines.append(f"| {name} | {told['splits']} | " + " | ".join(cells) + " |")

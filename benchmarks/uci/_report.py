@@ -307,7 +307,8 @@ def _provenance(cells: Cells, methods: list[str], runs: Mapping[str, Record]) ->
     used = {r["run"] for splits in cells.values() for r in splits.values()}
     for started in sorted(used):
         run = runs[started]
-        lines.append(f"{started}, commit {run['commit']}: `{run['command']}`")
+        note = f"; {run['note']}" if "note" in run else ""  # written by hand, where one is needed
+        lines.append(f"{started}, commit {run['commit']}: `{run['command']}`{note}")
     return lines
 
 
