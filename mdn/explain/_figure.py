@@ -192,7 +192,7 @@ def _gains(ax: Axes, report: Any, rows: Rows, train: Rows | None) -> None:
     ax.axvline(0.0, color=_BLACK, linewidth=1)
     ax.set_yticks(place, list(shown))
     ax.set_ylim(-0.6, len(shown) - 0.4)
-    ends = [*bits, 0.0]
+    ends = [*(b + e for b, e in zip(bits, error, strict=True)), *bits, 0.0]
     room = _ROOM * (max(ends) - min(ends) or 1.0)
     ax.set_xlim(min(ends) - room, max(ends) + room)
     ax.set_xlabel("gain [bits per row], with its standard error")

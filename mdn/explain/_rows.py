@@ -282,6 +282,7 @@ def _tried(logits: Tensor, parts: Any, dist: Any) -> Any:
 
 
 def _support(dist: Distribution) -> Any:
+    """Any, as torch's stub has it None as well, which no distribution here gives."""
     return dist.support
 
 
