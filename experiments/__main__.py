@@ -193,12 +193,17 @@ def _index(done: Sequence[str]) -> str:
 
 def commit() -> str:
     """The commit that is checked out, "-dirty" if code was changed since; "unknown" without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        # what a run itself writes changes no code
+        changed = git("status", "--porcelain", "-uno", "--", ".", ":(exclude)experiments/results")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
 
 
 def _own_options(name: str, options: dict[str, Any], *, several: bool) -> dict[str, Any]:

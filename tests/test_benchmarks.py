@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from benchmarks import distribution, stability
 from benchmarks.uci import __main__ as uci
 from benchmarks.uci import _methods, _report, _run
 from benchmarks.uci._scores import Quantiles, pit_deviation, scores
+from experiments import __main__ as experiments_main
 from mdn import GaussianMixture, datasets
 from mdn.datasets import SplitDataset
 
@@ -527,6 +530,35 @@ def test_code_version_changes_with_the_defaults(
     monkeypatch.setattr(_run, "REVISION", _run.REVISION + 1)
     assert _run.code_version() != before
     assert _run.commit() == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("module", "results"),
+    [(_run, "benchmarks/results"), (experiments_main, "experiments/results")],
+)
+def test_a_commit_is_dirty_by_code_not_by_results(
+    module: ModuleType, results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that writes its results into the tree does not call the next one's code changed."""
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    table, code = tmp_path / results / "table.json", tmp_path / "code.py"
+    table.parent.mkdir(parents=True)
+
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    for path in (table, code):
+        path.write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    first = module.commit()
+    assert len(first) == 12
+    table.write_text("2")
+    assert module.commit() == first
+    code.write_text("2")
+    assert module.commit() == f"{first}-dirty"
 
 
 @pytest.mark.parametrize("name", _methods.RIVALS)

@@ -202,13 +202,18 @@ def code_version() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, "-dirty" if it was changed since; "unknown" without git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
+    """The commit that is checked out, "-dirty" if code was changed since; "unknown" without git."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        # what a run itself writes changes no code
+        changed = git("status", "--porcelain", "-uno", "--", ".", ":(exclude)benchmarks/results")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
 
 
 def tasks(sets: Iterable[SplitDataset], methods: Sequence[Method], splits: int) -> list[Task]:
