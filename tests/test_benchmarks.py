@@ -580,3 +580,28 @@ def test_a_rival_predicts_in_the_unit_of_y(name: str) -> None:
     if record["nll"] is not None:
         entropy = 0.5 * math.log(2 * math.pi * math.e * 10.0**2)
         assert record["nll"] > entropy - 0.1
+
+
+def test_the_readme_quotes_the_stored_results() -> None:
+    """Its table is the mean NLL over all splits, of all sets and methods."""
+    root = Path(__file__).parents[1]
+    stored = json.loads((root / "benchmarks" / "results" / "uci.json").read_text())["records"]
+    text = (root / "README.md").read_text()
+    sets = [line for line in text.splitlines() if line.startswith("| | boston ")]
+    names = [cell.strip() for cell in sets[0].strip("|").split("|")[1:]]
+    rows = {
+        "`MDNRegressor()`": "mdn",
+        '`preset="fast"`': "mdn fast",
+        "NGBoost": "ngboost",
+        "CatBoost": "catboost",
+    }
+    for label, method in rows.items():
+        line = next(a for a in text.splitlines() if a.startswith(f"| {label} |"))
+        quoted = [float(cell) for cell in line.strip("|").split("|")[1:]]
+        assert len(quoted) == len(names) == 9
+        for name, value in zip(names, quoted, strict=True):
+            known = [
+                r["nll"] for r in stored if r["method"] == method and r["set"].startswith(name)
+            ]
+            assert len(known) == (5 if name == "protein" else 20)
+            assert value == pytest.approx(np.mean(known), abs=0.00501)
