@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from scipy import stats
 
 from mdn import GaussianMixture, MDNRegressor, scoring
@@ -254,11 +255,12 @@ def _draw_sets(numbers: dict[str, Any]) -> Figure:
     names = list(numbers["sets"])
     figure = Figure(figsize=(9, 1.6 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for ax, (score, title) in zip(axes, SCORES.items(), strict=True):
+    for ax, score in zip(axes, SCORES, strict=True):
+        same = float(score != "nll")  # the CRPS as a ratio: its unit differs from set to set
         for j, m in enumerate(methods):
             told = [numbers["sets"][name][score] for name in names]
-            base = [1.0 if score == "nll" else abs(t["mdn"]["mean"]) for t in told]
-            value = [t[m]["worse_than_mdn"] / b for t, b in zip(told, base, strict=True)]
+            base = [abs(t["mdn"]["mean"]) if same else 1.0 for t in told]
+            value = [same + t[m]["worse_than_mdn"] / b for t, b in zip(told, base, strict=True)]
             error = [2 * t[m]["error"] / b for t, b in zip(told, base, strict=True)]
             place = np.arange(len(names)) + 0.18 * (j - 0.5 * (len(methods) - 1))
             ax.errorbar(
@@ -271,12 +273,17 @@ def _draw_sets(numbers: dict[str, Any]) -> Figure:
                 lw=1,
                 label=NAMES[m],
             )
-        ax.axvline(0, color="k", lw=1)
+        ax.axvline(same, color="k", lw=1)
         ax.set_yticks(range(len(names)), names)
-        unit = "nats per row" if score == "nll" else "share of its CRPS"
-        ax.set_xlabel(f"{title} above that of MDNRegressor(), {unit}")
         ax.grid(axis="x", color="0.9")
-    axes[0].invert_yaxis()  # the other shares it
+    axes[0].set_xlabel("NLL above that of MDNRegressor(), nats per row")
+    axes[1].set_xlabel("CRPS over that of MDNRegressor()")
+    if axes[1].get_xlim()[1] > 5:
+        axes[1].set_xscale("log")
+        axes[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes[1].xaxis.set_minor_locator(NullLocator())
+    axes[0].set_ylim(len(names) - 0.5, -0.5)  # the first on top; the other shares it
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(methods), frameon=False)
     figure.supxlabel("bars: two standard errors of the paired difference", fontsize=8)
