@@ -199,8 +199,8 @@ def commit() -> str:
         return done.stdout.strip()
 
     try:
-        # what a run itself writes changes no code
-        changed = git("status", "--porcelain", "-uno", "--", ".", ":(exclude)experiments/results")
+        # what a run itself writes, of an experiment or a benchmark, changes no code
+        changed = git("status", "--porcelain", "-uno", "--", ".", ":(exclude,glob)*/results/**")
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

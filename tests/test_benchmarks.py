@@ -8,7 +8,6 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -524,24 +523,22 @@ def test_code_version_changes_with_the_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Results of other defaults are not those of these; outside of git no commit is known."""
-    monkeypatch.setattr(_run, "ROOT", tmp_path)
+    monkeypatch.setattr(experiments_main, "ROOT", tmp_path)
     before = _run.code_version()
     assert before == _run.code_version()
     monkeypatch.setattr(_run, "REVISION", _run.REVISION + 1)
     assert _run.code_version() != before
-    assert _run.commit() == "unknown"
+    assert experiments_main.commit() == "unknown"
 
 
-@pytest.mark.parametrize(
-    ("module", "results"),
-    [(_run, "benchmarks/results"), (experiments_main, "experiments/results")],
-)
+@pytest.mark.parametrize("folder", ["benchmarks", "experiments"])
 def test_a_commit_is_dirty_by_code_not_by_results(
-    module: ModuleType, results: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that writes its results into the tree does not call the next one's code changed."""
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    table, code = tmp_path / results / "table.json", tmp_path / "code.py"
+    monkeypatch.setattr(experiments_main, "ROOT", tmp_path)
+    table = tmp_path / folder / "results" / "table.json"
+    code = tmp_path / folder / "code.py"
     table.parent.mkdir(parents=True)
 
     def git(*words: str) -> None:
@@ -553,12 +550,12 @@ def test_a_commit_is_dirty_by_code_not_by_results(
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    first = module.commit()
+    first = experiments_main.commit()
     assert len(first) == 12
     table.write_text("2")
-    assert module.commit() == first
+    assert experiments_main.commit() == first
     code.write_text("2")
-    assert module.commit() == f"{first}-dirty"
+    assert experiments_main.commit() == f"{first}-dirty"
 
 
 @pytest.mark.parametrize("name", _methods.RIVALS)

@@ -30,11 +30,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from experiments.__main__ import commit
 from mdn.datasets import DATA_VARIABLE, UCI_SETS, load_uci
 
 from ._methods import RIVALS, Method, installed, ours
 from ._report import report
-from ._run import ROOT, Store, Task, code_version, commit, results, tasks
+from ._run import ROOT, Store, Task, code_version, results, tasks
 
 __all__ = ["main"]
 

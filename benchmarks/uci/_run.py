@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import os
 import signal
-import subprocess
 import time
 import warnings
 from collections.abc import Generator, Iterable, Sequence
@@ -31,7 +30,6 @@ __all__ = [
     "Store",
     "Task",
     "code_version",
-    "commit",
     "measure",
     "results",
     "tasks",
@@ -199,21 +197,6 @@ class Store:
 def code_version() -> str:
     """The version of mdn and the revision of its defaults, which every change of them raises."""
     return f"mdn {mdn.__version__}, defaults {REVISION}"
-
-
-def commit() -> str:
-    """The commit that is checked out, "-dirty" if code was changed since; "unknown" without git."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        # what a run itself writes changes no code
-        changed = git("status", "--porcelain", "-uno", "--", ".", ":(exclude)benchmarks/results")
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def tasks(sets: Iterable[SplitDataset], methods: Sequence[Method], splits: int) -> list[Task]:
