@@ -985,6 +985,69 @@ def test_ensemble_is_its_members_written_out(
         torch.testing.assert_close(dist.log_prob(y)[m], by_hand(module, m, x[m]).log_prob(y[m]))
 
 
+def loss(dist: GaussianMixture, y: Tensor) -> Tensor:
+    """Depends on every row of every member in a way of its own."""
+    return (dist.log_prob(y) * torch.linspace(0.5, 2, y[..., 0].numel()).view(y.shape[:2])).sum()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"embedded": [0, 2]}, {"hidden": ()}, {"embedded": [3], "hidden": ()}]
+)
+def test_ensemble_trains_by_the_gradient_of_its_members_written_out(
+    options: dict[str, object],
+) -> None:
+    """In training the gradient is made by hand: it is autograd's of plain matrices, and twice."""
+    module = ensemble(3, 4, 1, 3, **{"hidden": (6, 5), **options}).double().train()
+    params = list(module.parameters())
+    x = torch.randn(3, 7, 4, generator=seeded(1), dtype=torch.float64)
+    y = torch.randn(3, 7, 1, generator=seeded(2), dtype=torch.float64)
+    plain = sum(
+        (by_hand(module, m, x[m]).log_prob(y[m]) * torch.linspace(0.5, 2, 21).view(3, 7)[m]).sum()
+        for m in range(3)
+    )
+    found = torch.autograd.grad(loss(module(x), y), params, create_graph=True)
+    wanted = torch.autograd.grad(plain, params, create_graph=True)
+    torch.testing.assert_close(found, wanted)
+    twice = [
+        torch.autograd.grad(sum(g.square().sum() for g in grads), params)
+        for grads in (found, wanted)
+    ]
+    torch.testing.assert_close(*twice)
+    again = loss(module(x), y)
+    first = torch.autograd.grad(again, params, retain_graph=True)
+    torch.testing.assert_close(first, torch.autograd.grad(again, params), rtol=0, atol=0)
+
+
+def test_ensemble_in_training_has_a_gradient_to_rows_and_one_under_torch_func() -> None:
+    """Neither is lost where the parameters' gradient takes its own way."""
+    module = ensemble(3, 4, 1, 3, hidden=(6,), embedded=[1]).double().train()
+    x = torch.randn(3, 7, 4, generator=seeded(1), dtype=torch.float64)
+    y = torch.randn(3, 7, 1, generator=seeded(2), dtype=torch.float64)
+    rows = x.clone().requires_grad_(True)
+    (trained,) = torch.autograd.grad(loss(module(rows), y), rows)
+    (evaluated,) = torch.autograd.grad(loss(module.eval()(rows), y), rows)
+    torch.testing.assert_close(trained, evaluated)
+    module.train()
+    params = dict(module.named_parameters())
+    functional = torch.func.grad(lambda p: loss(torch.func.functional_call(module, p, (x,)), y))(
+        params
+    )
+    plain = torch.autograd.grad(loss(module(x), y), list(params.values()))
+    torch.testing.assert_close(list(functional.values()), list(plain))
+    swapped = {name: p.detach().mul(1.5).requires_grad_(True) for name, p in params.items()}
+    out = torch.func.functional_call(module, swapped, (x,))
+    found = torch.autograd.grad(loss(out, y), list(swapped.values()))
+    other = MDNEnsemble(**module.describe()).double()
+    other.load_state_dict(swapped)
+    wanted = torch.autograd.grad(loss(other.eval()(x), y), list(other.parameters()))
+    torch.testing.assert_close(found, wanted)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        late = loss(module(x), y)
+        with torch.no_grad():
+            module.head_weight.mul_(2)
+        late.backward()
+
+
 def test_ensemble_takes_the_same_rows_for_all_or_rows_for_each() -> None:
     """(B, F) is (M, B, F) with M equal parts."""
     module = ensemble(3, 4, embedded=[1])

@@ -1,13 +1,18 @@
-"""Tests of the trees: as arrays they say what scikit-learn says, and never of rows they saw."""
+"""Tests of what networks are told: trees and a process say what they should, of rows not seen."""
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
+from sklearn.gaussian_process.kernels import Matern
 
+from mdn.estimator import _process
+from mdn.estimator._process import GaussianProcess
 from mdn.estimator._trees import Forest, TreeFeatures, n_forests
 
 MODELS = {
@@ -215,3 +220,84 @@ def test_the_number_of_threads_changes_nothing(n_jobs: int | None) -> None:
     expected = TreeFeatures.fit(x, y[:, None], None, fold, fast=True, seed=3, n_jobs=1)[1]
     found = TreeFeatures.fit(x, y[:, None], None, fold, fast=True, seed=3, n_jobs=n_jobs)[1]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
+# -- Gaussian process -------------------------------------------------------------------------
+
+
+def parameters(columns: int) -> torch.Tensor:
+    """Logs of lengths, amplitudes and noise, none at a round value."""
+    return 0.3 * torch.randn(2 * columns + 5, generator=torch.Generator().manual_seed(1)).double()
+
+
+def covariance(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """The kernel put together from those of scikit-learn."""
+    columns = x.shape[1]
+    joint, single = np.exp(theta[:columns]), np.exp(theta[columns : 2 * columns])
+    a = np.exp(2 * theta[-5:-1])
+    each = [Matern(single[f], nu=1.5)(x[:, [f]]) for f in range(columns)]
+    total = a[0] * Matern(joint, nu=1.5)(x) + a[1] * np.mean(each, axis=0) + a[3]
+    if columns > 1:
+        total += a[2] * np.mean([p * q for p, q in combinations(each, 2)], axis=0)
+    return total
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+def test_the_kernel_is_scikit_learns_materns_summed(columns: int) -> None:
+    """All columns at once, one by one and two by two, each kind by its own amplitude."""
+    x = rows(60, max(2, columns))[0][:, :columns]
+    theta = parameters(columns)
+    found = _process._kernel(torch.as_tensor(x), torch.as_tensor(x[:20]), theta)
+    np.testing.assert_allclose(found, covariance(x, theta.numpy())[:, :20], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+def test_the_slope_is_autograds_of_torchs_normal(columns: int) -> None:
+    """Of the negative log marginal likelihood, with noise that differs from row to row."""
+    x, y = (torch.as_tensor(a) for a in rows(40, max(2, columns)))
+    x, share = x[:, :columns], torch.linspace(0.5, 2, 40).double()
+    theta = parameters(columns).requires_grad_(True)
+    noise = _process._variances(theta)[1] * share + _process._JITTER
+    kernel = _process._kernel(x, x, theta) + noise.diag()
+    normal = torch.distributions.MultivariateNormal(torch.zeros_like(y), kernel)
+    (wanted,) = torch.autograd.grad(-normal.log_prob(y), theta)
+    found = _process._Pairs(x).slope(theta.detach(), y, share)
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_words_of_the_process_are_the_posterior_of_the_other_rows_alone(columns: int) -> None:
+    """Out of fold by one inverse for all folds; here each fold's is worked out anew by numpy."""
+    x, y = rows(120, 3)
+    x, y = x[:, :columns], (y - y.mean()) / y.std()
+    fold = np.arange(120) % 4
+    process, words = GaussianProcess.fit(x, y, None, fold, fast=False, seed=0)
+    warped, theta = process.x.numpy(), process.theta.numpy()
+    noise = np.exp(2 * theta[-1]) + _process._LEAST_NOISE**2 + _process._JITTER
+    kernel = covariance(warped, theta) + noise * np.eye(120)
+    for f in range(4):
+        out, rest = fold == f, fold != f
+        gain = np.linalg.solve(kernel[np.ix_(rest, rest)], kernel[np.ix_(rest, out)]).T
+        np.testing.assert_allclose(words[out, 0], gain @ y[rest], rtol=0, atol=1e-4)
+        left = kernel[np.ix_(out, out)] - gain @ kernel[np.ix_(rest, out)]
+        np.testing.assert_allclose(words[out, 1], 0.5 * np.log(np.diag(left)), rtol=0, atol=1e-3)
+    gain = np.linalg.solve(kernel, kernel - noise * np.eye(120)).T  # the same rows, as if new
+    left = np.diag(kernel) - ((kernel - noise * np.eye(120)) * gain).sum(1)
+    told = np.stack([gain @ y, 0.5 * np.log(left)], 1)
+    np.testing.assert_allclose(process.predict(x), told, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_process_finds_what_two_columns_do_together(fast: bool) -> None:
+    """y is a sum of products of two smooth functions: errs by less than half of what trees do."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 5))
+    y = np.sin(x[:, 0]) * x[:, 1] + np.cos(x[:, 2]) * x[:, 3] + 0.05 * rng.normal(size=500)
+    y = (y - y.mean()) / y.std()
+    process, words = GaussianProcess.fit(
+        x[:300], y[:300], None, np.arange(300) % 5, fast=fast, seed=0
+    )
+    error = np.sqrt(np.mean((process.predict(x[300:])[:, 0] - y[300:]) ** 2))
+    assert np.sqrt(np.mean((words[:, 0] - y[:300]) ** 2)) == pytest.approx(error, rel=0.6)
+    trees = HistGradientBoostingRegressor(random_state=0).fit(x[:300], y[:300])
+    assert error < 0.5 * np.sqrt(np.mean((trees.predict(x[300:]) - y[300:]) ** 2))

@@ -6,6 +6,7 @@ Where rows are few it interpolates better than trees and says how far the next r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,9 +20,11 @@ __all__ = ["GaussianProcess"]
 
 Floats = NDArray[np.floating[Any]]
 
-_ROWS_TO_FIT = 400  # rows by which the kernel is chosen; the cost is their cube
-_PASSES = 60
-_RATE = 0.1  # of Adam, on logs
+# Passes over how many rows choose the kernel: the first ones are for the rough outline.
+_FIRST, _LAST, _FAST = (400, 50), (1000, 30), (300, 40)
+_MOST_DISTANCES = 4e6  # pairs of rows times columns
+_RATE = 0.2  # of Adam, on logs
+_HELD = 0.2  # pull of the logs of the lengths back to where they start
 _JITTER = 1e-6  # of the variance of y, for the factorisation
 _LEAST_NOISE = 1e-3  # of the spread of y
 _ROOT_3 = math.sqrt(3.0)
@@ -35,21 +38,25 @@ class GaussianProcess:
 
     .. math::
         k(x, x') = a_1^2\, m\Big(\sqrt{\sum_f (d_f / l_f)^2}\Big)
-            + a_2^2\, \frac1F \sum_f m(d_f / r_f) + a_3^2, \\
-        m(r) = (1 + \sqrt3 r) e^{-\sqrt3 r}
+            + a_2^2\, \frac1F \sum_f m_f + a_3^2\, \binom F2^{-1} \sum_{f<g} m_f m_g + a_4^2, \\
+        m(r) = (1 + \sqrt3 r) e^{-\sqrt3 r}, \qquad m_f = m(d_f / r_f)
 
-    where d is the difference of the inputs, each warped to a normal shape by its ranks.
+    all columns at once, one by one, and two by two; d is the difference of the inputs, each warped
+    to a normal shape by its ranks.
 
     Attributes:
         knots: of each column its distinct values and what they become.
         x: (N, F) warped rows.
         y: (N,) their targets, standardised.
         noise_share: (N,) variance of the noise of each row, in units of the common one.
-        theta: (2 F + 4,) logs of l, r, a and the noise.
+        theta: (2 F + 5,) logs of l, r, a and the noise.
 
     References:
         C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning (2006), chapters
         2 and 5; equations 5.10 to 5.12 leave one row out, their block form leaves out many.
+
+        D. Duvenaud, H. Nickisch, C. E. Rasmussen, Additive Gaussian Processes (2011), section 3:
+        sums of products of the columns' kernels.
     """
 
     knots: list[tuple[Tensor, Tensor]]
@@ -65,6 +72,8 @@ class GaussianProcess:
         y: Floats,
         weight: Floats | None,
         fold: NDArray[np.integer[Any]],
+        *,
+        fast: bool,
         seed: int,
     ) -> tuple[GaussianProcess, Floats]:
         """The process of the rows (N, F) and targets (N,), and its out-of-fold word, (N, 2).
@@ -76,10 +85,12 @@ class GaussianProcess:
         targets = torch.as_tensor(y, dtype=torch.float64)
         share = np.ones(len(y)) if weight is None else weight.mean() / weight
         noise = torch.as_tensor(share, dtype=torch.float64)
-        some = np.random.default_rng(seed).permutation(len(y))[:_ROWS_TO_FIT]
-        theta = _chosen(warped[some], targets[some], noise[some])
+        order = np.random.default_rng(seed).permutation(len(y))
+        stages = (_FAST,) if fast else (_FIRST, _LAST)
+        theta = _chosen(warped[order], targets[order], noise[order], stages)
         new = cls(knots, warped, targets, noise, theta)
-        inverse, alpha = new._solved
+        root, alpha = new._solved
+        inverse = torch.cholesky_inverse(root)
         mean, variance = torch.empty_like(targets), torch.empty_like(targets)
         for f in range(int(fold.max()) + 1):
             block = torch.as_tensor(np.flatnonzero(fold == f))
@@ -91,10 +102,13 @@ class GaussianProcess:
     @torch.no_grad()
     def predict(self, x: Floats) -> Floats:
         """Mean and log standard deviation of new rows, (N, 2)."""
-        inverse, alpha = self._solved
+        root, alpha = self._solved
         cross = _kernel(_warped(x, self.knots), self.x, self.theta)  # (n, N)
         amplitude, noise = _variances(self.theta)
-        variance = amplitude.sum() + noise - ((cross @ inverse) * cross).sum(1)
+        if self.x.shape[1] == 1:
+            amplitude[2] = 0.0  # no pair
+        known = torch.linalg.solve_triangular(root, cross.t(), upper=False).square().sum(0)
+        variance = amplitude.sum() + noise - known
         return _word(cross @ alpha, variance.clamp(min=noise))
 
     @cached_property
@@ -109,8 +123,7 @@ class GaussianProcess:
                 if not int(info):
                     break
                 jitter *= 10
-            inverse = torch.cholesky_inverse(root)
-            return inverse, inverse @ self.y
+            return root, torch.cholesky_solve(self.y.unsqueeze(1), root).squeeze(1)
 
     def tensors(self) -> dict[str, Tensor]:
         """All there is to know of it, by name."""
@@ -124,7 +137,10 @@ class GaussianProcess:
         """What :meth:`tensors` told."""
         columns = range(tensors["x"].shape[1])
         knots = [(tensors[f"values.{i}"], tensors[f"become.{i}"]) for i in columns]
-        return cls(knots, *(tensors[name] for name in ("x", "y", "noise_share", "theta")))
+        x, y, noise_share, theta = (tensors[name] for name in ("x", "y", "noise_share", "theta"))
+        if len(theta) == 2 * x.shape[1] + 4:  # of a file without pairs of columns
+            theta = torch.cat([theta[:-2], theta.new_tensor([-math.inf]), theta[-2:]])
+        return cls(knots, x, y, noise_share, theta)
 
 
 def _word(mean: Tensor, variance: Tensor) -> Floats:
@@ -149,8 +165,13 @@ def _warped(x: Floats, knots: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _variances(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Squares of the three amplitudes, and the variance of the noise."""
-    return (2 * theta[-4:-1]).exp(), (2 * theta[-1]).exp() + _LEAST_NOISE**2
+    """Squares of the four amplitudes, and the variance of the noise."""
+    return (2 * theta[-5:-1]).exp(), (2 * theta[-1]).exp() + _LEAST_NOISE**2
+
+
+def _shares(columns: int) -> tuple[float, float]:
+    """What one column and what a pair of columns weighs in its sum; one column has no pair."""
+    return 1 / columns, 2 / (columns * (columns - 1)) if columns > 1 else 0.0
 
 
 def _matern(r: Tensor) -> Tensor:
@@ -162,36 +183,100 @@ def _kernel(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
     columns = a.shape[1]
     joint, single = theta[:columns].exp(), theta[columns : 2 * columns].exp()
     square = a.new_full((len(a), len(b)), 1e-12)  # the root has no slope at 0
-    added = torch.zeros_like(square)
+    ones, pairs = torch.zeros_like(square), torch.zeros_like(square)
     for f in range(columns):
         apart = (a[:, f, None] - b[:, f]).abs()
         square = square + (apart / joint[f]).square()
-        added = added + _matern(apart / single[f])
-    amplitude = _variances(theta)[0]
-    return amplitude[0] * _matern(square.sqrt()) + amplitude[1] / columns * added + amplitude[2]
+        m = _matern(apart / single[f])
+        pairs = pairs + ones * m
+        ones = ones + m
+    (c_joint, c_one, c_pair, c_all), _ = _variances(theta)
+    one, pair = _shares(columns)
+    return c_joint * _matern(square.sqrt()) + c_one * one * ones + c_pair * pair * pairs + c_all
 
 
-def _chosen(x: Tensor, y: Tensor, noise_share: Tensor) -> Tensor:
+def _chosen(x: Tensor, y: Tensor, noise_share: Tensor, stages: Sequence[tuple[int, int]]) -> Tensor:
     """Kernel parameters of greatest marginal likelihood, held gently near where they start."""
     columns = x.shape[1]
     first = torch.cat([torch.full((columns,), math.log(2.0)), torch.zeros(columns)]).double()
-    first = torch.cat([first, first.new_tensor([0.0, -1.0, -2.0, -2.5])])
-    theta = first.clone().requires_grad_(True)
+    first = torch.cat([first, first.new_tensor([0.0, -1.0, -1.0, -2.0, -2.5])])
+    theta = first.clone()
     optimizer = torch.optim.Adam([theta], lr=_RATE)
-    for step in range(_PASSES):
-        for group in optimizer.param_groups:
-            group["lr"] = _RATE * (0.55 + 0.45 * math.cos(math.pi * step / _PASSES))
-        optimizer.zero_grad()
-        noise = _variances(theta)[1]
-        kernel = _kernel(x, x, theta) + torch.diag(noise * noise_share + _JITTER)
+    done, passes = 0, sum(count for _, count in stages)
+    for rows, count in stages:
+        rows = min(rows, int(math.sqrt(2 * _MOST_DISTANCES / columns)))
+        pairs = _Pairs(x[:rows])
+        for _ in range(count):
+            rate = _RATE * (0.55 + 0.45 * math.cos(math.pi * done / passes))
+            optimizer.param_groups[0]["lr"] = rate
+            slope = pairs.slope(theta, y[:rows], noise_share[:rows])
+            if slope is None or not bool(slope.isfinite().all()):
+                return theta
+            slope[: 2 * columns] += _HELD * (theta - first)[: 2 * columns]
+            theta.grad = slope
+            optimizer.step()
+            done += 1
+    return theta
+
+
+class _Pairs:
+    """All pairs of n rows, (n, F): what the slopes of many kernels of the same rows share."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.n = len(x)
+        self.upper = torch.triu_indices(self.n, self.n, 1)
+        self.apart = (x[self.upper[0]] - x[self.upper[1]]).abs().t().contiguous()  # (F, P)
+        self.square = self.apart.square()
+
+    def slope(self, theta: Tensor, y: Tensor, noise_share: Tensor) -> Tensor | None:
+        r"""Gradient of the negative log marginal likelihood; None where the kernel has no root.
+
+        It is the sum of :math:`G_{ij} \, \partial K_{ij} / \partial \theta` with
+        :math:`G = (K^{-1} - \alpha \alpha^T) / 2` (Rasmussen and Williams, equation 5.9).
+        """
+        columns = len(self.apart)
+        (c_joint, c_one, c_pair, c_all), noise = _variances(theta)
+        one, pair = _shares(columns)
+        inverse = (-2 * theta[:columns]).exp()
+        r = _ROOT_3 * (inverse @ self.square + 1e-12).sqrt()
+        far = (-r).exp()
+        joint = (1 + r) * far  # its slope on log l_f: 3 exp(-r) (d_f / l_f)^2
+        u = self.apart * (_ROOT_3 * (-theta[columns : 2 * columns]).exp())[:, None]
+        m = (-u).exp()
+        bend = u.square().mul_(m)  # slope of m_f on log r_f
+        m += u.mul_(m)
+        total = m.sum(0)
+        ones = one * total
+        pairs = 0.5 * pair * (total.square() - m.square().sum(0))
+        kernel = y.new_zeros(self.n, self.n)
+        kernel[self.upper[0], self.upper[1]] = (
+            c_joint * joint + c_one * ones + c_pair * pairs + c_all
+        )
+        kernel += kernel.t().clone()
+        alone = c_joint + c_one + (c_pair if pair else 0.0) + c_all  # one column has no pair
+        kernel.diagonal().add_(alone + noise * noise_share + _JITTER)
         root, info = torch.linalg.cholesky_ex(kernel)
         if int(info):
-            break
-        alpha = torch.cholesky_solve(y.unsqueeze(1), root).squeeze(1)
-        held = (theta - first)[: 2 * columns].square().sum()
-        loss = 0.5 * (y @ alpha) + root.diagonal().log().sum() + 0.1 * held
-        loss.backward()
-        if theta.grad is None or not bool(theta.grad.isfinite().all()):
-            break
-        optimizer.step()
-    return theta.detach()
+            return None
+        solved = torch.cholesky_inverse(root)
+        alpha = solved @ y
+        g = 0.5 * (solved - torch.outer(alpha, alpha))
+        own, g = g.diagonal(), 2 * g[self.upper[0], self.upper[1]]
+        trace = own.sum()
+        on_one = c_one * one * (bend @ g)
+        on_pair = c_pair * pair * (bend.mul_(m.neg_().add_(total)) @ g)
+        return torch.cat(
+            [
+                3 * c_joint * inverse * (self.square @ (g * far)),
+                on_one + on_pair,
+                torch.stack(
+                    [
+                        2 * c_joint * (g @ joint + trace),
+                        2 * c_one * (g @ ones + trace),
+                        2 * c_pair * (g @ pairs + (trace if pair else 0.0)),
+                        2 * c_all * (g.sum() + trace),
+                        2 * (noise - _LEAST_NOISE**2) * (own @ noise_share),
+                    ]
+                ),
+            ]
+        )

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function, forward_ad
 
 from ..distribution import GaussianMixture
 from ._heads import MIN_SCALE, Layout, _check_features, _check_rows, _check_sizes
@@ -118,18 +119,13 @@ class MDNEnsemble(nn.Module):
         _check_features(x, self.in_features, "x")
         members = len(self.head_bias)  # fewer than at first while some have stopped training
         x = x.expand(members, *x.shape[-2:])
-        h = x
-        if self.embedded:
-            chosen = x[:, :, self.embedded]
-            angle = 2 * math.pi * chosen.unsqueeze(-1) * self.frequencies
-            waves = torch.cat([angle.cos(), angle.sin(), chosen.unsqueeze(-1)], -1)
-            waves = torch.relu(waves.transpose(1, 2) @ self.wave_weight + self.wave_bias)
-            h = torch.cat([x, waves.transpose(1, 2).flatten(2)], -1)  # (M, B, width)
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            h = nn.functional.silu(torch.baddbmm(bias, h, weight))
-            if self.dropout and self.training:
-                h = nn.functional.dropout(h, self.dropout)
-        out = torch.baddbmm(self.head_bias, self.head_weight, h.transpose(1, 2))  # (M, P, B)
+        own: dict[str, Tensor] = dict(self.named_parameters())
+        alone = all(p.requires_grad for p in own.values()) and not x.requires_grad
+        plain = torch.is_grad_enabled() and not _transformed()
+        if self.training and not self.dropout and alone and plain:
+            out = _Outputs.apply(self, x, *own.values())
+        else:
+            out = _outputs(self, own, x)
         batch = torch.Size((members, x.shape[1]))
         params = self.layout.parameters(out.transpose(0, 1).flatten(1), batch)
         return cast(GaussianMixture, self.layout.distribution(params))
@@ -149,3 +145,101 @@ class MDNEnsemble(nn.Module):
             "covariance_type": self.covariance_type,
             "min_scale": self.layout.min_scale,
         }
+
+
+def _transformed() -> bool:
+    """Whether torch.func, forward mode or torch.compile wants to see every operation."""
+    functional: bool = torch._C._are_functorch_transforms_active()
+    return functional or forward_ad._current_level >= 0 or torch.compiler.is_compiling()
+
+
+def _outputs(module: MDNEnsemble, p: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The head's outputs (M, P, B) of rows (M, B, F), by parameters of those names."""
+    h = x.transpose(1, 2)  # rows last throughout: features are then stacked without copies
+    if module.embedded:
+        embedded = torch.relu(torch.baddbmm(*_embedding(p), _waves(module, p, h)))
+        h = torch.cat([h, embedded.view(len(h), -1, h.shape[2])], 1)  # (M, width, B)
+    for i in range(len(module.hidden)):
+        h = nn.functional.silu(_layer(p, i, h))
+        if module.dropout and module.training:
+            h = nn.functional.dropout(h, module.dropout)
+    return torch.baddbmm(p["head_bias"], p["head_weight"], h)
+
+
+def _waves(module: MDNEnsemble, p: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Cosines, sines and the columns themselves (M F, 2 C + 1, B) of rows (M, F, B)."""
+    chosen = x[:, module.embedded].unsqueeze(2)
+    angle = chosen * (2 * math.pi * p["frequencies"].squeeze(1).unsqueeze(-1))
+    return torch.cat([angle.cos(), angle.sin(), chosen], 2).flatten(0, 1)
+
+
+def _embedding(p: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Biases (M F, E, 1) and weights (M F, E, 2 C + 1) of the embedding."""
+    return (
+        p["wave_bias"].flatten(0, 1).transpose(1, 2),
+        p["wave_weight"].flatten(0, 1).transpose(1, 2),
+    )
+
+
+def _layer(p: dict[str, Tensor], i: int, h: Tensor) -> Tensor:
+    """Hidden layer i of features (M, width, B) before its nonlinearity."""
+    weight, bias = p[f"weights.{i}"], p[f"biases.{i}"]
+    return torch.baddbmm(bias.transpose(1, 2), weight.transpose(1, 2), h)
+
+
+class _Outputs(Function):
+    """:func:`_outputs` without dropout, and its gradient to the parameters in one go.
+
+    A step of a small network costs less in arithmetic than in the bookkeeping of its operations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, module: MDNEnsemble, x: Tensor, *params: Tensor) -> Tensor:
+        p = dict(zip(_names(module), params, strict=True))
+        h = x.transpose(1, 2)
+        if module.embedded:
+            ctx.waves = _waves(module, p, h)
+            embedded = torch.baddbmm(*_embedding(p), ctx.waves).relu_()
+            h = torch.cat([h, embedded.view(len(h), -1, h.shape[2])], 1)
+        layers, before = [h], []
+        for i in range(len(module.hidden)):
+            before.append(_layer(p, i, h))
+            h = nn.functional.silu(before[-1])
+            layers.append(h)
+        ctx.module, ctx.x, ctx.layers, ctx.before = module, x, layers, before
+        ctx.save_for_backward(*params)  # also tells whether they change before backward
+        return torch.baddbmm(p["head_bias"], p["head_weight"], h)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        module: MDNEnsemble = ctx.module
+        params = ctx.saved_tensors
+        p = dict(zip(_names(module), params, strict=True))
+        if torch.is_grad_enabled():  # double backward
+            out = _outputs(module, p, ctx.x)
+            return None, None, *torch.autograd.grad(out, params, g, create_graph=True)
+        layers = ctx.layers
+        grads = {"head_weight": g @ layers[-1].transpose(1, 2), "head_bias": g.sum(2, keepdim=True)}
+        g = p["head_weight"].transpose(1, 2) @ g
+        for i in reversed(range(len(module.hidden))):
+            g = torch.ops.aten.silu_backward(g, ctx.before[i])
+            grads[f"weights.{i}"] = layers[i] @ g.transpose(1, 2)
+            grads[f"biases.{i}"] = g.sum(2).unsqueeze(1)
+            if i:
+                g = p[f"weights.{i}"] @ g
+            elif module.embedded:  # the columns themselves are data
+                g = p["weights.0"][:, module.in_features :] @ g
+        if module.embedded:
+            told = layers[0][:, module.in_features :]
+            g = (g[:, -told.shape[1] :] * (told > 0)).view(-1, module.embedding, g.shape[2])
+            waves, count = ctx.waves, module.waves
+            grads["wave_weight"] = waves @ g.transpose(1, 2)  # (M F, 2 C + 1, E)
+            grads["wave_bias"] = g.sum(2)
+            g = _embedding(p)[1].transpose(1, 2)[:, : 2 * count] @ g  # (M F, 2 C, B)
+            turned = g[:, count:] * waves[:, :count] - g[:, :count] * waves[:, count:-1]
+            grads["frequencies"] = 2 * math.pi * (turned @ waves[:, -1].unsqueeze(2))
+        return None, None, *(grads[name].view_as(a) for name, a in p.items())
+
+
+def _names(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_parameters()]
