@@ -27,6 +27,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mdn
 from mdn import GaussianMixture, MDNRegressor, scoring
+from mdn.estimator import _fit
 
 FAST: dict[str, Any] = {
     "n_components": 3,
@@ -1411,6 +1412,44 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_the_version_is_three_numbers() -> None:
     """A literal that packaging tools read without importing."""
     assert re.fullmatch(r"\d+\.\d+\.\d+", mdn.__version__)
+
+
+@pytest.mark.parametrize(("noise", "epochs"), [(0.0, 180), (0.3, 120)])
+def test_a_target_without_noise_is_trained_for_longer(
+    noise: float, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the user says for how long; what is told of the rows decides, not the rows."""
+    asked: list[int] = []
+
+    def record(*args: Any, **options: Any) -> Any:
+        asked.append(options["max_epochs"])
+        return train(*args, **{**options, "max_epochs": 2})
+
+    train = _fit.fit_ensemble
+    monkeypatch.setattr(_fit, "fit_ensemble", record)
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (200, 2))
+    y = np.sin(2 * X[:, 0]) + X[:, 1] + noise * rng.normal(size=200)
+    for told, wanted in (({}, epochs), ({"max_epochs": 50}, 50)):
+        asked.clear()
+        MDNRegressor(preset="fast", random_state=0, **told).fit(X, y)
+        assert asked == [wanted, wanted]
+
+
+def test_the_error_that_decides_is_of_the_best_word_for_the_worst_target() -> None:
+    """Means of processes and trees, not their spreads; rows by their weight."""
+    rng = np.random.default_rng(0)
+    point, said = rng.normal(size=(50, 2)), rng.normal(size=(50, 10))
+    weight = rng.uniform(size=50)
+    means = [[0, 4, 5], [2, 7, 8]]  # of each target: its process, boosted, randomised trees
+    said[:, 4], said[:, 2] = point[:, 0] + 0.1, point[:, 1] - 0.2 * rng.uniform(size=50)
+    wanted = max(
+        min(np.sqrt(np.average((said[:, i] - y) ** 2, weights=weight)) for i in columns)
+        for columns, y in zip(means, point.T, strict=True)
+    )
+    assert _fit._error(said, point, weight, 2) == pytest.approx(wanted, rel=1e-12)
+    best = min(np.sqrt(np.mean((said[:, i] - point[:, 0]) ** 2)) for i in (4, 5))
+    assert _fit._error(said[:, 4:7], point[:, :1], None, 0) == pytest.approx(best, rel=1e-12)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5])
