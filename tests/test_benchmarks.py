@@ -306,7 +306,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MDN_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(mdn, "MDNRegressor", StandIn)
     monkeypatch.setattr(uci, "commit", lambda: "abc123")
-    monkeypatch.setattr(uci, "code_version", lambda: "mdn 0 (1)")
+    monkeypatch.setattr(uci, "code_version", lambda n, preset: "mdn 0 (1)")
     monkeypatch.setattr(StandIn, "asked", [])
     monkeypatch.setattr(uci, "installed", {"ngboost": PLANE}.get)
     return tmp_path / "results" / "uci.json"
@@ -384,7 +384,7 @@ def test_uci_goes_on_where_it_was_and_does_nothing_twice(
     assert _records(out)[0] == first[0]
     _main(out, *one, "--fresh")
     assert len(StandIn.asked) == 4
-    monkeypatch.setattr(uci, "code_version", lambda: "mdn 0 (2)")
+    monkeypatch.setattr(uci, "code_version", lambda n, preset: "mdn 0 (2)")
     _main(out, *one)
     assert len(StandIn.asked) == 5
     assert [r["version"] for r in _records(out)] == ["mdn 0 (2)", "mdn 0 (1)", "mdn 0 (1)"]
@@ -524,10 +524,11 @@ def test_code_version_changes_with_the_defaults(
 ) -> None:
     """Results of other defaults are not those of these; outside of git no commit is known."""
     monkeypatch.setattr(experiments_main, "ROOT", tmp_path)
-    before = _run.code_version()
-    assert before == _run.code_version()
-    monkeypatch.setattr(_run, "REVISION", _run.REVISION + 1)
-    assert _run.code_version() != before
+    before = _run.code_version(500, "default")
+    assert before == _run.code_version(900, "default")
+    monkeypatch.setattr(_run, "revision", lambda n, fast: 10**6 + n + fast)
+    found = {_run.code_version(n, preset) for n in (500, 9000) for preset in ("default", "fast")}
+    assert len(found | {before}) == 5
     assert experiments_main.commit() == "unknown"
 
 

@@ -248,23 +248,3 @@ def test_no_factor_breaks_the_floor() -> None:
     )
     (members,) = stack.members([group(mean.expand(2, -1, -1), 0.5)])
     assert float(members.scale.min()) == 0.2
-
-
-def test_few_members_that_held_a_row_out_tell_the_spread_of_many() -> None:
-    """Members that scatter by 0.3 around the truth, y without more: the pool of 40 wants factor 0.
-
-    Their mean is all but the truth, so what is between them is no longer doubt; what is right for a
-    pool of two, whose mean errs by 0.2, is too wide for it.
-    """
-    mean, y = truth(4000)
-    scatter = 0.3 * torch.randn(40, *mean.shape, generator=generator(3), dtype=F64)
-    two, forty = group(mean + scatter[:2], 0.5), group(mean + scatter, 0.5)
-    options = {"recalibrate": [True], "floor": 1e-3}
-    told = Stack.fit([two], y, None, log_prob, sizes=[40], **options)
-    untold = Stack.fit([two], y, None, log_prob, **options)
-    own = Stack.fit([forty], y, None, log_prob, **options)
-    mean, y = truth(4000, seed=7)
-    forty = group(mean + 0.3 * torch.randn(40, *mean.shape, generator=generator(4), dtype=F64), 0.5)
-    best = nll(own, [forty], y)
-    assert nll(told, [forty], y) < best + 0.002
-    assert nll(untold, [forty], y) > best + 0.003

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -109,8 +110,9 @@ def _do(todo: list[Task], jobs: int, store: Store, run: dict, console: Console) 
 
 def _methods(args: argparse.Namespace, console: Console) -> list[Method]:
     """Ours first, then the rivals that are installed."""
-    version = code_version()
-    methods = [ours(preset, version) for preset in PRESETS[args.preset]]
+    methods = [
+        ours(preset, partial(code_version, preset=preset)) for preset in PRESETS[args.preset]
+    ]
     missing = []
     for name in args.rivals:
         rival = installed(name)

@@ -47,16 +47,20 @@ class Method(NamedTuple):
     settings: str  # in words, for the table
     module: str  # imported before the clock starts
     fit: Callable[[Job], Predict]
-    version: str = ""
+    version: str | Callable[[int], str] = ""  # of the code; ours may hang on the training rows
+
+    def for_rows(self, n: int) -> Method:
+        """The same with the version that n training rows are fitted by."""
+        return self if isinstance(self.version, str) else self._replace(version=self.version(n))
 
 
 # --- ours ---------------------------------------------------------------------------------------
 
 
-def ours(preset: str, version: str) -> Method:
+def ours(preset: str, version: str | Callable[[int], str]) -> Method:
     """The public estimator with no argument but its seed, or with a preset of one word.
 
-    The version is whatever tells one state of the code from another.
+    The version is whatever tells one state of the code from another, for a number of rows.
     """
     fast = preset != "default"
     arguments = [f"preset={preset!r}"] if fast else []

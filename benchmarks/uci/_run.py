@@ -19,7 +19,7 @@ import torch
 
 import mdn
 from mdn.datasets import SplitDataset
-from mdn.estimator import REVISION
+from mdn.estimator import revision
 
 from ._methods import Job, Method, ready
 from ._scores import scores
@@ -194,15 +194,15 @@ class Store:
             part.unlink(missing_ok=True)
 
 
-def code_version() -> str:
-    """The version of mdn and the revision of its defaults, which every change of them raises."""
-    return f"mdn {mdn.__version__}, defaults {REVISION}"
+def code_version(n: int, preset: str) -> str:
+    """The version of mdn and the revision of its defaults for n training rows."""
+    return f"mdn {mdn.__version__}, defaults {revision(n, fast=preset == 'fast')}"
 
 
 def tasks(sets: Iterable[SplitDataset], methods: Sequence[Method], splits: int) -> list[Task]:
     """Set by set and split by split, all methods one after another: what is compared is paired."""
     return [
-        Task(data, split, method)
+        Task(data, split, method.for_rows(len(data.splits[split][0])))
         for data in sets
         for split in range(min(splits, len(data.splits)))
         for method in methods

@@ -62,7 +62,6 @@ class Stack:
         *,
         recalibrate: Sequence[bool],
         floor: float,
-        sizes: Sequence[int] | None = None,
         bounded_loss: bool = True,
     ) -> Stack:
         """Learns from rows that none of the mixtures has seen.
@@ -75,8 +74,6 @@ class Stack:
             recalibrate: whether the factors of a group are learnt.  A single member says nothing of
                 how wide a pool of them should be.
             floor: of the scales in standard units.
-            sizes: of each group the members that will be pooled, where the rows say enough of the
-                spread to reckon from R members to that many; None for R.
             bounded_loss: whether there is a broad component.  Where y is an exponential of what is
                 modelled, its tail would rule the mean.
         """
@@ -97,10 +94,7 @@ class Stack:
             logs = torch.log_softmax(theta[2 * n_groups : 3 * n_groups], 0)
             parts = []
             for g, members in enumerate(groups):
-                spread = theta[n_groups + g].exp()
-                if sizes is not None:
-                    spread = _spread_of_fewer(spread, members.batch_shape[0], sizes[g])
-                shaped = _shaped(members, theta[g].exp(), spread, floor)
+                shaped = _shaped(members, theta[g].exp(), theta[n_groups + g].exp(), floor)
                 each = log_prob(shaped, target.expand(members.batch_shape[0], *target.shape))
                 parts.append(torch.logsumexp(each, 0) - math.log(len(each)) + logs[g])
             rows = torch.logsumexp(torch.stack(parts), 0)
@@ -148,18 +142,6 @@ class Stack:
             parts.append(_broad(groups[0], groups[0].batch_shape[1:]))
             weights.append(self.broad)
         return GaussianMixture.pool(parts, weights)
-
-
-def _spread_of_fewer(spread: Tensor, few: int, many: int) -> Tensor:
-    r"""Factor for R = ``few`` members that is right when ``spread`` is for M = ``many``.
-
-    Let members scatter with variance v around what infinitely many would say.  Those in a pool of R
-    differ by v (1 - 1/R), and their mean is off by v / R, which the pool has to cover as well:
-    :math:`s_R^2 (1 - 1/R) - 1/R = s_M^2 (1 - 1/M) - 1/M`.
-    """
-    if few in (1, many):
-        return spread
-    return ((spread.square() * (1 - 1 / many) + 1 / few - 1 / many) / (1 - 1 / few)).sqrt()
 
 
 def _shaped(
