@@ -34,7 +34,7 @@ _MOST_IN_PROCESS = 2500, 50  # rows and columns of a Gaussian process, at most
 _MOST_IN_FAST_PROCESS = 1000  # rows, with preset="fast"
 _QUIET = 0.1  # error out of fold, in sd of y, below which training goes on for longer:
 _LONGER, _ROWS_LONGER = 3.0, 2000  # at most so many times, and as many as this over the rows
-_RATE, _FAST_RATE = 2e-3, 5e-3  # largest learning rates
+_RATE, _FAST_RATES = 2e-3, (7e-3, 1e-2)  # largest learning rates; fast: for few rows and many
 _COLLINEAR = 1e-3  # least eigenvalue of the correlations from which on they are worth turning
 _NOISE = 1e-9  # eigenvalues below are rounding
 _ROWS_A_DIRECTION = 50  # rows a column needs before its small directions are believed
@@ -67,6 +67,7 @@ class Plan:
     groups: tuple[Group, ...]
     hidden: tuple[int, ...]
     n_components: int
+    learning_rate: float
     max_epochs: int
     patience: int
     tree_folds: int
@@ -108,6 +109,7 @@ def plan(n: int, settings: Settings) -> Plan:
     """The defaults for n rows, and what the user wants otherwise."""
     hidden: tuple[int, ...] = (64, 64)
     components = 5
+    rate = _FAST_RATES[n >= _SMALL] if settings.fast else _RATE
     if n < _TINY:
         groups = [Group(4, 2, trees=False, embeds=True)]
         hidden, components, epochs, patience, folds = (16,), 2, 200, 30, 4
@@ -133,6 +135,7 @@ def plan(n: int, settings: Settings) -> Plan:
         tuple(groups),
         settings.hidden if settings.hidden is not None else hidden,
         settings.n_components or components,
+        settings.learning_rate or rate,
         settings.max_epochs or epochs,
         settings.patience or patience,
         folds,
@@ -369,7 +372,7 @@ def train(
             val=own_val,
             weight=None if w is None else single(w),
             log_prob=target.log_prob,
-            lr=settings.learning_rate or (_FAST_RATE if settings.fast else _RATE),
+            lr=todo.learning_rate,
             weight_decay=settings.weight_decay,
             batch_size=settings.batch_size,
             max_epochs=todo.max_epochs,
