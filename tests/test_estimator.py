@@ -1414,7 +1414,7 @@ def test_the_version_is_three_numbers() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", mdn.__version__)
 
 
-@pytest.mark.parametrize(("noise", "epochs"), [(0.0, 180), (0.3, 120)])
+@pytest.mark.parametrize(("noise", "epochs"), [(0.0, 360), (0.3, 120)])
 def test_a_target_without_noise_is_trained_for_longer(
     noise: float, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ _MOST_EMBEDDED = 64  # numbers columns that are embedded, at most
 _MOST_IN_PROCESS = 2500, 50  # rows and columns of a Gaussian process, at most
 _MOST_IN_FAST_PROCESS = 1000  # rows, with preset="fast"
 _QUIET = 0.1  # error out of fold, in sd of y, below which training goes on for longer:
-_LONGER, _ROWS_LONGER = 3.0, 2000  # at most so many times, and as many as this over the rows
+_LONGER, _ROWS_LONGER = 3.0, (2000, 1000)  # at most so many times, and this over the rows; fast
 _RATE, _FAST_RATES = 2e-3, (7e-3, 1e-2)  # largest learning rates; fast: for few rows and many
 _COLLINEAR = 1e-3  # least eigenvalue of the correlations from which on they are worth turning
 _NOISE = 1e-9  # eigenvalues below are rounding
@@ -76,7 +76,7 @@ class Plan:
 
     def prolonged(self, n: int, settings: Settings) -> Plan:
         """For targets with next to no noise, which networks follow ever closer."""
-        factor = max(1.0, min(_LONGER, _ROWS_LONGER / n) / (2 if settings.fast else 1))
+        factor = max(1.0, min(_LONGER, _ROWS_LONGER[settings.fast] / n))
         return replace(
             self,
             max_epochs=settings.max_epochs or round(factor * self.max_epochs),
