@@ -105,8 +105,6 @@ class GaussianProcess:
         root, alpha = self._solved
         cross = _kernel(_warped(x, self.knots), self.x, self.theta)  # (n, N)
         amplitude, noise = _variances(self.theta)
-        if self.x.shape[1] == 1:
-            amplitude[2] = 0.0  # no pair
         known = torch.linalg.solve_triangular(root, cross.t(), upper=False).square().sum(0)
         variance = amplitude.sum() + noise - known
         return _word(cross @ alpha, variance.clamp(min=noise))
@@ -166,12 +164,15 @@ def _warped(x: Floats, knots: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 def _variances(theta: Tensor) -> tuple[Tensor, Tensor]:
     """Squares of the four amplitudes, and the variance of the noise."""
-    return (2 * theta[-5:-1]).exp(), (2 * theta[-1]).exp() + _LEAST_NOISE**2
+    squares = (2 * theta[-5:-1]).exp()
+    if len(theta) == 7:  # one column, which has no pair
+        squares = squares * squares.new_tensor([1.0, 1.0, 0.0, 1.0])
+    return squares, (2 * theta[-1]).exp() + _LEAST_NOISE**2
 
 
 def _shares(columns: int) -> tuple[float, float]:
-    """What one column and what a pair of columns weighs in its sum; one column has no pair."""
-    return 1 / columns, 2 / (columns * (columns - 1)) if columns > 1 else 0.0
+    """What one column and what a pair of columns weighs in its sum."""
+    return 1 / columns, 2 / max(1, columns * (columns - 1))
 
 
 def _matern(r: Tensor) -> Tensor:
@@ -253,7 +254,7 @@ class _Pairs:
             c_joint * joint + c_one * ones + c_pair * pairs + c_all
         )
         kernel += kernel.t().clone()
-        alone = c_joint + c_one + (c_pair if pair else 0.0) + c_all  # one column has no pair
+        alone = c_joint + c_one + c_pair + c_all
         kernel.diagonal().add_(alone + noise * noise_share + _JITTER)
         root, info = torch.linalg.cholesky_ex(kernel)
         if int(info):
@@ -273,7 +274,7 @@ class _Pairs:
                     [
                         2 * c_joint * (g @ joint + trace),
                         2 * c_one * (g @ ones + trace),
-                        2 * c_pair * (g @ pairs + (trace if pair else 0.0)),
+                        2 * c_pair * (g @ pairs + trace),
                         2 * c_all * (g.sum() + trace),
                         2 * (noise - _LEAST_NOISE**2) * (own @ noise_share),
                     ]

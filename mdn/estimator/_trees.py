@@ -219,7 +219,7 @@ def _models(n: int, n_columns: int, *, fast: bool, n_jobs: int | None) -> Sequen
     small = n < _LARGE
     boosted = HistGradientBoostingRegressor(
         max_iter=(120 if fast else 600) if small else (150 if fast else 400),
-        learning_rate=(0.2 if fast else 0.06) if small else (0.2 if fast else 0.08),
+        learning_rate=0.2 if fast else 0.06 if small else 0.08,
         max_leaf_nodes=12 if small else 31,
         min_samples_leaf=min(5 if small else 10, max(1, n // 10)),
         l2_regularization=1.0,

@@ -125,7 +125,7 @@ class MDNEnsemble(nn.Module):
         if self.training and not self.dropout and alone and plain:
             out = _Outputs.apply(self, x, *own.values())
         else:
-            out = _outputs(self, own, x)
+            out = _outputs(self, own, x)[0]
         batch = torch.Size((members, x.shape[1]))
         params = self.layout.parameters(out.transpose(0, 1).flatten(1), batch)
         return cast(GaussianMixture, self.layout.distribution(params))
@@ -153,17 +153,27 @@ def _transformed() -> bool:
     return functional or forward_ad._current_level >= 0 or torch.compiler.is_compiling()
 
 
-def _outputs(module: MDNEnsemble, p: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The head's outputs (M, P, B) of rows (M, B, F), by parameters of those names."""
-    h = x.transpose(1, 2)  # rows last throughout: features are then stacked without copies
+def _outputs(
+    module: MDNEnsemble, p: dict[str, Tensor], x: Tensor
+) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
+    """The head's outputs (M, P, B) of rows (M, B, F), by parameters of those names.
+
+    Also what the gradient needs: the waves, what each layer takes, and it before its nonlinearity.
+    """
+    h, waves = x.transpose(1, 2), None  # rows last: features are then stacked without copies
     if module.embedded:
-        embedded = torch.relu(torch.baddbmm(*_embedding(p), _waves(module, p, h)))
+        waves = _waves(module, p, h)
+        embedded = torch.relu(torch.baddbmm(*_embedding(p), waves))
         h = torch.cat([h, embedded.view(len(h), -1, h.shape[2])], 1)  # (M, width, B)
+    layers, before = [h], []
     for i in range(len(module.hidden)):
-        h = nn.functional.silu(_layer(p, i, h))
+        weight, bias = p[f"weights.{i}"], p[f"biases.{i}"]
+        before.append(torch.baddbmm(bias.transpose(1, 2), weight.transpose(1, 2), h))
+        h = nn.functional.silu(before[-1])
         if module.dropout and module.training:
             h = nn.functional.dropout(h, module.dropout)
-    return torch.baddbmm(p["head_bias"], p["head_weight"], h)
+        layers.append(h)
+    return torch.baddbmm(p["head_bias"], p["head_weight"], h), waves, layers, before
 
 
 def _waves(module: MDNEnsemble, p: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -181,12 +191,6 @@ def _embedding(p: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     )
 
 
-def _layer(p: dict[str, Tensor], i: int, h: Tensor) -> Tensor:
-    """Hidden layer i of features (M, width, B) before its nonlinearity."""
-    weight, bias = p[f"weights.{i}"], p[f"biases.{i}"]
-    return torch.baddbmm(bias.transpose(1, 2), weight.transpose(1, 2), h)
-
-
 class _Outputs(Function):
     """:func:`_outputs` without dropout, and its gradient to the parameters in one go.
 
@@ -196,19 +200,10 @@ class _Outputs(Function):
     @staticmethod
     def forward(ctx: Any, module: MDNEnsemble, x: Tensor, *params: Tensor) -> Tensor:
         p = dict(zip(_names(module), params, strict=True))
-        h = x.transpose(1, 2)
-        if module.embedded:
-            ctx.waves = _waves(module, p, h)
-            embedded = torch.baddbmm(*_embedding(p), ctx.waves).relu_()
-            h = torch.cat([h, embedded.view(len(h), -1, h.shape[2])], 1)
-        layers, before = [h], []
-        for i in range(len(module.hidden)):
-            before.append(_layer(p, i, h))
-            h = nn.functional.silu(before[-1])
-            layers.append(h)
-        ctx.module, ctx.x, ctx.layers, ctx.before = module, x, layers, before
+        ctx.module, ctx.x = module, x
+        out, ctx.waves, ctx.layers, ctx.before = _outputs(module, p, x)
         ctx.save_for_backward(*params)  # also tells whether they change before backward
-        return torch.baddbmm(p["head_bias"], p["head_weight"], h)
+        return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -216,7 +211,7 @@ class _Outputs(Function):
         params = ctx.saved_tensors
         p = dict(zip(_names(module), params, strict=True))
         if torch.is_grad_enabled():  # double backward
-            out = _outputs(module, p, ctx.x)
+            out = _outputs(module, p, ctx.x)[0]
             return None, None, *torch.autograd.grad(out, params, g, create_graph=True)
         layers = ctx.layers
         grads = {"head_weight": g @ layers[-1].transpose(1, 2), "head_bias": g.sum(2, keepdim=True)}
