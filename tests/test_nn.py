@@ -1057,6 +1057,9 @@ def test_ensemble_takes_the_same_rows_for_all_or_rows_for_each() -> None:
     torch.testing.assert_close(same.log_prob(y), each.log_prob(y))
     with pytest.raises(ValueError, match="must have"):
         module(x[:, :3])
+    for shape in ((2, 7, 4), (1, 3, 7, 4), (4,)):
+        with pytest.raises(ValueError, match=rf"for 3 members; got {re.escape(str(shape))}"):
+            module(torch.zeros(shape))
 
 
 def test_ensemble_gradient_of_a_member_is_its_own() -> None:

@@ -115,9 +115,17 @@ class MDNEnsemble(nn.Module):
 
         Args:
             x: (B, F), the same rows for all, or (M, B, F), rows for each.
+
+        Raises:
+            ValueError: x of another shape.
         """
         _check_features(x, self.in_features, "x")
         members = len(self.head_bias)  # fewer than at first while some have stopped training
+        if x.ndim not in (2, 3) or (x.ndim == 3 and len(x) not in (1, members)):
+            raise ValueError(
+                f"x must have shape (B, F), or (M, B, F) for {members} members; "
+                f"got {tuple(x.shape)}"
+            )
         x = x.expand(members, *x.shape[-2:])
         own: dict[str, Tensor] = dict(self.named_parameters())
         alone = all(p.requires_grad for p in own.values()) and not x.requires_grad
