@@ -182,6 +182,21 @@ def test_scores_of_whole_numbers_are_those_of_the_rounded_law() -> None:
     assert scores(dist.discretize(1.0), y, integer=True) == found
 
 
+def test_the_right_law_of_whole_numbers_covers_what_it_promises() -> None:
+    """The coverage is 0.9 for the law that y was drawn from, whose interval covers far more."""
+    rng = np.random.default_rng(0)
+    loc, scale = rng.uniform(4.0, 6.0, 4000), np.full(4000, 0.6)
+    y = np.round(rng.normal(loc, scale))
+    found = scores(_normal(loc, scale), y, integer=True)["coverage"]
+    low, high = (np.round(stats.norm.ppf(p, loc, scale)) for p in (0.05, 0.95))
+    assert ((low <= y) & (y <= high)).mean() > 0.95
+    assert found == pytest.approx(0.9, abs=0.015)
+    # drawn between P(Y < y) and P(Y <= y) instead of spread over it
+    edges = stats.norm.cdf((y - 0.5, y + 0.5), loc, scale)
+    drawn = rng.uniform(*edges, (2000, 4000))
+    assert found == pytest.approx(((drawn > 0.05) & (drawn < 0.95)).mean(), abs=1e-3)
+
+
 def test_a_narrow_density_gains_nothing_on_whole_numbers() -> None:
     """A spike on the right number has a density without bound, but a probability of 1."""
     y = np.arange(5.0)

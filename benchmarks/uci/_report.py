@@ -198,7 +198,8 @@ def _coverage(cells: Cells, sets: list[str], methods: list[str]) -> list[str]:
     title = "Coverage of 90 % intervals"
     return [
         *_plain(cells, sets, methods, "coverage", title, digits=3, below=below),
-        "An interval of whole numbers covers more than it promises, as it ends at whole numbers.",
+        "Of whole numbers it is the share of the PIT between the two levels: one with whole "
+        "ends covers more than it promises, however right the law.",
     ]
 
 

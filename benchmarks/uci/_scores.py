@@ -39,7 +39,9 @@ def scores(prediction: Prediction, y: Floats, *, integer: bool = False) -> dict[
 
     With ``integer``, y holds whole numbers and a prediction stands for its law of rounded values:
     ``nll`` is that of the rounding cell [y - 1/2, y + 1/2] and never below 0, and all else is of
-    that law too.
+    that law too.  Of a law with such jumps an interval covers more than it promises even if the law
+    is right; ``coverage`` is then the share of the PIT, spread as for its deviation, between the
+    two levels, as in :func:`mdn.calibration.coverage_curve`.
     """
     if isinstance(prediction, Quantiles):
         return _of_quantiles(prediction, y, integer=integer)
@@ -54,13 +56,12 @@ def scores(prediction: Prediction, y: Floats, *, integer: bool = False) -> dict[
     else:
         lower = upper
         crps = scoring.crps(dist, column)
-    low, high = dist.interval(COVERAGE).detach().numpy().T
     mean = dist.mean[:, 0].detach().numpy()
     return {
         "nll": float(scoring.nll(dist, column).mean()),
         "crps": float(crps.mean()),
         "rmse": _rmse(mean, y),
-        "coverage": float(((low <= y) & (y <= high)).mean()),
+        "coverage": _covered(lower, upper),
         "pit_deviation": pit_deviation(lower, upper),
     }
 
@@ -77,12 +78,22 @@ def pit_deviation(lower: Floats, upper: Floats) -> float:
     Args:
         lower, upper: P(Y < y) and P(Y <= y) of each row, (N,).
     """
-    levels = np.arange(1, 100)[:, None] / 100
+    levels = np.arange(1, 100) / 100
+    return float(np.abs(_pit_below(lower, upper, levels).mean(1) - levels).mean())
+
+
+def _pit_below(lower: Floats, upper: Floats, levels: Floats) -> Floats:
+    """P(PIT <= level) of each row, (L, N)."""
     mass = upper - lower
     spread = mass > 0
-    inside = (levels - lower) / np.where(spread, mass, 1.0)
-    share = np.where(spread, inside.clip(0.0, 1.0), upper <= levels)  # (99, N)
-    return float(np.abs(share.mean(1) - levels[:, 0]).mean())
+    inside = (levels[:, None] - lower) / np.where(spread, mass, 1.0)
+    return np.where(spread, inside.clip(0.0, 1.0), upper <= levels[:, None])
+
+
+def _covered(lower: Floats, upper: Floats) -> float:
+    """Share of the PIT in the central interval."""
+    low, high = _pit_below(lower, upper, np.array([0.5 - COVERAGE / 2, 0.5 + COVERAGE / 2]))
+    return float((high - low).mean())
 
 
 def _rounded_crps(dist: DiscretizedMixture, y: Floats) -> Floats:
@@ -105,12 +116,14 @@ def _of_quantiles(prediction: Quantiles, y: Floats, *, integer: bool) -> dict[st
     ends = [np.abs(levels - p).argmin() for p in (0.5 - COVERAGE / 2, 0.5 + COVERAGE / 2)]
     low, high = values[:, ends].T
     steps = len(levels) + 1  # y between two neighbouring quantiles: one step of probability
+    lower, upper = (miss > 0).sum(1) / steps, ((miss >= 0).sum(1) + 1) / steps
+    inside = _covered(lower, upper) if integer else float(((low <= y) & (y <= high)).mean())
     return {
         "nll": None,
         "crps": float(2 * pinball.mean()),
         "rmse": _rmse(mean, y),
-        "coverage": float(((low <= y) & (y <= high)).mean()),
-        "pit_deviation": pit_deviation((miss > 0).sum(1) / steps, ((miss >= 0).sum(1) + 1) / steps),
+        "coverage": inside,
+        "pit_deviation": pit_deviation(lower, upper),
     }
 
 
