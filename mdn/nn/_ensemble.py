@@ -81,6 +81,8 @@ class MDNEnsemble(nn.Module):
         self.covariance_type = covariance_type
         self.embedded = list(embedded) if embedding else []
         self.embedding = embedding if self.embedded else 0
+        side_by_side = self.embedded == list(range(len(self.embedded)))
+        self._chosen = slice(len(self.embedded)) if side_by_side else self.embedded
         self.waves = waves
 
         def uniform(*shape: int, fan: int) -> nn.Parameter:
@@ -131,7 +133,7 @@ class MDNEnsemble(nn.Module):
         alone = all(p.requires_grad for p in own.values()) and not x.requires_grad
         plain = torch.is_grad_enabled() and not _transformed()
         if self.training and not self.dropout and alone and plain:
-            out = _Outputs.apply(self, x, *own.values())
+            out = _Outputs.apply(self, list(own), x, *own.values())
         else:
             out = _outputs(self, own, x)[0]
         batch = torch.Size((members, x.shape[1]))
@@ -186,7 +188,7 @@ def _outputs(
 
 def _waves(module: MDNEnsemble, p: dict[str, Tensor], x: Tensor) -> Tensor:
     """Cosines, sines and the columns themselves (M F, 2 C + 1, B) of rows (M, F, B)."""
-    chosen = x[:, module.embedded].unsqueeze(2)
+    chosen = x[:, module._chosen].unsqueeze(2)  # a slice copies nothing
     angle = chosen * (2 * math.pi * p["frequencies"].squeeze(1).unsqueeze(-1))
     return torch.cat([angle.cos(), angle.sin(), chosen], 2).flatten(0, 1)
 
@@ -206,9 +208,11 @@ class _Outputs(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, module: MDNEnsemble, x: Tensor, *params: Tensor) -> Tensor:
-        p = dict(zip(_names(module), params, strict=True))
-        ctx.module, ctx.x = module, x
+    def forward(
+        ctx: Any, module: MDNEnsemble, names: list[str], x: Tensor, *params: Tensor
+    ) -> Tensor:
+        p = dict(zip(names, params, strict=True))
+        ctx.module, ctx.names, ctx.x = module, names, x
         out, ctx.waves, ctx.layers, ctx.before = _outputs(module, p, x)
         ctx.save_for_backward(*params)  # also tells whether they change before backward
         return out
@@ -217,10 +221,10 @@ class _Outputs(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         module: MDNEnsemble = ctx.module
         params = ctx.saved_tensors
-        p = dict(zip(_names(module), params, strict=True))
+        p = dict(zip(ctx.names, params, strict=True))
         if torch.is_grad_enabled():  # double backward
             out = _outputs(module, p, ctx.x)[0]
-            return None, None, *torch.autograd.grad(out, params, g, create_graph=True)
+            return None, None, None, *torch.autograd.grad(out, params, g, create_graph=True)
         layers = ctx.layers
         grads = {"head_weight": g @ layers[-1].transpose(1, 2), "head_bias": g.sum(2, keepdim=True)}
         g = p["head_weight"].transpose(1, 2) @ g
@@ -241,8 +245,4 @@ class _Outputs(Function):
             g = _embedding(p)[1].transpose(1, 2)[:, : 2 * count] @ g  # (M F, 2 C, B)
             turned = g[:, count:] * waves[:, :count] - g[:, :count] * waves[:, count:-1]
             grads["frequencies"] = 2 * math.pi * (turned @ waves[:, -1].unsqueeze(2))
-        return None, None, *(grads[name].view_as(a) for name, a in p.items())
-
-
-def _names(module: nn.Module) -> list[str]:
-    return [name for name, _ in module.named_parameters()]
+        return None, None, None, *(grads[name].view_as(a) for name, a in p.items())

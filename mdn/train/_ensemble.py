@@ -83,17 +83,23 @@ def fit_ensemble(
     else:
         val_x, val_target = (a.expand(members, *a.shape) for a in val)
         val_weight = x.new_ones(val_target.shape[:2])
-    params = list(module.parameters())
-    matrices = [p for p in params if p.ndim > 2 and min(p.shape[1:]) > 1]
-    others = [p for p in params if not (p.ndim > 2 and min(p.shape[1:]) > 1)]
+    matrices, others = _Flat(), _Flat()
+    for p in module.parameters():
+        (matrices if p.ndim > 2 and min(p.shape[1:]) > 1 else others).params.append(p)
+    flats = [flat for flat in (matrices, others) if flat.params]
+    for flat in flats:
+        flat.join()
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0}],
+        [
+            {"params": [flat.values], "weight_decay": weight_decay if flat is matrices else 0}
+            for flat in flats
+        ],
         lr=lr,
         fused=device.type in ("cpu", "cuda"),
     )
     best = x.new_full((members,), math.inf)
     best_epoch = torch.zeros(members, dtype=torch.long, device=device)
-    kept = [p.detach().clone() for p in params]
+    kept = [flat.values.clone() for flat in flats]
     alive = torch.arange(members)
     last_loss, last_score = x.new_zeros(members), x.new_zeros(members)
     train_nll, val_nll = [], []
@@ -119,16 +125,15 @@ def fit_ensemble(
                     group["lr"] = lr * rate
                 rows = order[:, step * size : (step + 1) * size]
                 w = None if weight is None else weight[rows]
-                losses.append(_gradients(module, log_prob, x[rows], target[rows], w))
+                losses.append(_gradients(module, flats, log_prob, x[rows], target[rows], w))
                 optimizer.step()
             score = _score(module, log_prob, val_x, val_target, val_weight)
             at = alive.to(device)
             better = score < best[at]  # not where it is NaN
             best[at] = torch.where(better, score, best[at])
             best_epoch[at[better]] = epoch
-            with torch.no_grad():
-                for old, new in zip(kept, params, strict=True):
-                    old[at[better]] = new[better]
+            for old, flat in zip(kept, flats, strict=True):
+                old[at[better]] = flat.values[better]
             last_loss[at], last_score[at] = torch.stack(losses).mean(0), score
             train_nll.append(float(last_loss.mean()))
             val_nll.append(float(last_score.mean()))
@@ -141,12 +146,13 @@ def fit_ensemble(
             if not bool(going.all()):
                 alive = alive[going.cpu()]
                 val_x, val_target, val_weight = val_x[going], val_target[going], val_weight[going]
-                _keep(params, optimizer, going)
+                for flat in flats:
+                    flat.narrow(optimizer, going)
             if max_time is not None and time.monotonic() - start > max_time:
                 stopped = "max_time"
                 break
-    for p, value in zip(params, kept, strict=True):
-        p.data = value
+    for flat, values in zip(flats, kept, strict=True):
+        flat.part(values)
     module.eval()
     typical = int(best_epoch.double().mean().round())
     history = History(train_nll, val_nll, typical, stopped, time.monotonic() - start)
@@ -174,14 +180,49 @@ def _shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator)]
 
 
-def _keep(params: list[nn.Parameter], optimizer: torch.optim.Optimizer, going: Tensor) -> None:
-    """Narrows the parameters, and what the optimizer knows of them, to the members that go on."""
-    for p in params:
-        for name, value in optimizer.state[p].items():
-            if value.shape == p.shape:  # not the count of steps
-                optimizer.state[p][name] = value[going]
-        p.grad = None
-        p.data = p.data[going]
+class _Flat:
+    """Parameters (M, ...) side by side in one tensor (M, P), of which each is a view.
+
+    Optimizer and clipping then do a few operations, not a few for each parameter.
+    """
+
+    def __init__(self) -> None:
+        self.params: list[nn.Parameter] = []
+
+    def join(self) -> None:
+        """Moves the parameters into ``values``."""
+        self.values = torch.cat([p.detach().flatten(1) for p in self.params], 1)
+        self._show()
+
+    def _show(self) -> None:
+        parts = self.values.split([p[0].numel() for p in self.params], 1)
+        for p, part in zip(self.params, parts, strict=True):
+            p.grad = None
+            p.data = part.unflatten(1, p.shape[1:])
+
+    def gather(self) -> Tensor:
+        """The gradients in one tensor (M, P), which the optimizer takes."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        self.values.grad = torch.cat([g.flatten(1) for g in grads], 1)
+        for p in self.params:
+            p.grad = None
+        return self.values.grad
+
+    def narrow(self, optimizer: torch.optim.Optimizer, going: Tensor) -> None:
+        """Keeps the members that go on, here and in what the optimizer knows of them."""
+        for name, value in optimizer.state[self.values].items():
+            if value.shape == self.values.shape:  # not the count of steps
+                optimizer.state[self.values][name] = value[going]
+        self.values.grad = None
+        self.values.data = self.values[going]
+        self._show()
+
+    def part(self, values: Tensor) -> None:
+        """Gives every parameter a tensor of its own again, with these values."""
+        self.values = values
+        self._show()
+        for p in self.params:
+            p.data = p.data.clone(memory_format=torch.contiguous_format)
 
 
 def _held_out(
@@ -201,6 +242,7 @@ def _held_out(
 
 def _gradients(
     module: nn.Module,
+    flats: list[_Flat],
     log_prob: Callable[[Any, Tensor], Tensor],
     x: Tensor,
     target: Tensor,
@@ -209,23 +251,21 @@ def _gradients(
     """Sets the clipped gradients of one batch (M, B); the members' losses, (M,)."""
     log_p = log_prob(module(x), target)
     if weight is None:
-        loss = -log_p.mean(1)
+        share = log_p.new_full((), -1 / log_p.shape[1]).expand_as(log_p)
     else:
-        loss = -(weight * log_p).sum(1) / weight.sum(1).clamp(min=torch.finfo(weight.dtype).tiny)
-    module.zero_grad(set_to_none=True)
-    loss.sum().backward()
-    _clip(list(module.parameters()))
-    return loss.detach()
+        share = -weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+    log_p.backward(share)
+    _clip([flat.gather() for flat in flats])
+    return (share * log_p.detach()).sum(1)
 
 
-def _clip(params: list[nn.Parameter]) -> None:
-    """Bounds the norm of each member's gradient: one bad batch costs no more than a step."""
-    grads = [p.grad for p in params if p.grad is not None]
-    norm = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
+def _clip(grads: list[Tensor]) -> None:
+    """Bounds the norm of each member's gradient, (M, P): one bad batch costs only a step."""
+    norm = torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
     factor = _CLIP_NORM / norm.clamp(min=_CLIP_NORM)
     if bool((factor < 1).any()):
         for g in grads:
-            g.mul_(factor.reshape(-1, *[1] * (g.ndim - 1)))
+            g.mul_(factor.unsqueeze(1))
 
 
 @torch.no_grad()
