@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -1414,42 +1415,116 @@ def test_the_version_is_three_numbers() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", mdn.__version__)
 
 
-@pytest.mark.parametrize(("noise", "epochs"), [(0.0, 360), (0.3, 120)])
-def test_a_target_without_noise_is_trained_for_longer(
-    noise: float, epochs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Unless the user says for how long; what is told of the rows decides, not the rows."""
+def _asked(
+    monkeypatch: pytest.MonkeyPatch, x: np.ndarray, y: np.ndarray, **options: Any
+) -> tuple[MDNRegressor, list[int]]:
+    """A short fit, and the epochs at most that it would have given each group."""
     asked: list[int] = []
 
-    def record(*args: Any, **options: Any) -> Any:
-        asked.append(options["max_epochs"])
-        return train(*args, **{**options, "max_epochs": 2})
+    def record(*args: Any, **given: Any) -> Any:
+        asked.append(given["max_epochs"])
+        return train(*args, **{**given, "max_epochs": 2})
+
+    train = _fit.fit_ensemble
+    with monkeypatch.context() as patch:
+        patch.setattr(_fit, "fit_ensemble", record)
+        model = MDNRegressor(preset="fast", random_state=0, **options).fit(x, y)
+    return model, asked
+
+
+def _sum(noise: float) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (200, 2))
+    return X, np.sin(2 * X[:, 0]) + X[:, 1] + noise * rng.normal(size=200)
+
+
+def test_a_target_without_noise_is_trained_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user says for how long; what is told of the rows decides, not the rows."""
+    for noise, options, wanted in (
+        (0.0, {}, [264]),
+        (0.0, {"max_epochs": 50}, [50]),
+        (0.3, {}, [120, 120]),
+        (0.3, {"max_epochs": 50}, [50, 50]),
+    ):
+        assert _asked(monkeypatch, *_sum(noise), **options)[1] == wanted
+
+
+def test_where_a_process_says_it_all_no_tree_is_grown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One group of as many networks as are wanted, saved and gone on from like any other."""
+    X, y = _sum(0.0)
+    for options, members in (({}, 8), ({"ensemble_size": 5}, 5), ({"ensemble_size": 1}, 1)):
+        model, _ = _asked(monkeypatch, X, y, **options)
+        assert model.model_.trees is None
+        assert len(model.model_.processes) == 1
+        assert model.model_.uses_trees == [False]
+        assert [network.n_members for network in model.model_.groups] == [members]
+    model = MDNRegressor(preset="fast", random_state=0).fit(X[:150], y[:150])
+    assert model.model_.trees is None
+    assert np.sqrt(np.mean((model.predict(X[150:]) - y[150:]) ** 2)) < 0.1 * y.std()
+    mdn.save(model, tmp_path / "model.mdn")
+    assert (mdn.load(tmp_path / "model.mdn").predict(X) == model.predict(X)).all()
+
+
+def test_warm_start_survives_that_trees_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise in the new rows brings trees back; without it they go again."""
+    train = _fit.fit_ensemble
+    monkeypatch.setattr(
+        _fit, "fit_ensemble", lambda *a, **given: train(*a, **{**given, "max_epochs": 2})
+    )
+    model = MDNRegressor(preset="fast", random_state=0, warm_start=True)
+    for noise, groups in ((0.0, 1), (0.3, 2), (0.0, 1)):
+        X, y = _sum(noise)
+        model.fit(X, y)
+        assert len(model.model_.groups) == groups
+        assert (model.model_.trees is None) == (groups == 1)
+        assert np.isfinite(model.log_prob(X, y)).all()
+
+
+def test_quiet_by_trees_alone_keeps_both_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that no process was asked about."""
+    X = np.random.default_rng(0).uniform(-1, 1, (200, 2))
+    monkeypatch.setattr(_fit, "_MOST_IN_FAST_PROCESS", 100)
+    X[:, 0] += np.sign(X[:, 0])  # nothing between the two sides
+    model, asked = _asked(monkeypatch, X, np.sign(X[:, 0]) + 0.01 * X[:, 1])
+    assert model.model_.processes == []
+    assert model.model_.uses_trees == [False, True]
+    assert asked == [264, 264]
+
+
+def test_fast_takes_larger_steps_where_rows_are_not_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user says how large."""
+    asked = []
+
+    def record(*args: Any, **given: Any) -> Any:
+        asked.append((given["batch_size"], given["lr"]))
+        return train(*args, **{**given, "max_epochs": 1})
 
     train = _fit.fit_ensemble
     monkeypatch.setattr(_fit, "fit_ensemble", record)
     rng = np.random.default_rng(0)
-    X = rng.uniform(-1, 1, (200, 2))
-    y = np.sin(2 * X[:, 0]) + X[:, 1] + noise * rng.normal(size=200)
-    for told, wanted in (({}, epochs), ({"max_epochs": 50}, 50)):
+    for n, options, wanted in (
+        (300, {}, (None, 7e-3)),
+        (800, {}, (128, 1e-2)),
+        (800, {"batch_size": 32, "learning_rate": 1e-3}, (32, 1e-3)),
+    ):
         asked.clear()
-        MDNRegressor(preset="fast", random_state=0, **told).fit(X, y)
+        MDNRegressor(preset="fast", **options).fit(rng.normal(size=(n, 2)), rng.normal(size=n))
         assert asked == [wanted, wanted]
 
 
 def test_the_error_that_decides_is_of_the_best_word_for_the_worst_target() -> None:
-    """Means of processes and trees, not their spreads; rows by their weight."""
+    """Rows count by their weight."""
     rng = np.random.default_rng(0)
-    point, said = rng.normal(size=(50, 2)), rng.normal(size=(50, 10))
+    point, means = rng.normal(size=(50, 2)), rng.normal(size=(2, 50, 3))
     weight = rng.uniform(size=50)
-    means = [[0, 4, 5], [2, 7, 8]]  # of each target: its process, boosted, randomised trees
-    said[:, 4], said[:, 2] = point[:, 0] + 0.1, point[:, 1] - 0.2 * rng.uniform(size=50)
+    means[0, :, 1], means[1, :, 2] = point[:, 0] + 0.1, point[:, 1] - 0.2 * rng.uniform(size=50)
     wanted = max(
-        min(np.sqrt(np.average((said[:, i] - y) ** 2, weights=weight)) for i in columns)
-        for columns, y in zip(means, point.T, strict=True)
+        min(np.sqrt(np.average((mean - y) ** 2, weights=weight)) for mean in told.T)
+        for told, y in zip(means, point.T, strict=True)
     )
-    assert _fit._error(said, point, weight, 2) == pytest.approx(wanted, rel=1e-12)
-    best = min(np.sqrt(np.mean((said[:, i] - point[:, 0]) ** 2)) for i in (4, 5))
-    assert _fit._error(said[:, 4:7], point[:, :1], None, 0) == pytest.approx(best, rel=1e-12)
+    assert _fit._error(means, point, weight) == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5])

@@ -33,8 +33,10 @@ _MOST_EMBEDDED = 64  # numbers columns that are embedded, at most
 _MOST_IN_PROCESS = 2500, 50  # rows and columns of a Gaussian process, at most
 _MOST_IN_FAST_PROCESS = 1000  # rows, with preset="fast"
 _QUIET = 0.1  # error out of fold, in sd of y, below which training goes on for longer:
-_LONGER, _ROWS_LONGER = 3.0, (2000, 1000)  # at most so many times, and this over the rows; fast
+_LONGER, _ROWS_LONGER = (4.5, 2.2), (3500, 800)  # at most so many times, and this over rows; fast
 _RATE, _FAST_RATES = 2e-3, (7e-3, 1e-2)  # largest learning rates; fast: for few rows and many
+_FEW = 700  # rows that are few for preset="fast"
+_FAST_STEP = 128  # rows of its steps from there on to _SMALL
 _COLLINEAR = 1e-3  # least eigenvalue of the correlations from which on they are worth turning
 _NOISE = 1e-9  # eigenvalues below are rounding
 _ROWS_A_DIRECTION = 50  # rows a column needs before its small directions are believed
@@ -68,6 +70,7 @@ class Plan:
     hidden: tuple[int, ...]
     n_components: int
     learning_rate: float
+    batch_size: int | None
     max_epochs: int
     patience: int
     tree_folds: int
@@ -76,12 +79,19 @@ class Plan:
 
     def prolonged(self, n: int, settings: Settings) -> Plan:
         """For targets with next to no noise, which networks follow ever closer."""
-        factor = max(1.0, min(_LONGER, _ROWS_LONGER[settings.fast] / n))
+        most, rows = _LONGER[settings.fast], _ROWS_LONGER[settings.fast]
+        factor = max(1.0, min(most, rows / n))
         return replace(
             self,
             max_epochs=settings.max_epochs or round(factor * self.max_epochs),
             patience=settings.patience or round(factor * self.patience),
         )
+
+    def without_trees(self, settings: Settings) -> Plan:
+        """One group, which sees no trees: the largest, or of as many members as the user wants."""
+        group = max(self.groups, key=lambda g: g.members)
+        members = settings.ensemble_size or group.members
+        return replace(self, groups=(group._replace(members=members, trees=False, embeds=True),))
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,8 @@ def plan(n: int, settings: Settings) -> Plan:
     """The defaults for n rows, and what the user wants otherwise."""
     hidden: tuple[int, ...] = (64, 64)
     components = 5
-    rate = _FAST_RATES[n >= _SMALL] if settings.fast else _RATE
+    rate = _FAST_RATES[n >= _FEW] if settings.fast else _RATE
+    step = _FAST_STEP if settings.fast and _FEW <= n < _SMALL else None
     if n < _TINY:
         groups = [Group(4, 2, trees=False, embeds=True)]
         hidden, components, epochs, patience, folds = (16,), 2, 200, 30, 4
@@ -136,6 +147,7 @@ def plan(n: int, settings: Settings) -> Plan:
         settings.hidden if settings.hidden is not None else hidden,
         settings.n_components or components,
         settings.learning_rate or rate,
+        settings.batch_size or step,
         settings.max_epochs or epochs,
         settings.patience or patience,
         folds,
@@ -149,7 +161,9 @@ def revision(n: int, *, fast: bool) -> int:
 
     Stored results name theirs.
     """
-    return 4 if fast or n < _SMALL else 3
+    if n < _SMALL:
+        return 5
+    return 4 if fast else 3
 
 
 def _resized(groups: Sequence[Group], size: int) -> list[Group]:
@@ -170,7 +184,7 @@ class FittedModel:
     Attributes:
         x_shift, x_scale: (P,) of the encoded columns.
         turn: (P, Q) to uncorrelated directions of unit variance, for collinear columns; Q may be 0.
-        trees: grown on all rows; None without.
+        trees: grown on all rows; None without, or where a process said it all.
         processes: Gaussian processes, one for each target; none for large samples.
         told_shift, told_scale: of what the trees say.
         uses_trees: of each group.
@@ -200,10 +214,10 @@ class FittedModel:
 
     def told(self, z: Tensor) -> Tensor:
         """What processes and trees say of rows in standard units, in units of its own."""
-        assert self.trees is not None
         x = z.numpy()
-        columns = x[:, : len(self.x_shift)]
-        parts = [*(process.predict(columns) for process in self.processes), self.trees.predict(x)]
+        parts = [process.predict(x[:, : len(self.x_shift)]) for process in self.processes]
+        if self.trees is not None:
+            parts.append(self.trees.predict(x))
         return self.in_units(np.concatenate(parts, 1))
 
     def inputs(self, z: Tensor, told: Tensor, trees: bool) -> Tensor:
@@ -218,7 +232,7 @@ class FittedModel:
     def members(self, x: Floats) -> list[GaussianMixture]:
         """Of each group the mixtures of its members, batch (M, N), float64, standard units."""
         z = self.standard(x)
-        told = z[:, :0] if self.trees is None else self.told(z)
+        told = self.told(z) if self.processes or self.trees is not None else z[:, :0]
         return [
             _forward(network, self.inputs(z, told, uses))
             for network, uses in zip(self.groups, self.uses_trees, strict=True)
@@ -291,19 +305,9 @@ def train(
     told = torch.zeros(n, 0, dtype=torch.float64)
     if trees_wanted:
         fold = rng.permutation(n) % min(todo.tree_folds, n)
-        total = n_forests(point.shape[1], int(fold.max()) + 1)
-        done = iter(range(1, total + 1))
-        model.trees, said = TreeFeatures.fit(
-            z.numpy(),
-            point,
-            weight,
-            fold,
-            fast=todo.fast_trees,
-            seed=seed % (2**31 - 1000),
-            n_jobs=settings.n_jobs,
-            report=lambda: report("trees", next(done, total), total),
-        )
-        model.processes, words = [], []
+        quiet, words = False, []
+        means = np.empty((point.shape[1], n, 0))  # out of fold, of each target
+        model.trees, model.processes = None, []
         if todo.process and len(model.x_shift) <= _MOST_IN_PROCESS[1]:
             for d in range(point.shape[1]):
                 report("Gaussian process", d, point.shape[1])
@@ -314,14 +318,35 @@ def train(
                 model.processes.append(process)
                 words.append(own_word)
                 report("Gaussian process", d + 1, point.shape[1])
-        said = np.concatenate([*words, said], 1)
-        if start is None or not len(model.told_shift):
+            means = np.stack([word[:, :1] for word in words])
+            quiet = n < _SMALL and _error(means, point, weight) < _QUIET
+        if quiet:  # trees, whose word has steps, would add little
+            todo = todo.without_trees(settings)
+        else:
+            total = n_forests(point.shape[1], int(fold.max()) + 1)
+            done = iter(range(1, total + 1))
+            model.trees, said = TreeFeatures.fit(
+                z.numpy(),
+                point,
+                weight,
+                fold,
+                fast=todo.fast_trees,
+                seed=seed % (2**31 - 1000),
+                n_jobs=settings.n_jobs,
+                report=lambda: report("trees", next(done, total), total),
+            )
+            words.append(said)
+            two = np.stack([said[:, 3 * d : 3 * d + 2] for d in range(point.shape[1])])
+            means = np.concatenate([means, two], 2)
+            quiet = n < _SMALL and _error(means, point, weight) < _QUIET
+        if quiet:
+            todo = todo.prolonged(n, settings)
+        said = np.concatenate(words, 1)
+        if start is None or len(model.told_shift) != said.shape[1]:
             shift, scale = standardization(torch.as_tensor(said), w)
             model.told_shift = shift
             model.told_scale = scale.clamp(min=_LEAST_SPREAD)
         told = model.in_units(said)
-        if n < _SMALL and _error(said, point, weight, len(words)) < _QUIET:
-            todo = todo.prolonged(n, settings)
     target_rows = target.standard(y)
     dtype, device = torch.float32, settings.device
 
@@ -374,7 +399,7 @@ def train(
             log_prob=target.log_prob,
             lr=todo.learning_rate,
             weight_decay=settings.weight_decay,
-            batch_size=settings.batch_size,
+            batch_size=todo.batch_size,
             max_epochs=todo.max_epochs,
             patience=todo.patience,
             max_time=left,
@@ -433,18 +458,10 @@ def _units(x: Tensor, weight: Tensor | None, target: Target) -> FittedModel:
     )
 
 
-def _error(said: Floats, point: Floats, weight: Floats | None, processes: int) -> float:
-    """Root mean square error of the best word of each target, at worst over the targets.
-
-    A process says a mean and a spread; then trees say two means and a spread.
-    """
-    worst = 0.0
-    for d, y in enumerate(point.T):
-        at = 2 * processes + 3 * d
-        means = [at, at + 1, *([2 * d] if processes else [])]
-        square = (said[:, means] - y[:, None]) ** 2
-        worst = max(worst, float(np.average(square, axis=0, weights=weight).min()))
-    return math.sqrt(worst)
+def _error(means: Floats, point: Floats, weight: Floats | None) -> float:
+    """Root mean square error, at worst over the targets, of the best of the means, (D, N, S)."""
+    square = (means - point.T[:, :, None]) ** 2
+    return math.sqrt(float(np.average(square, axis=1, weights=weight).min(1).max()))
 
 
 def _embedded(x: Floats, numeric: NDArray[np.bool_]) -> list[int]:

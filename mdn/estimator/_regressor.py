@@ -52,17 +52,19 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     """Conditional density of y given X by an ensemble of mixture density networks.
 
     Boosted and randomised trees are grown first, and what they say of rows that they have not seen
-    is handed to half of the networks; the other half sees embedded columns alone.  Every network
-    holds out a block of rows, which ends its training; on these rows the pool is recalibrated.  The
-    result is one Gaussian mixture in y's own unit: a change of unit changes the NLL by its
-    logarithm and nothing else.
+    is handed to one group of networks; the other sees embedded columns.  For up to 2500 rows both
+    also hear a Gaussian process; where it predicts y all but exactly, trees and their group are
+    left out.  Every network holds out a block of rows, which ends its training; on these rows the
+    pool is recalibrated.  The result is one Gaussian mixture in y's own unit: a change of unit
+    changes the NLL by its logarithm and nothing else.
 
     Args:
         n_components: K, Gaussians in the mixture of one network; None for 5.
         hidden: widths of the hidden layers; None for (64, 64), or (128, 128) from 3000 rows.
-        ensemble_size: M, networks in all; None for 48 below 3000 rows, 20 below 20,000, else 12.
-        preset: ``"default"``, or ``"fast"`` for about a quarter of the time: 16 networks (8 from
-            3000 rows on), fewer epochs and trees.
+        ensemble_size: M, networks in all; None for 48 below 3000 rows (24 without trees), 20 below
+            20,000, else 12.
+        preset: ``"default"``, or ``"fast"`` for about a sixth of the time: 16 networks (12 from
+            3000 rows on, 8 from 20,000), fewer epochs and trees.
         target: ``"real"``; ``"positive"``, by the logarithm; ``"unit"``, between 0 and 1, by the
             logit; ``"integer"``, whole numbers, by the probability of the rounding cell;
             ``"interval"``, y of two columns, the lower and upper end of what is known, equal where
