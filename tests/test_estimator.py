@@ -1441,7 +1441,7 @@ def _sum(noise: float) -> tuple[np.ndarray, np.ndarray]:
 def test_a_target_without_noise_is_trained_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the user says for how long; what is told of the rows decides, not the rows."""
     for noise, options, wanted in (
-        (0.0, {}, [264]),
+        (0.0, {}, [300]),
         (0.0, {"max_epochs": 50}, [50]),
         (0.3, {}, [120, 120]),
         (0.3, {"max_epochs": 50}, [50, 50]),
@@ -1490,7 +1490,7 @@ def test_quiet_by_trees_alone_keeps_both_groups(monkeypatch: pytest.MonkeyPatch)
     model, asked = _asked(monkeypatch, X, np.sign(X[:, 0]) + 0.01 * X[:, 1])
     assert model.model_.processes == []
     assert model.model_.uses_trees == [False, True]
-    assert asked == [264, 264]
+    assert asked == [300, 264]
 
 
 def test_fast_takes_larger_steps_where_rows_are_not_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -1046,6 +1047,55 @@ def test_ensemble_in_training_has_a_gradient_to_rows_and_one_under_torch_func() 
         with torch.no_grad():
             module.head_weight.mul_(2)
         late.backward()
+
+
+@pytest.mark.parametrize("covariance_type", ["diagonal", "full", "isotropic", "tied"])
+@pytest.mark.parametrize("out_features", [1, 2])
+def test_ensemble_log_prob_is_that_of_its_members_written_out(
+    covariance_type: str, out_features: int
+) -> None:
+    """Value, gradient to all parameters and its own gradient, in training and after it."""
+    options = {"hidden": (6,), "embedded": [1], "covariance_type": covariance_type}
+    module = ensemble(3, 4, out_features, 3, **options).double().train()
+    x = torch.randn(3, 7, 4, generator=seeded(1), dtype=torch.float64)
+    y = torch.randn(3, 7, out_features, generator=seeded(2), dtype=torch.float64)
+    y[0, 0] = 1e9  # far beyond where exp(-z^2 / 2) is 0
+    weight = torch.rand(3, 7, generator=seeded(3), dtype=torch.float64)
+    weight[0, 0] = 1e-12
+    params = list(module.parameters())
+    wanted = torch.stack([by_hand(module, m, x[m]).log_prob(y[m]) for m in range(3)])
+    slopes = torch.autograd.grad((weight * wanted).sum(), params, retain_graph=True)
+    for training in (True, False):
+        found = module.train(training).log_prob(x, y)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(torch.autograd.grad((weight * found).sum(), params), slopes)
+    with torch.no_grad():
+        torch.testing.assert_close(module.log_prob(x, y), wanted, rtol=1e-12, atol=1e-12)
+    twice = []
+    for log_p in (module.train().log_prob(x, y), wanted):
+        first = torch.autograd.grad((weight * log_p).sum(), params, create_graph=True)
+        twice.append(torch.autograd.grad(sum(g.square().sum() for g in first), params))
+    torch.testing.assert_close(*twice, rtol=1e-9, atol=1e-9)
+    known = y.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(module.log_prob(x, known).sum(), known)
+    (by_rows,) = torch.autograd.grad(module(x).log_prob(known).sum(), known)
+    torch.testing.assert_close(slope, by_rows)
+
+
+def test_ensemble_log_prob_in_other_dtypes_and_of_wrong_shapes() -> None:
+    """float32 to its rounding, bfloat16 as the distribution has it; shapes are named."""
+    module = ensemble(3, 4, 1, 3, hidden=(6,), embedded=[1])
+    x, y = torch.randn(3, 7, 4, generator=seeded(1)), torch.randn(3, 7, 1, generator=seeded(2))
+    exact = copy.deepcopy(module).double().log_prob(x.double(), y.double())
+    torch.testing.assert_close(module.log_prob(x, y).double(), exact, rtol=1e-5, atol=1e-5)
+    halved = copy.deepcopy(module).bfloat16()
+    assert halved.log_prob(x.bfloat16(), y.bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(module.log_prob(x[0], y), module(x[0]).log_prob(y))
+    for wrong, named in ((y[:, :, 0], (3, 7)), (y[:, :5], (3, 5)), (y.expand(3, 7, 2), (3, 7, 2))):
+        with pytest.raises(ValueError, match=re.escape(str(named))):
+            module.log_prob(x, wrong)
+    with pytest.raises(ValueError, match="for 3 members"):
+        module.log_prob(x[:2], y[:2])
 
 
 def test_ensemble_takes_the_same_rows_for_all_or_rows_for_each() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 from torch.utils.data import DataLoader, TensorDataset
 
+from mdn.nn import MDNEnsemble
 from mdn.train import History, TrainingError, fit, fit_ensemble
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -919,6 +920,23 @@ def test_ensemble_trains_each_member_as_if_it_were_alone() -> None:
             p.data = p.data[i : i + 1]
         fit_ensemble(alone, x, y, held_out[i : i + 1], **options)
         assert_same(member(alone, 0), member(together, i), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [20, 32])
+def test_ensemble_trains_by_the_density_of_its_own_or_by_that_of_its_distribution(
+    batch_size: int,
+) -> None:
+    """The shorter way of a module to its density ends where the longer one does, to rounding."""
+    x, y = line(120)
+    held_out, ends = blocks(120, 3), []
+    for log_prob in (None, lambda dist, target: dist.log_prob(target)):
+        module = MDNEnsemble(3, 2, 1, 2, (8,), embedded=[0], generator=torch.Generator())
+        options = {"max_epochs": 5, "batch_size": batch_size, "log_prob": log_prob}
+        fit_ensemble(module, x, y, held_out, **options)
+        ends.append(dict(module.named_parameters()))
+        assert all(p.is_contiguous() and p.grad is None for p in ends[-1].values())
+        assert len({p.untyped_storage().data_ptr() for p in ends[-1].values()}) == len(ends[-1])
+    assert_same(*ends, rtol=1e-4, atol=1e-5)
 
 
 def test_ensemble_member_does_not_depend_on_what_the_others_do() -> None:

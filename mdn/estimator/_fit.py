@@ -33,7 +33,7 @@ _MOST_EMBEDDED = 64  # numbers columns that are embedded, at most
 _MOST_IN_PROCESS = 2500, 50  # rows and columns of a Gaussian process, at most
 _MOST_IN_FAST_PROCESS = 1000  # rows, with preset="fast"
 _QUIET = 0.1  # error out of fold, in sd of y, below which training goes on for longer:
-_LONGER, _ROWS_LONGER = (4.5, 2.2), (3500, 800)  # at most so many times, and this over rows; fast
+_LONGER, _ROWS_LONGER = (4.5, 2.5), (3500, 1000)  # at most so many times, and this over rows; fast
 _RATE, _FAST_RATES = 2e-3, (7e-3, 1e-2)  # largest learning rates; fast: for few rows and many
 _FEW = 700  # rows that are few for preset="fast"
 _FAST_STEP = 128  # rows of its steps from there on to _SMALL
@@ -396,7 +396,7 @@ def train(
             held_out.to(device),
             val=own_val,
             weight=None if w is None else single(w),
-            log_prob=target.log_prob,
+            log_prob=target.log_prob if target.bounded else None,
             lr=todo.learning_rate,
             weight_decay=settings.weight_decay,
             batch_size=todo.batch_size,

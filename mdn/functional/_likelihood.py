@@ -175,17 +175,23 @@ def _terms(
 def _forward(
     y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Log density (*); responsibilities (K, *), z and 1/scale (K, D, *), weights (K, *)."""
+    """As :func:`rows_log_prob`, of tensors whose rows come first."""
     dtype = result_dtype(y, logits, loc, scale)
-    work = work_dtype(dtype)
-    y, logits, loc, scale = rows = _rows_last(work, y, logits, loc, scale)
-    z_max = _Z_MAX[work]
+    rows = _rows_last(work_dtype(dtype), y, logits, loc, scale)
+    out, r, z, inv, weights = rows_log_prob(rows, log)
+    return out.to(dtype), r, z, inv, weights
+
+
+def rows_log_prob(rows: Rows, log: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Log density (*); responsibilities (K, *), z and 1/scale (K, D, *), weights (K, *)."""
+    y, logits, loc, scale = rows
+    z_max = _Z_MAX[loc.dtype]
     shifted = logits - logits.amax(0)
     weights = shifted.exp()
     total = weights.sum(0)
     weights /= total
     log_scale = scale if log else scale.log()
-    inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp_(max=_INVERSE_MAX[work])
+    inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp_(max=_INVERSE_MAX[loc.dtype])
     z = ((y - loc) * inv).clamp_(-z_max, z_max)  # subtract first, then divide, then square
     t = torch.sub(shifted - _sum_event(log_scale), _sum_event(z * z), alpha=0.5)
     best = t.amax(0)
@@ -202,7 +208,7 @@ def _forward(
         if inv.shape != whole:
             inv = inv.expand(whole).clone()
         _exact_rows(far, rows, log, out, r, z, inv)
-    return out.to(dtype), r, z, inv, weights
+    return out, r, z, inv, weights
 
 
 class _LogProb(Function):

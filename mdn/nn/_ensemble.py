@@ -121,6 +121,26 @@ class MDNEnsemble(nn.Module):
         Raises:
             ValueError: x of another shape.
         """
+        out = self._flat(x)
+        batch = torch.Size((len(out), out.shape[2]))
+        params = self.layout.parameters(out.transpose(0, 1).flatten(1), batch)
+        return cast(GaussianMixture, self.layout.distribution(params))
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """Log density (M, B) of y (M, B, D): ``self(x).log_prob(y)``, in fewer steps.
+
+        Raises:
+            ValueError: x or y of another shape.
+        """
+        out = self._flat(x)
+        own_rows = y.shape == (len(out), out.shape[2], self.layout.out_features)
+        plain = own_rows and not y.requires_grad and not _transformed()
+        if plain and self.layout.has_log_prob(out):
+            return self.layout.log_prob(out.transpose(0, 1).contiguous(), y)
+        return self(x).log_prob(y)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """The head's outputs (M, P, B)."""
         _check_features(x, self.in_features, "x")
         members = len(self.head_bias)  # fewer than at first while some have stopped training
         if x.ndim not in (2, 3) or (x.ndim == 3 and len(x) not in (1, members)):
@@ -133,12 +153,8 @@ class MDNEnsemble(nn.Module):
         alone = all(p.requires_grad for p in own.values()) and not x.requires_grad
         plain = torch.is_grad_enabled() and not _transformed()
         if self.training and not self.dropout and alone and plain:
-            out = _Outputs.apply(self, list(own), x, *own.values())
-        else:
-            out = _outputs(self, own, x)[0]
-        batch = torch.Size((members, x.shape[1]))
-        params = self.layout.parameters(out.transpose(0, 1).flatten(1), batch)
-        return cast(GaussianMixture, self.layout.distribution(params))
+            return cast(Tensor, _Outputs.apply(self, list(own), x, *own.values()))
+        return _outputs(self, own, x)[0]
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments, as plain numbers and strings."""

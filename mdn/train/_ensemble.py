@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def fit_ensemble(
     *,
     val: tuple[Tensor, Tensor] | None = None,
     weight: Tensor | None = None,
-    log_prob: Callable[[Any, Tensor], Tensor] = lambda dist, target: dist.log_prob(target),
+    log_prob: Callable[[Any, Tensor], Tensor] | None = None,
     lr: float = 2e-3,
     weight_decay: float = 1e-3,
     batch_size: int | None = None,
@@ -54,7 +54,8 @@ def fit_ensemble(
         held_out: (M, N) bool, the rows that stop a member and do not train it.
         val: rows (x, target) that stop all members instead; then nothing is held out.
         weight: (N,) weights of the rows; None for equal ones.
-        log_prob: log-likelihood (M, B) of targets (M, B, ...) under the module's distribution.
+        log_prob: log-likelihood (M, B) of targets (M, B, ...) under the module's distribution; None
+            for its density, by ``module.log_prob(x, target)`` where the module has that.
         lr: largest learning rate.
         weight_decay: of AdamW, for matrices only.
         batch_size: rows of a step of one member; None for about 2.7 sqrt(N).
@@ -83,6 +84,7 @@ def fit_ensemble(
     else:
         val_x, val_target = (a.expand(members, *a.shape) for a in val)
         val_weight = x.new_ones(val_target.shape[:2])
+    likelihood = _likelihood(module, log_prob)
     matrices, others = _Flat(), _Flat()
     for p in module.parameters():
         (matrices if p.ndim > 2 and min(p.shape[1:]) > 1 else others).params.append(p)
@@ -125,9 +127,10 @@ def fit_ensemble(
                     group["lr"] = lr * rate
                 rows = order[:, step * size : (step + 1) * size]
                 w = None if weight is None else weight[rows]
-                losses.append(_gradients(module, flats, log_prob, x[rows], target[rows], w))
+                losses.append(_gradients(flats, likelihood, x[rows], target[rows], w))
                 optimizer.step()
-            score = _score(module, log_prob, val_x, val_target, val_weight)
+            module.eval()
+            score = _score(likelihood, val_x, val_target, val_weight)
             at = alive.to(device)
             better = score < best[at]  # not where it is NaN
             best[at] = torch.where(better, score, best[at])
@@ -240,16 +243,26 @@ def _held_out(
     return x[rows], target[rows], torch.stack(weights)
 
 
+def _likelihood(
+    module: nn.Module, log_prob: Callable[[Any, Tensor], Tensor] | None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Log-likelihood of targets given x."""
+    if log_prob is not None:
+        return lambda x, target: log_prob(module(x), target)
+    if hasattr(module, "log_prob"):
+        return cast(Callable[[Tensor, Tensor], Tensor], module.log_prob)
+    return lambda x, target: module(x).log_prob(target)
+
+
 def _gradients(
-    module: nn.Module,
     flats: list[_Flat],
-    log_prob: Callable[[Any, Tensor], Tensor],
+    likelihood: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     target: Tensor,
     weight: Tensor | None,
 ) -> Tensor:
     """Sets the clipped gradients of one batch (M, B); the members' losses, (M,)."""
-    log_p = log_prob(module(x), target)
+    log_p = likelihood(x, target)
     if weight is None:
         share = log_p.new_full((), -1 / log_p.shape[1]).expand_as(log_p)
     else:
@@ -270,18 +283,12 @@ def _clip(grads: list[Tensor]) -> None:
 
 @torch.no_grad()
 def _score(
-    module: nn.Module,
-    log_prob: Callable[[Any, Tensor], Tensor],
-    x: Tensor,
-    target: Tensor,
-    weight: Tensor,
+    likelihood: Callable[[Tensor, Tensor], Tensor], x: Tensor, target: Tensor, weight: Tensor
 ) -> Tensor:
     """Weighted mean NLL of each member's own rows, (M,)."""
-    module.eval()
     step = max(1, _ROWS_AT_ONCE // len(x))
     parts = [
-        log_prob(module(x[:, i : i + step]), target[:, i : i + step])
-        for i in range(0, x.shape[1], step)
+        likelihood(x[:, i : i + step], target[:, i : i + step]) for i in range(0, x.shape[1], step)
     ]
     nll = -torch.cat(parts, 1).clamp(min=-_CAP)
     return (weight * nll).sum(1) / weight.sum(1).clamp(min=torch.finfo(weight.dtype).tiny)
