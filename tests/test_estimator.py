@@ -1490,7 +1490,7 @@ def test_quiet_by_trees_alone_keeps_both_groups(monkeypatch: pytest.MonkeyPatch)
     model, asked = _asked(monkeypatch, X, np.sign(X[:, 0]) + 0.01 * X[:, 1])
     assert model.model_.processes == []
     assert model.model_.uses_trees == [False, True]
-    assert asked == [300, 264]
+    assert asked == [300, 300]
 
 
 def test_fast_takes_larger_steps_where_rows_are_not_few(monkeypatch: pytest.MonkeyPatch) -> None:
