@@ -198,8 +198,8 @@ def _coverage(cells: Cells, sets: list[str], methods: list[str]) -> list[str]:
     title = "Coverage of 90 % intervals"
     return [
         *_plain(cells, sets, methods, "coverage", title, digits=3, below=below),
-        "Of whole numbers it is the share of the PIT between the two levels: one with whole "
-        "ends covers more than it promises, however right the law.",
+        "Of whole numbers it is the share of the PIT between the two levels; an interval, which "
+        "ends at whole numbers, covers more than it promises even if the law is right.",
     ]
 
 
