@@ -63,7 +63,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         hidden: widths of the hidden layers; None for (64, 64), or (128, 128) from 3000 rows.
         ensemble_size: M, networks in all; None for 48 below 3000 rows (24 without trees), 20 below
             20,000, else 12.
-        preset: ``"default"``, or ``"fast"`` for about a sixth of the time: 16 networks (12 from
+        preset: ``"default"``, or ``"fast"`` for about an eighth of the time: 16 networks (12 from
             3000 rows on, 8 from 20,000), fewer epochs and trees.
         target: ``"real"``; ``"positive"``, by the logarithm; ``"unit"``, between 0 and 1, by the
             logit; ``"integer"``, whole numbers, by the probability of the rounding cell;
