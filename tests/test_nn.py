@@ -1082,6 +1082,18 @@ def test_ensemble_log_prob_is_that_of_its_members_written_out(
     torch.testing.assert_close(slope, by_rows)
 
 
+@pytest.mark.parametrize("covariance_type", ["diagonal", "full"])
+def test_ensemble_log_prob_runs_the_network_once(
+    covariance_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the density needs the distribution."""
+    module = ensemble(3, 4, 2, 3, hidden=(6,), covariance_type=covariance_type)
+    runs, flat = [], MDNEnsemble._flat
+    monkeypatch.setattr(MDNEnsemble, "_flat", lambda self, x: runs.append(1) or flat(self, x))
+    module.log_prob(torch.zeros(3, 7, 4), torch.zeros(3, 7, 2))
+    assert len(runs) == 1
+
+
 def test_ensemble_log_prob_in_other_dtypes_and_of_wrong_shapes() -> None:
     """float32 to its rounding, bfloat16 as the distribution has it; shapes are named."""
     module = ensemble(3, 4, 1, 3, hidden=(6,), embedded=[1])

@@ -939,6 +939,38 @@ def test_ensemble_trains_by_the_density_of_its_own_or_by_that_of_its_distributio
     assert_same(*ends, rtol=1e-4, atol=1e-5)
 
 
+def test_ensemble_leaves_frozen_parameters_and_their_dtypes_alone() -> None:
+    """What does not learn is neither moved nor decayed; dtypes are not mixed."""
+    x, y = line(120)
+    module = MDNEnsemble(3, 2, 1, 2, (8,), embedded=[0], generator=torch.Generator())
+    module.weights[0].requires_grad_(False)
+    module.frequencies.data = module.frequencies.data.double()
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    def log_prob(dist: Any, target: Tensor) -> Tensor:
+        return dist.log_prob(target.to(dist.loc.dtype)).float()
+
+    class Mixed(nn.Module):
+        """Takes its frequencies in another dtype than the rest."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, x: Tensor) -> Any:
+            own = dict(self.inner.named_parameters())
+            single = {name: p.float() for name, p in own.items()}
+            return torch.func.functional_call(self.inner, single, (x,))
+
+    fit_ensemble(Mixed(), x, y, blocks(120, 3), log_prob=log_prob, max_epochs=4, weight_decay=0.5)
+    after = dict(module.named_parameters())
+    assert torch.equal(after["weights.0"], before["weights.0"])
+    assert after["frequencies"].dtype == torch.float64
+    assert {p.dtype for name, p in after.items() if name != "frequencies"} == {torch.float32}
+    moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
+    assert moved == set(before) - {"weights.0"}
+
+
 def test_ensemble_member_does_not_depend_on_what_the_others_do() -> None:
     """Another start and other rows of member 1: member 0 ends bit for bit the same."""
     x, y = line(120)

@@ -186,7 +186,7 @@ class FittedModel:
         turn: (P, Q) to uncorrelated directions of unit variance, for collinear columns; Q may be 0.
         trees: grown on all rows; None without, or where a process said it all.
         processes: Gaussian processes, one for each target; none for large samples.
-        told_shift, told_scale: of what the trees say.
+        told_shift, told_scale: of what processes and trees say.
         uses_trees: of each group.
         groups: the networks.
         stack: how they are pooled.
@@ -215,7 +215,7 @@ class FittedModel:
     def told(self, z: Tensor) -> Tensor:
         """What processes and trees say of rows in standard units, in units of its own."""
         x = z.numpy()
-        parts = [process.predict(x[:, : len(self.x_shift)]) for process in self.processes]
+        parts = [x[:, :0], *(p.predict(x[:, : len(self.x_shift)]) for p in self.processes)]
         if self.trees is not None:
             parts.append(self.trees.predict(x))
         return self.in_units(np.concatenate(parts, 1))
@@ -232,7 +232,7 @@ class FittedModel:
     def members(self, x: Floats) -> list[GaussianMixture]:
         """Of each group the mixtures of its members, batch (M, N), float64, standard units."""
         z = self.standard(x)
-        told = self.told(z) if self.processes or self.trees is not None else z[:, :0]
+        told = self.told(z)
         return [
             _forward(network, self.inputs(z, told, uses))
             for network, uses in zip(self.groups, self.uses_trees, strict=True)
@@ -319,7 +319,7 @@ def train(
                 words.append(own_word)
                 report("Gaussian process", d + 1, point.shape[1])
             means = np.stack([word[:, :1] for word in words])
-            quiet = n < _SMALL and _error(means, point, weight) < _QUIET
+            quiet = _is_quiet(means, point, weight)
         if quiet:  # trees, whose word has steps, would add little
             todo = todo.without_trees(settings)
         else:
@@ -338,7 +338,7 @@ def train(
             words.append(said)
             two = np.stack([said[:, 3 * d : 3 * d + 2] for d in range(point.shape[1])])
             means = np.concatenate([means, two], 2)
-            quiet = n < _SMALL and _error(means, point, weight) < _QUIET
+            quiet = _is_quiet(means, point, weight)
         if quiet:
             todo = todo.prolonged(n, settings)
         said = np.concatenate(words, 1)
@@ -356,7 +356,7 @@ def train(
     if val is not None:
         z_val = model.standard(val[0])
         target_val = target.standard(val[1])
-        told_val = model.told(z_val) if trees_wanted else z_val[:, :0]
+        told_val = model.told(z_val)
     previous = dict(zip(model.uses_trees, model.groups, strict=True)) if start else {}
     groups, histories, seen = [], [], []
     for i, group in enumerate(todo.groups):
@@ -462,6 +462,11 @@ def _error(means: Floats, point: Floats, weight: Floats | None) -> float:
     """Root mean square error, at worst over the targets, of the best of the means, (D, N, S)."""
     square = (means - point.T[:, :, None]) ** 2
     return math.sqrt(float(np.average(square, axis=1, weights=weight).min(1).max()))
+
+
+def _is_quiet(means: Floats, point: Floats, weight: Floats | None) -> bool:
+    """Whether so little noise is left that training goes on for longer; of small samples."""
+    return len(point) < _SMALL and _error(means, point, weight) < _QUIET
 
 
 def _embedded(x: Floats, numeric: NDArray[np.bool_]) -> list[int]:

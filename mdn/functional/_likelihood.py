@@ -211,6 +211,15 @@ def rows_log_prob(rows: Rows, log: bool) -> tuple[Tensor, Tensor, Tensor, Tensor
     return out, r, z, inv, weights
 
 
+def rows_slopes(
+    r: Tensor, z: Tensor, inv: Tensor, weights: Tensor, log: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of :func:`rows_log_prob` to logits (K, *), loc and scale (K, D, *)."""
+    rz = r.unsqueeze(1) * z  # r first: 0 * (z * z) could be 0 * inf
+    on_scale = (rz * z).sub_(r.unsqueeze(1))
+    return r - weights, rz.mul_(inv), on_scale if log else on_scale.mul_(inv)
+
+
 class _LogProb(Function):
     """Log density with gradient r - pi, r z / scale, r (z^2 - 1) (Bishop 1994, eq. 35-39).
 
@@ -223,17 +232,13 @@ class _LogProb(Function):
     ) -> Tensor:
         out, r, z, inv, weights = _forward(y, logits, loc, scale, log)
         of_y, of_logits, of_loc, of_scale, _ = ctx.needs_input_grad
-        rz = r.unsqueeze(1) * z  # (K, D, *); r first: 0 * (z * z) could be 0 * inf
-        parts: list[Tensor | None] = [None] * 4
-        if of_logits:
-            parts[1] = r - weights
-        if of_scale:
-            curve = (rz * z).sub_(r.unsqueeze(1))
-            parts[3] = curve if log else curve.mul_(inv)
-        if of_loc or of_y:
-            slope = rz.mul_(inv)
-            parts[2] = slope if of_loc else None
-            parts[0] = -slope.sum(0) if of_y else None
+        on_logits, on_loc, on_scale = rows_slopes(r, z, inv, weights, log)
+        parts: list[Tensor | None] = [
+            -on_loc.sum(0) if of_y else None,
+            on_logits if of_logits else None,
+            on_loc if of_loc else None,
+            on_scale if of_scale else None,
+        ]
         ctx.log = log
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y, logits, loc, scale, *parts)

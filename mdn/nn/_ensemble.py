@@ -121,10 +121,7 @@ class MDNEnsemble(nn.Module):
         Raises:
             ValueError: x of another shape.
         """
-        out = self._flat(x)
-        batch = torch.Size((len(out), out.shape[2]))
-        params = self.layout.parameters(out.transpose(0, 1).flatten(1), batch)
-        return cast(GaussianMixture, self.layout.distribution(params))
+        return self._mixture(self._flat(x))
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
         """Log density (M, B) of y (M, B, D): ``self(x).log_prob(y)``, in fewer steps.
@@ -137,7 +134,13 @@ class MDNEnsemble(nn.Module):
         plain = own_rows and not y.requires_grad and not _transformed()
         if plain and self.layout.has_log_prob(out):
             return self.layout.log_prob(out.transpose(0, 1).contiguous(), y)
-        return self(x).log_prob(y)
+        return self._mixture(out).log_prob(y)
+
+    def _mixture(self, out: Tensor) -> GaussianMixture:
+        """Of the head's outputs (M, P, B)."""
+        batch = torch.Size((len(out), out.shape[2]))
+        params = self.layout.parameters(out.transpose(0, 1).flatten(1), batch)
+        return cast(GaussianMixture, self.layout.distribution(params))
 
     def _flat(self, x: Tensor) -> Tensor:
         """The head's outputs (M, P, B)."""

@@ -16,7 +16,7 @@ from torch.distributions import Categorical
 from ..distribution import GaussianMixture, Mixture
 from ..distribution._families import FAMILIES
 from ..functional._full import unpacked
-from ..functional._likelihood import rows_log_prob
+from ..functional._likelihood import rows_log_prob, rows_slopes
 
 __all__ = [
     "MDNHead",
@@ -248,12 +248,11 @@ class _HeadLogProb(Function):
         rows = y.to(out.dtype).movedim(-1, 0), logits, loc, scale
         log_p, r, z, inv, weights = rows_log_prob(rows, False)
         if ctx.needs_input_grad[0]:
-            rz = r.unsqueeze(1) * z
-            of_scale = (rz * z).sub_(r.unsqueeze(1)).mul_(inv)
-            of_raw = torch.ops.aten.softplus_backward(of_scale, raw, 1, 20)
-            slope = [r - weights, rz.mul_(inv).flatten(0, 1), of_raw.flatten(0, 1)]
+            on_logits, on_loc, on_scale = rows_slopes(r, z, inv, weights, False)
+            on_raw = torch.ops.aten.softplus_backward(on_scale, raw, 1, 20)
             ctx.layout = layout
-            ctx.save_for_backward(out, y, torch.cat(slope))
+            slope = torch.cat([on_logits, on_loc.flatten(0, 1), on_raw.flatten(0, 1)])
+            ctx.save_for_backward(out, y, slope)
         return log_p
 
     @staticmethod

@@ -85,17 +85,19 @@ def fit_ensemble(
         val_x, val_target = (a.expand(members, *a.shape) for a in val)
         val_weight = x.new_ones(val_target.shape[:2])
     likelihood = _likelihood(module, log_prob)
-    matrices, others = _Flat(), _Flat()
+    alike: dict[tuple[bool, bool, torch.dtype], list[nn.Parameter]] = {}
     for p in module.parameters():
-        (matrices if p.ndim > 2 and min(p.shape[1:]) > 1 else others).params.append(p)
-    flats = [flat for flat in (matrices, others) if flat.params]
-    for flat in flats:
-        flat.join()
+        matrix = p.ndim > 2 and min(p.shape[1:]) > 1
+        alike.setdefault((p.requires_grad, matrix, p.dtype), []).append(p)
+    flats = [_Flat(params) for params in alike.values()]
+    trained, groups = [], []
+    for (learns, matrix, _), flat in zip(alike, flats, strict=True):
+        if learns:
+            trained.append(flat)
+            decay = weight_decay if matrix else 0.0
+            groups.append({"params": [flat.values], "weight_decay": decay})
     optimizer = torch.optim.AdamW(
-        [
-            {"params": [flat.values], "weight_decay": weight_decay if flat is matrices else 0}
-            for flat in flats
-        ],
+        groups,
         lr=lr,
         fused=device.type in ("cpu", "cuda"),
     )
@@ -127,7 +129,7 @@ def fit_ensemble(
                     group["lr"] = lr * rate
                 rows = order[:, step * size : (step + 1) * size]
                 w = None if weight is None else weight[rows]
-                losses.append(_gradients(flats, likelihood, x[rows], target[rows], w))
+                losses.append(_gradients(trained, likelihood, x[rows], target[rows], w))
                 optimizer.step()
             module.eval()
             score = _score(likelihood, val_x, val_target, val_weight)
@@ -189,12 +191,9 @@ class _Flat:
     Optimizer and clipping then do a few operations, not a few for each parameter.
     """
 
-    def __init__(self) -> None:
-        self.params: list[nn.Parameter] = []
-
-    def join(self) -> None:
-        """Moves the parameters into ``values``."""
-        self.values = torch.cat([p.detach().flatten(1) for p in self.params], 1)
+    def __init__(self, params: list[nn.Parameter]) -> None:
+        self.params = params
+        self.values = torch.cat([p.detach().flatten(1) for p in params], 1)
         self._show()
 
     def _show(self) -> None:
@@ -204,7 +203,7 @@ class _Flat:
             p.data = part.unflatten(1, p.shape[1:])
 
     def gather(self) -> Tensor:
-        """The gradients in one tensor (M, P), which the optimizer takes."""
+        """The gradients in one tensor (M, P), where the optimizer looks for them."""
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         self.values.grad = torch.cat([g.flatten(1) for g in grads], 1)
         for p in self.params:
