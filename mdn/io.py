@@ -89,7 +89,8 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is damaged or was not written by mdn.save ({error})") from error
     if not isinstance(about, dict) or about.get("kind") not in _KINDS:
         raise ValueError(f"{path} was not written by mdn.save")
-    if not isinstance(about.get("format"), int) or "config" not in about:
+    number = about.get("format")
+    if not isinstance(number, int) or number < 1 or "config" not in about:
         raise ValueError(f"{path} is damaged: its description is incomplete")
     if about["format"] > _FORMAT:
         raise ValueError(

@@ -1441,7 +1441,7 @@ def _sum(noise: float) -> tuple[np.ndarray, np.ndarray]:
 def test_a_target_without_noise_is_trained_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the user says for how long; what is told of the rows decides, not the rows."""
     for noise, options, wanted in (
-        (0.0, {}, [300]),
+        (0.0, {}, [360]),
         (0.0, {"max_epochs": 50}, [50]),
         (0.3, {}, [120, 120]),
         (0.3, {"max_epochs": 50}, [50, 50]),
@@ -1452,7 +1452,10 @@ def test_a_target_without_noise_is_trained_for_longer(monkeypatch: pytest.Monkey
 def test_where_a_process_says_it_all_no_tree_is_grown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One group of as many networks as are wanted, saved and gone on from like any other."""
+    """One group of as many networks as are wanted, saved and gone on from like any other.
+
+    Half of it, if it is large enough, does without the process too.
+    """
     X, y = _sum(0.0)
     for options, members in (({}, 8), ({"ensemble_size": 5}, 5), ({"ensemble_size": 1}, 1)):
         model, _ = _asked(monkeypatch, X, y, **options)
@@ -1460,6 +1463,14 @@ def test_where_a_process_says_it_all_no_tree_is_grown(
         assert len(model.model_.processes) == 1
         assert model.model_.uses_trees == [False]
         assert [network.n_members for network in model.model_.groups] == [members]
+        assert model.model_.parts == [[4, 4] if members == 8 else [members]]
+        assert len(model.model_.stack.weight) == len(model.model_.parts[0])
+        (before,) = model.model_.members(X)
+        model.model_.told_shift = model.model_.told_shift + 1  # as if the process said else
+        (after,) = model.model_.members(X)
+        moved = (after.mean != before.mean).flatten(1).any(1)
+        assert moved.tolist() == [m >= members - moved.sum() for m in range(members)]
+        assert int(moved.sum()) == (4 if members == 8 else members)
     model = MDNRegressor(preset="fast", random_state=0).fit(X[:150], y[:150])
     assert model.model_.trees is None
     assert np.sqrt(np.mean((model.predict(X[150:]) - y[150:]) ** 2)) < 0.1 * y.std()
@@ -1490,7 +1501,7 @@ def test_quiet_by_trees_alone_keeps_both_groups(monkeypatch: pytest.MonkeyPatch)
     model, asked = _asked(monkeypatch, X, np.sign(X[:, 0]) + 0.01 * X[:, 1])
     assert model.model_.processes == []
     assert model.model_.uses_trees == [False, True]
-    assert asked == [300, 300]
+    assert asked == [360, 360]
 
 
 def test_fast_takes_larger_steps_where_rows_are_not_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -511,6 +511,16 @@ def test_a_file_of_the_second_format_says_what_it_said_when_it_was_written() -> 
     np.testing.assert_allclose(quantiles, said["quantiles"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("number", [-2, 0, "2", None])
+def test_load_refuses_a_format_that_never_was(number: Any, tmp_path: Path) -> None:
+    """No version wrote it: the file is damaged, not old."""
+    path = tmp_path / "m.mdn"
+    mdn.save(MODELS["MDN"](), path)
+    rewritten(path, lambda about, tensors: about.update(format=number))
+    with pytest.raises(ValueError, match="is damaged: its description is incomplete"):
+        mdn.load(path)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_load_refuses_a_file_with_any_byte_changed(kind: str, tmp_path: Path) -> None:
     """100 places over the whole file, and each of the first 8: a ValueError, nothing else."""

@@ -19,6 +19,7 @@ from mdn import MDN, CategoricalHead, GaussianMixture, MDNHead, fit
 from mdn.distribution._families import FAMILIES
 from mdn.nn import MIN_SCALE, MDNEnsemble, standardization
 from mdn.nn._heads import Layout
+from mdn.train import fit_ensemble
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -26,10 +27,10 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def with_noise(module: nn.Module, seed: int = 0, size: float = 0.5) -> nn.Module:
-    """Every parameter random: a head fresh from the constructor has nearly equal outputs."""
+    """All that learns is random: a head fresh from the constructor has nearly equal outputs."""
     g = seeded(seed)
     with torch.no_grad():
-        for p in module.parameters():
+        for p in filter(lambda p: p.requires_grad, module.parameters()):
             p.copy_(size * torch.randn(p.shape, generator=g, dtype=p.dtype))
     return module
 
@@ -1158,6 +1159,52 @@ def test_ensemble_starts_with_components_over_the_targets() -> None:
     torch.testing.assert_close(dist.stddev, torch.full((4, 50, 1), 3.0), rtol=0, atol=0.6)
 
 
+def _with_unseen(columns: list[int]) -> tuple[MDNEnsemble, MDNEnsemble, Tensor]:
+    """Two of three members do without the last two columns; a twin that sees all, and its rows."""
+    options = {"hidden": (6, 5), "embedded": columns}
+    module = ensemble(3, 4, 1, 3, unseen=(2, 2), **options).double()
+    twin = ensemble(3, 4, 1, 3, **options).double()
+    twin.load_state_dict(module.state_dict(), strict=False)
+    x = torch.randn(3, 7, 4, generator=seeded(1), dtype=torch.float64)
+    return module, twin, x
+
+
+@pytest.mark.parametrize("columns", [[], [0, 1], [1, 3]])
+def test_what_some_members_do_not_see_is_zero_to_them(columns: list[int]) -> None:
+    """Density, its gradient and the next are those of an ensemble that is given zeros there."""
+    module, twin, x = _with_unseen(columns)
+    y = torch.randn(3, 7, 1, generator=seeded(2), dtype=torch.float64)
+    zeros = x.clone()
+    zeros[:2, :, 2:] = 0
+    for mode in (True, False):
+        found = []
+        for net, rows in ((module.train(mode), x), (twin.train(mode), zeros)):
+            params = [p for p in net.parameters() if p.requires_grad]
+            value = loss(net(rows), y)
+            first = torch.autograd.grad(value, params, create_graph=True)
+            second = torch.autograd.grad(sum(g.square().sum() for g in first), params)
+            found.append([value, net.log_prob(rows, y), *first, *second])
+        torch.testing.assert_close(*found)
+
+
+def test_members_that_go_on_alone_still_do_not_see() -> None:
+    """Members stop one by one in training, and those left keep what they see."""
+    module = ensemble(4, 3, unseen=(2, 1))
+    x = torch.randn(120, 3, generator=seeded(1))
+    y = x[:, 2:] + 0.1 * torch.randn(120, 1, generator=seeded(2))
+    held_out = torch.arange(120) % 4 == torch.arange(4).unsqueeze(1)
+    history = fit_ensemble(module, x, y, held_out, max_epochs=60, patience=3)
+    assert len(history.val_nll) > history.best_epoch + 1
+    other = x.clone()
+    other[:, 2] = 0.5
+    a, b = module(x).mean.detach(), module(other).mean.detach()
+    assert torch.equal(a[:2], b[:2])
+    assert float((a[2:] - b[2:]).abs().amax((1, 2)).min()) > 0.5
+    again = MDNEnsemble(**json.loads(json.dumps(module.describe()))).eval()
+    again.load_state_dict(module.state_dict())
+    assert torch.equal(again(x).mean, a)
+
+
 def test_ensemble_dropout_is_for_training_alone() -> None:
     """In eval two passes agree; in training they differ."""
     module = ensemble(2, 3, dropout=0.5)
@@ -1187,6 +1234,9 @@ def test_ensemble_is_rebuilt_from_its_description() -> None:
         ((2, 0), {}, "in_features must be"),
         ((2, 3, 0), {}, "out_features must be"),
         ((2, 3), {"min_scale": -1.0}, "min_scale must be positive"),
+        ((2, 3), {"unseen": (3, 1)}, "unseen must count at most 2 members and 3 columns; got"),
+        ((2, 3), {"unseen": (1, 4)}, "unseen must count"),
+        ((2, 3), {"unseen": (-1, 1)}, "unseen must count"),
     ],
 )
 def test_ensemble_refuses_bad_sizes(

@@ -58,7 +58,7 @@ def test_it_finds_by_how_much_scales_are_wrong(factor: float) -> None:
     members = [group(mean.expand(2, -1, -1), 0.5 * factor)]
     best = float(-norm(mean, 0.5).logpdf(y).mean())
     assert nll(stack, members, y) < best + 0.005
-    assert nll(Stack.plain(1, floor=1e-3), members, y) > best + 0.1
+    assert nll(Stack.plain([[1]], floor=1e-3), members, y) > best + 0.1
 
 
 def test_it_finds_the_weights_of_groups_that_are_each_right_for_a_share() -> None:
@@ -85,13 +85,44 @@ def test_the_better_group_gets_the_weight() -> None:
     assert stack.weight[1] > 0.9
 
 
+def test_kinds_of_one_group_are_weighed_and_share_its_factors() -> None:
+    """One member of the truth beside one that knows nothing, both too narrow by half."""
+    mean, y = truth(4000)
+    members = group(torch.stack([0 * mean - 9, mean]), 0.25)
+    options = {"recalibrate": [True], "floor": 1e-3}
+    stack = Stack.fit([members], y, None, log_prob, parts=[[1, 1]], **options)
+    assert len(stack.scale) == len(stack.spread) == 1
+    assert stack.weight.tolist() == pytest.approx([0, 1], abs=0.02)
+    without = Stack.fit([members], y, None, log_prob, **options)
+    assert without.weight.tolist() == [1]
+    pools = [s.pool([members], parts) for s, parts in ((stack, [[1, 1]]), (without, None))]
+    assert float(pools[0].log_prob(y).mean() - pools[1].log_prob(y).mean()) > 0.5
+
+
+def test_members_share_the_weight_of_their_kind() -> None:
+    """Of kinds of two and three members and another group of one; equal without rows."""
+    stack = Stack.plain([[2, 3], [1]], floor=1e-3)
+    assert stack.weights([[2, 3], [1]]).tolist() == pytest.approx(
+        [1 / 6] * 2 + [1 / 9] * 3 + [1 / 3]
+    )
+    stack.weight = torch.tensor([0.5, 0.2, 0.3], dtype=F64)
+    mean, y = truth(50)
+    groups = [group(mean + torch.arange(m).view(-1, 1, 1), 0.5) for m in (5, 1)]
+    pooled = stack.pool(groups, [[2, 3], [1]])
+    share = [0.25, 0.25, 0.2 / 3, 0.2 / 3, 0.2 / 3, 0.3]
+    loc = [0, 1, 2, 3, 4, 0]
+    density = sum(w * norm.pdf(y, mean + m, 0.5) for w, m in zip(share, loc, strict=True))
+    density = 0.999 * density + 0.001 * norm.pdf(y, 0, 1.5)
+    np.testing.assert_allclose(pooled.log_prob(y), np.log(density[:, 0]), rtol=1e-12)
+
+
 def test_it_finds_that_members_should_stand_closer() -> None:
     """Two members at the mean plus and minus 1, each of the true scale: spread near 0."""
     mean, y = truth(4000)
     members = group(torch.stack([mean - 1, mean + 1]), 0.5)
     stack = Stack.fit([members], y, None, log_prob, recalibrate=[True], floor=1e-3)
     assert float(stack.spread) < 0.3
-    assert nll(stack, [members], y) < nll(Stack.plain(1, floor=1e-3), [members], y) - 0.3
+    assert nll(stack, [members], y) < nll(Stack.plain([[1]], floor=1e-3), [members], y) - 0.3
 
 
 def test_an_outlier_among_the_rows_raises_the_broad_component() -> None:
@@ -114,7 +145,7 @@ def test_where_nothing_is_wrong_it_changes_little() -> None:
     assert float(stack.scale) == pytest.approx(1, abs=0.05)
     mean, y = truth(4000, seed=7)
     members = group(mean.expand(3, -1, -1), 0.5)
-    assert nll(stack, [members], y) < nll(Stack.plain(1, floor=1e-3), [members], y) + 0.002
+    assert nll(stack, [members], y) < nll(Stack.plain([[1]], floor=1e-3), [members], y) + 0.002
 
 
 def test_a_few_rows_say_little() -> None:
@@ -177,7 +208,7 @@ def test_a_likelihood_that_is_not_finite_leaves_the_plain_pool() -> None:
 
     members = group(mean.expand(2, -1, -1), 0.5)
     stack = Stack.fit([members], y, None, broken, recalibrate=[True], floor=1e-3)
-    plain = Stack.plain(1, floor=1e-3)
+    plain = Stack.plain([[1]], floor=1e-3)
     assert (stack.scale, stack.spread, stack.broad) == (plain.scale, plain.spread, plain.broad)
 
 

@@ -33,7 +33,8 @@ _MOST_EMBEDDED = 64  # numbers columns that are embedded, at most
 _MOST_IN_PROCESS = 2500, 50  # rows and columns of a Gaussian process, at most
 _MOST_IN_FAST_PROCESS = 1000  # rows, with preset="fast"
 _QUIET = 0.1  # error out of fold, in sd of y, below which training goes on for longer:
-_LONGER, _ROWS_LONGER = (4.5, 2.5), (3500, 1000)  # at most so many times, and this over rows; fast
+# by these factors at these numbers of rows, also for preset="fast": more would cost more seconds
+_LONGER = ((700, 850), (4.5, 1.3)), ((250, 1000), (3.0, 1.0))
 _RATE, _FAST_RATES = 2e-3, (7e-3, 1e-2)  # largest learning rates; fast: for few rows and many
 _FEW = 700  # rows that are few for preset="fast"
 _FAST_STEP = 128  # rows of its steps from there on to _SMALL
@@ -43,6 +44,7 @@ _ROWS_A_DIRECTION = 50  # rows a column needs before its small directions are be
 # What trees or processes say is not blown up beyond this spread, in standard deviations of y: what
 # is left there is how the rows held out move the mean of the others, a picture of their own y.
 _LEAST_SPREAD = 0.1
+_LEAST_HALVED = 8  # members of whom half may do without the process
 _CHUNK = 1 << 15  # rows x members of one forward pass
 
 
@@ -54,12 +56,19 @@ class Group(NamedTuple):
         repeats: how many members hold out a row, at least.
         trees: whether they see what the trees say.
         embeds: whether the columns are embedded.
+        alone: how many of them do not see what the processes say either.
     """
 
     members: int
     repeats: int
     trees: bool
     embeds: bool
+    alone: int = 0
+
+    @property
+    def parts(self) -> list[int]:
+        """Members of each kind."""
+        return [self.alone, self.members - self.alone] if self.alone else [self.members]
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,7 @@ class Plan:
 
     def prolonged(self, n: int, settings: Settings) -> Plan:
         """For targets with next to no noise, which networks follow ever closer."""
-        most, rows = _LONGER[settings.fast], _ROWS_LONGER[settings.fast]
-        factor = max(1.0, min(most, rows / n))
+        factor = float(np.interp(n, *_LONGER[settings.fast]))
         return replace(
             self,
             max_epochs=settings.max_epochs or round(factor * self.max_epochs),
@@ -88,10 +96,14 @@ class Plan:
         )
 
     def without_trees(self, settings: Settings) -> Plan:
-        """One group, which sees no trees: the largest, or of as many members as the user wants."""
-        group = max(self.groups, key=lambda g: g.members)
-        members = settings.ensemble_size or group.members
-        return replace(self, groups=(group._replace(members=members, trees=False, embeds=True),))
+        """One group, as large as the largest or as the user wants it, which sees no trees.
+
+        Half of it does without the process too: what that says of rows held out has errors, and
+        networks that come closer alone are led astray by it.
+        """
+        size = settings.ensemble_size or max(g.members for g in self.groups)
+        alone = size // 2 if size >= _LEAST_HALVED else 0
+        return replace(self, groups=(Group(size, 2, trees=False, embeds=True, alone=alone),))
 
 
 @dataclass(frozen=True)
@@ -162,7 +174,7 @@ def revision(n: int, *, fast: bool) -> int:
     Stored results name theirs.
     """
     if n < _SMALL:
-        return 5
+        return 6
     return 4 if fast else 3
 
 
@@ -189,6 +201,7 @@ class FittedModel:
         told_shift, told_scale: of what processes and trees say.
         uses_trees: of each group.
         groups: the networks.
+        parts: of each group how many members are of each kind, which the stack weighs.
         stack: how they are pooled.
         target: the way back to y's unit.
         histories: of each group, in y's unit.
@@ -203,9 +216,16 @@ class FittedModel:
     told_scale: Tensor
     uses_trees: list[bool]
     groups: list[MDNEnsemble]
+    parts: list[list[int]]
     stack: Stack
     target: Target
     histories: list[History] = field(default_factory=list)
+
+    @property
+    def history(self) -> History:
+        """Of the group of most weight."""
+        whole = [part.sum() for part in self.stack.weight.split([len(p) for p in self.parts])]
+        return self.histories[int(torch.stack(whole).argmax())]
 
     def standard(self, x: Floats) -> Tensor:
         """(N, P + Q) columns in standard units, float64."""
@@ -240,7 +260,7 @@ class FittedModel:
 
     def distribution(self, x: Floats) -> Any:
         """The distribution of y for every row, in y's unit."""
-        return self.target.finish(self.stack.pool(self.members(x)))
+        return self.target.finish(self.stack.pool(self.members(x), self.parts))
 
 
 @torch.no_grad()
@@ -357,12 +377,16 @@ def train(
         z_val = model.standard(val[0])
         target_val = target.standard(val[1])
         told_val = model.told(z_val)
-    previous = dict(zip(model.uses_trees, model.groups, strict=True)) if start else {}
-    groups, histories, seen = [], [], []
+    previous = {}
+    if start and len(model.groups) == len(todo.groups):  # else noise has come or gone
+        previous = dict(zip(model.uses_trees, model.groups, strict=True))
+    groups, histories, seen, parts = [], [], [], []
     for i, group in enumerate(todo.groups):
         inputs = model.inputs(z, told, group.trees)
         repeats = min(group.repeats, max(1, group.members // 2))
-        held_out, complete = _held_out(n, group.members, repeats, rng)
+        blocks = [_held_out(n, m, repeats // len(group.parts), rng) for m in group.parts]
+        held_out = torch.cat([mask for mask, _ in blocks])
+        complete = [count for _, count in blocks]
         if val is not None:
             held_out = torch.zeros(group.members, n, dtype=torch.bool)
         network = MDNEnsemble(
@@ -372,6 +396,7 @@ def train(
             todo.n_components,
             todo.hidden,
             embedded=_embedded(x, numeric) if group.embeds else [],
+            unseen=(group.alone, inputs.shape[1] - z.shape[1]),
             covariance_type=settings.covariance_type,
             min_scale=floor,
             generator=torch.Generator().manual_seed(seed + 7919 * (i + 1)),
@@ -409,13 +434,20 @@ def train(
         network.to("cpu")
         groups.append(network)
         histories.append(history.shifted(_offset(target)))
-        if val is None and complete:
+        if val is None and all(complete):
             mixtures = _forward(network, inputs)
-            index = torch.stack([row.nonzero()[:complete, 0] for row in held_out.t()], 1)  # (R, N)
-            seen.append(_members_of(mixtures, index))
+            first = np.cumsum([0, *group.parts]).tolist()
+            index = [
+                torch.stack([at + row.nonzero()[:count, 0] for row in mask.t()], 1)
+                for (mask, count), at in zip(blocks, first, strict=False)
+            ]
+            seen.append(_members_of(mixtures, torch.cat(index)))  # (R, N)
+            parts.append(complete)
         elif val is not None:
             seen.append(_forward(network, own))
+            parts.append(group.parts)
     model.uses_trees = [g.trees for g in todo.groups]
+    model.parts = [g.parts for g in todo.groups]
     # float32 would make a row's prediction depend on the rows beside it, by some 1e-7
     model.groups, model.histories = [network.double() for network in groups], histories
     honest, its_weight = (target_rows, w) if val is None else (target_val, None)
@@ -429,9 +461,10 @@ def train(
             recalibrate=many,
             floor=floor,
             bounded_loss=target.kind != "positive",
+            parts=parts,
         )
     else:
-        model.stack = Stack.plain(len(groups), floor=floor, bounded_loss=target.kind != "positive")
+        model.stack = Stack.plain(model.parts, floor=floor, bounded_loss=target.kind != "positive")
     return model
 
 
@@ -454,7 +487,7 @@ def _units(x: Tensor, weight: Tensor | None, target: Target) -> FittedModel:
             turn = vectors * largest.sign() / values[kept].sqrt()
     none = x.new_zeros(0)
     return FittedModel(
-        shift, scale, turn, None, [], none, none, [], [], Stack.plain(1, floor=0.0), target
+        shift, scale, turn, None, [], none, none, [], [], [], Stack.plain([[1]], floor=0.0), target
     )
 
 

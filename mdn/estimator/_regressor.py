@@ -269,7 +269,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 report=report,
             )
         self.columns_, self.model_, self._seed = columns, model, seed
-        self.history_ = model.histories[int(model.stack.weight.argmax())]
+        self.history_ = model.history
         return self
 
     def _settings(self) -> Settings:
@@ -387,14 +387,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         inputs = self._inputs(X)
         model = self.model_
         members = model.stack.members(model.members(inputs))
-        means, variances, weights = [], [], []
-        for mixture, weight in zip(members, model.stack.weight.tolist(), strict=True):
-            count = mixture.batch_shape[0]
-            means.append(mixture.mean)
-            variances.append(mixture.variance)
-            weights += [weight / count] * count
-        mean, variance = torch.cat(means), torch.cat(variances)  # (M, N, D)
-        w = mean.new_tensor(weights).reshape(-1, 1, 1)
+        mean = torch.cat([mixture.mean for mixture in members])  # (M, N, D)
+        variance = torch.cat([mixture.variance for mixture in members])
+        w = model.stack.weights(model.parts).reshape(-1, 1, 1)
         centre = (w * mean).sum(0)
         square = model.target.scale.square()
         aleatoric = (w * variance).sum(0) * square
@@ -504,6 +499,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             "target": model.target.describe(),
             "feature_names": None if names is None else list(names),
             "uses_trees": model.uses_trees,
+            "parts": model.parts,
             "networks": [network.describe() for network in model.groups],
             "histories": [asdict(history) for history in model.histories],
             "seed": self._seed,
@@ -560,11 +556,12 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             **{name: tensors[name] for name in ("told_shift", "told_scale")},
             uses_trees=config["uses_trees"],
             groups=networks,
+            parts=config.get("parts", [[network.n_members] for network in networks]),
             stack=Stack(**part("stack."), broad=config["broad"], floor=config["floor"]),
             target=Target.restored(config["target"]),
             histories=[History(**history) for history in config["histories"]],
         )
-        self.history_ = self.model_.histories[int(self.model_.stack.weight.argmax())]
+        self.history_ = self.model_.history
         self._seed = int(config["seed"])
         self.n_features_in_ = self.columns_.n_features_in
         if config["feature_names"] is not None:

@@ -21,6 +21,7 @@ from ..distribution._covariance import Diagonal
 __all__ = ["Stack"]
 
 LogProb = Callable[[GaussianMixture, Tensor], Tensor]
+Parts = Sequence[Sequence[int]]  # of each group, of each kind: how many members
 
 _PRIOR = 3.0  # strength by which the logs of the factors are held near 0, in nats
 _BROAD_WEIGHT = 1e-3  # of the broad component before the data speak
@@ -35,7 +36,7 @@ class Stack:
     Attributes:
         scale: (G,) factor of the scales of the components.
         spread: (G,) factor of the distances of the members' means from their common mean.
-        weight: (G,) weights of the groups, which add up to 1.
+        weight: (P,) weights of the parts of all groups, which add up to 1.
         broad: weight of the broad component.
         floor: of the scales in standard units, which no factor breaks.
     """
@@ -47,10 +48,11 @@ class Stack:
     floor: float
 
     @classmethod
-    def plain(cls, n_groups: int, *, floor: float, bounded_loss: bool = True) -> Stack:
+    def plain(cls, parts: Parts, *, floor: float, bounded_loss: bool = True) -> Stack:
         """Equal weights and no change, for want of rows to learn from."""
-        one = torch.ones(n_groups, dtype=torch.float64)
-        return cls(one, one, one / n_groups, _BROAD_WEIGHT if bounded_loss else 0.0, floor)
+        one = torch.ones(len(parts), dtype=torch.float64)
+        each = torch.ones(sum(map(len, parts)), dtype=torch.float64)
+        return cls(one, one, each / len(each), _BROAD_WEIGHT if bounded_loss else 0.0, floor)
 
     @classmethod
     def fit(
@@ -63,6 +65,7 @@ class Stack:
         recalibrate: Sequence[bool],
         floor: float,
         bounded_loss: bool = True,
+        parts: Parts | None = None,
     ) -> Stack:
         """Learns from rows that none of the mixtures has seen.
 
@@ -76,28 +79,31 @@ class Stack:
             floor: of the scales in standard units.
             bounded_loss: whether there is a broad component.  Where y is an exponential of what is
                 modelled, its tail would rule the mean.
+            parts: of each group how many members are of each kind; kinds share the factors of
+                their group and have a weight each.  None for one kind a group.
         """
-        n_groups = len(groups)
+        n_groups, parts = len(groups), _whole(groups) if parts is None else parts
+        n_parts = sum(map(len, parts))
         target = target.double()
         broad = _broad(groups[0], torch.Size(target.shape[:1]))
         log_broad = log_prob(broad, target)  # (N,)
         free = torch.tensor(
-            [*recalibrate, *recalibrate, *[n_groups > 1] * n_groups, bounded_loss]
+            [*recalibrate, *recalibrate, *[n_parts > 1] * n_parts, bounded_loss]
         ).double()
-        first = torch.zeros(3 * n_groups + 1, dtype=torch.float64)
+        first = torch.zeros(2 * n_groups + n_parts + 1, dtype=torch.float64)
         first[-1] = math.log(_BROAD_WEIGHT)
         moved = torch.zeros_like(first, requires_grad=True)
         optimizer = torch.optim.LBFGS([moved], max_iter=_PASSES, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             theta = first + moved * free
-            logs = torch.log_softmax(theta[2 * n_groups : 3 * n_groups], 0)
-            parts = []
+            weights = _of_members(torch.softmax(theta[2 * n_groups : -1], 0), parts)
+            each = []
             for g, members in enumerate(groups):
                 shaped = _shaped(members, theta[g].exp(), theta[n_groups + g].exp(), floor)
-                each = log_prob(shaped, target.expand(members.batch_shape[0], *target.shape))
-                parts.append(torch.logsumexp(each, 0) - math.log(len(each)) + logs[g])
-            rows = torch.logsumexp(torch.stack(parts), 0)
+                found = log_prob(shaped, target.expand(members.batch_shape[0], *target.shape))
+                each.append(found + weights[g].log().unsqueeze(1))
+            rows = torch.logsumexp(torch.cat(each), 0)
             if bounded_loss:
                 eps = theta[-1].clamp(max=math.log(0.5))
                 rows = torch.logaddexp(rows + torch.log1p(-eps.exp()), log_broad + eps)
@@ -114,12 +120,12 @@ class Stack:
         before = float(loss().detach())
         optimizer.step(closure)
         if not (bool(moved.isfinite().all()) and float(loss().detach()) <= before):
-            return cls.plain(n_groups, floor=floor, bounded_loss=bounded_loss)
+            return cls.plain(parts, floor=floor, bounded_loss=bounded_loss)
         theta = (first + moved * free).detach()
         return cls(
             theta[:n_groups].exp(),
             theta[n_groups : 2 * n_groups].exp(),
-            torch.softmax(theta[2 * n_groups : 3 * n_groups], 0),
+            torch.softmax(theta[2 * n_groups : -1], 0),
             min(0.5, float(theta[-1].exp())) if bounded_loss else 0.0,
             floor,
         )
@@ -131,17 +137,31 @@ class Stack:
             for g, scale, spread in zip(groups, self.scale, self.spread, strict=True)
         ]
 
-    def pool(self, groups: Sequence[GaussianMixture]) -> GaussianMixture:
+    def weights(self, parts: Parts) -> Tensor:
+        """What each member of all groups weighs, (M,), without the broad component."""
+        return torch.cat(_of_members(self.weight, parts))
+
+    def pool(
+        self, groups: Sequence[GaussianMixture], parts: Parts | None = None
+    ) -> GaussianMixture:
         """One mixture, batch (N,), of all members of all groups, batch (M, N)."""
-        parts, weights = [], []
-        for mixture, weight in zip(self.members(groups), self.weight.tolist(), strict=True):
-            count = mixture.batch_shape[0]
-            parts += [mixture[m] for m in range(count)]
-            weights += [(1 - self.broad) * weight / count] * count
-        if self.broad:
-            parts.append(_broad(groups[0], groups[0].batch_shape[1:]))
-            weights.append(self.broad)
-        return GaussianMixture.pool(parts, weights)
+        weights = (1 - self.broad) * self.weights(_whole(groups) if parts is None else parts)
+        mixtures = [g[m] for g in self.members(groups) for m in range(g.batch_shape[0])]
+        if not self.broad:
+            return GaussianMixture.pool(mixtures, weights.tolist())
+        mixtures.append(_broad(groups[0], groups[0].batch_shape[1:]))
+        return GaussianMixture.pool(mixtures, [*weights.tolist(), self.broad])
+
+
+def _whole(groups: Sequence[GaussianMixture]) -> Parts:
+    return [[group.batch_shape[0]] for group in groups]
+
+
+def _of_members(weight: Tensor, parts: Parts) -> list[Tensor]:
+    """Of each group the weights of its members, (M,), which share that of their kind, (P,)."""
+    counts = torch.tensor([count for group in parts for count in group])
+    each = (weight / counts).repeat_interleave(counts)
+    return list(each.split([sum(group) for group in parts]))
 
 
 def _shaped(

@@ -39,6 +39,7 @@ class MDNEnsemble(nn.Module):
         embedding: numbers a column is embedded in; with 0 none is.
         waves: frequencies of an embedded column.
         dropout: share of the hidden units dropped in training.
+        unseen: (m, f): the first m members do not see the last f columns of x.
         covariance_type: as in :class:`MDNHead`.
         min_scale: floor of the scales, as in :class:`MDNHead`.
         generator: of the first weights; None for torch's own.
@@ -67,6 +68,7 @@ class MDNEnsemble(nn.Module):
         embedding: int = 8,
         waves: int = 8,
         dropout: float = 0.0,
+        unseen: tuple[int, int] = (0, 0),
         covariance_type: str = "diagonal",
         min_scale: float = MIN_SCALE,
         generator: torch.Generator | None = None,
@@ -84,6 +86,12 @@ class MDNEnsemble(nn.Module):
         side_by_side = self.embedded == list(range(len(self.embedded)))
         self._chosen = slice(len(self.embedded)) if side_by_side else self.embedded
         self.waves = waves
+        self.unseen = int(unseen[0]), int(unseen[1])
+        if not (0 <= self.unseen[0] <= n_members and 0 <= self.unseen[1] <= in_features):
+            raise ValueError(
+                f"unseen must count at most {n_members} members and {in_features} columns; "
+                f"got {tuple(unseen)}"
+            )
 
         def uniform(*shape: int, fan: int) -> nn.Parameter:
             a = torch.rand(n_members, *shape, generator=generator)
@@ -104,6 +112,12 @@ class MDNEnsemble(nn.Module):
         self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
         self.head_weight = uniform(self.layout.n_outputs, width, fan=100 * width)
         self.head_bias = nn.Parameter(torch.zeros(n_members, self.layout.n_outputs, 1))
+        self.seen: nn.Parameter | None
+        self.register_parameter("seen", None)
+        if all(self.unseen):  # has the members as first axis like all that is trained, but is not
+            seen = torch.ones(n_members, in_features, 1)
+            seen[: self.unseen[0], in_features - self.unseen[1] :] = 0
+            self.seen = nn.Parameter(seen, requires_grad=False)
 
     @torch.no_grad()
     def initialize_from(self, y: Tensor) -> MDNEnsemble:
@@ -152,7 +166,7 @@ class MDNEnsemble(nn.Module):
                 f"got {tuple(x.shape)}"
             )
         x = x.expand(members, *x.shape[-2:])
-        own: dict[str, Tensor] = dict(self.named_parameters())
+        own: dict[str, Tensor] = {k: p for k, p in self.named_parameters() if k != "seen"}
         alone = all(p.requires_grad for p in own.values()) and not x.requires_grad
         plain = torch.is_grad_enabled() and not _transformed()
         if self.training and not self.dropout and alone and plain:
@@ -171,6 +185,7 @@ class MDNEnsemble(nn.Module):
             "embedding": self.embedding,
             "waves": self.waves,
             "dropout": self.dropout,
+            "unseen": list(self.unseen),
             "covariance_type": self.covariance_type,
             "min_scale": self.layout.min_scale,
         }
@@ -190,6 +205,8 @@ def _outputs(
     Also what the gradient needs: the waves, what each layer takes, and it before its nonlinearity.
     """
     h, waves = x.transpose(1, 2), None  # rows last: features are then stacked without copies
+    if module.seen is not None:
+        h = h * module.seen
     if module.embedded:
         waves = _waves(module, p, h)
         embedded = torch.relu(torch.baddbmm(*_embedding(p), waves))
