@@ -36,7 +36,7 @@ class Stack:
     Attributes:
         scale: (G,) factor of the scales of the components.
         spread: (G,) factor of the distances of the members' means from their common mean.
-        weight: (P,) weights of the parts of all groups, which add up to 1.
+        weight: (P,) weights of the kinds of members of all groups, which add up to 1.
         broad: weight of the broad component.
         floor: of the scales in standard units, which no factor breaks.
     """
@@ -97,12 +97,12 @@ class Stack:
 
         def loss() -> Tensor:
             theta = first + moved * free
-            weights = _of_members(torch.softmax(theta[2 * n_groups : -1], 0), parts)
+            logs = _of_members(torch.log_softmax(theta[2 * n_groups : -1], 0), parts)
             each = []
             for g, members in enumerate(groups):
                 shaped = _shaped(members, theta[g].exp(), theta[n_groups + g].exp(), floor)
                 found = log_prob(shaped, target.expand(members.batch_shape[0], *target.shape))
-                each.append(found + weights[g].log().unsqueeze(1))
+                each.append(found + logs[g].unsqueeze(1))
             rows = torch.logsumexp(torch.cat(each), 0)
             if bounded_loss:
                 eps = theta[-1].clamp(max=math.log(0.5))
@@ -138,8 +138,8 @@ class Stack:
         ]
 
     def weights(self, parts: Parts) -> Tensor:
-        """What each member of all groups weighs, (M,), without the broad component."""
-        return torch.cat(_of_members(self.weight, parts))
+        """What each member of all groups weighs, (M,); they add up to 1."""
+        return torch.cat(_of_members(self.weight.log(), parts)).exp()
 
     def pool(
         self, groups: Sequence[GaussianMixture], parts: Parts | None = None
@@ -157,10 +157,10 @@ def _whole(groups: Sequence[GaussianMixture]) -> Parts:
     return [[group.batch_shape[0]] for group in groups]
 
 
-def _of_members(weight: Tensor, parts: Parts) -> list[Tensor]:
-    """Of each group the weights of its members, (M,), which share that of their kind, (P,)."""
+def _of_members(log_weight: Tensor, parts: Parts) -> list[Tensor]:
+    """Of each group the log weights of its members, (M,), who share that of their kind, (P,)."""
     counts = torch.tensor([count for group in parts for count in group])
-    each = (weight / counts).repeat_interleave(counts)
+    each = (log_weight - counts.double().log()).repeat_interleave(counts)
     return list(each.split([sum(group) for group in parts]))
 
 
