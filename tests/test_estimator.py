@@ -1493,10 +1493,27 @@ def test_warm_start_survives_that_trees_come_and_go(monkeypatch: pytest.MonkeyPa
         assert np.isfinite(model.log_prob(X, y)).all()
 
 
+def test_fast_asks_a_process_of_some_rows_whether_there_is_noise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of more rows than it has a process for: its word is not used, but trees may be left out."""
+    monkeypatch.setattr(_fit, "_MOST_IN_FAST_PROCESS", 100)
+    for noise, groups in ((0.0, [[8]]), (0.3, [[8], [8]])):
+        X, y = _sum(noise)
+        weight = np.ones(200)
+        for options in ({}, {"sample_weight": weight}):
+            model = MDNRegressor(preset="fast", random_state=0, max_epochs=3).fit(X, y, **options)
+            assert model.model_.processes == []
+            assert (model.model_.trees is None) == (noise == 0)
+            assert model.model_.parts == groups
+        mdn.save(model, tmp_path / "model.mdn")
+        assert (mdn.load(tmp_path / "model.mdn").predict(X) == model.predict(X)).all()
+
+
 def test_quiet_by_trees_alone_keeps_both_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that no process was asked about."""
     X = np.random.default_rng(0).uniform(-1, 1, (200, 2))
-    monkeypatch.setattr(_fit, "_MOST_IN_FAST_PROCESS", 100)
+    monkeypatch.setattr(_fit, "_MOST_IN_PROCESS", (2500, 1))
     X[:, 0] += np.sign(X[:, 0])  # nothing between the two sides
     model, asked = _asked(monkeypatch, X, np.sign(X[:, 0]) + 0.01 * X[:, 1])
     assert model.model_.processes == []

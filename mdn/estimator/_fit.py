@@ -33,8 +33,9 @@ _MOST_EMBEDDED = 64  # numbers columns that are embedded, at most
 _MOST_IN_PROCESS = 2500, 50  # rows and columns of a Gaussian process, at most
 _MOST_IN_FAST_PROCESS = 1000  # rows, with preset="fast"
 _QUIET = 0.1  # error out of fold, in sd of y, below which training goes on for longer:
-# by these factors at these numbers of rows, also for preset="fast": more would cost more seconds
-_LONGER = ((700, 850), (4.5, 1.3)), ((250, 1000), (3.0, 1.0))
+# by these factors at these numbers of rows, also for preset="fast", which has one group instead of
+# two from 1000 rows on
+_LONGER = ((700, 850), (4.5, 1.3)), ((250, 1000, 3000), (3.0, 1.0, 2.0))
 _RATE, _FAST_RATES = 2e-3, (7e-3, 1e-2)  # largest learning rates; fast: for few rows and many
 _FEW = 700  # rows that are few for preset="fast"
 _FAST_STEP = 128  # rows of its steps from there on to _SMALL
@@ -95,15 +96,17 @@ class Plan:
             patience=settings.patience or round(factor * self.patience),
         )
 
-    def without_trees(self, settings: Settings) -> Plan:
+    def without_trees(self, settings: Settings, *, processes: bool) -> Plan:
         """One group, as large as the largest or as the user wants it, which sees no trees.
 
         Half of it does without the process too: what that says of rows held out has errors, and
         networks that come closer alone are led astray by it.
         """
-        size = settings.ensemble_size or max(g.members for g in self.groups)
-        alone = size // 2 if size >= _LEAST_HALVED else 0
-        return replace(self, groups=(Group(size, 2, trees=False, embeds=True, alone=alone),))
+        largest = max(self.groups, key=lambda g: g.members)
+        size = settings.ensemble_size or largest.members
+        alone = size // 2 if processes and size >= _LEAST_HALVED else 0
+        group = Group(size, min(2, largest.repeats), trees=False, embeds=True, alone=alone)
+        return replace(self, groups=(group,))
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def revision(n: int, *, fast: bool) -> int:
     """
     if n < _SMALL:
         return 6
-    return 4 if fast else 3
+    return 5 if fast else 3
 
 
 def _resized(groups: Sequence[Group], size: int) -> list[Group]:
@@ -326,22 +329,22 @@ def train(
     if trees_wanted:
         fold = rng.permutation(n) % min(todo.tree_folds, n)
         quiet, words = False, []
-        means = np.empty((point.shape[1], n, 0))  # out of fold, of each target
+        means: Floats = np.empty((point.shape[1], n, 0))  # out of fold, of each target
         model.trees, model.processes = None, []
-        if todo.process and len(model.x_shift) <= _MOST_IN_PROCESS[1]:
-            for d in range(point.shape[1]):
-                report("Gaussian process", d, point.shape[1])
-                rows = z[:, : len(model.x_shift)].numpy()
-                process, own_word = GaussianProcess.fit(
-                    rows, point[:, d], weight, fold, fast=settings.fast, seed=seed + d
-                )
-                model.processes.append(process)
-                words.append(own_word)
-                report("Gaussian process", d + 1, point.shape[1])
-            means = np.stack([word[:, :1] for word in words])
-            quiet = _is_quiet(means, point, weight)
+        if (todo.process or settings.fast) and len(model.x_shift) <= _MOST_IN_PROCESS[1]:
+            some = np.arange(n)
+            if not todo.process:  # that of some rows tells whether there is noise, and no more
+                some = np.random.default_rng(seed).permutation(n)[:_MOST_IN_FAST_PROCESS]
+            share = None if weight is None else weight[some]
+            rows = z[some, : len(model.x_shift)].numpy()
+            processes, heard = _processes(
+                rows, point[some], share, fold[some], fast=settings.fast, seed=seed, report=report
+            )
+            quiet = _error(heard[:, :, :1], point[some], share) < _QUIET
+            if todo.process:
+                model.processes, words, means = processes, list(heard), heard[:, :, :1]
         if quiet:  # trees, whose word has steps, would add little
-            todo = todo.without_trees(settings)
+            todo = todo.without_trees(settings, processes=bool(model.processes))
         else:
             total = n_forests(point.shape[1], int(fold.max()) + 1)
             done = iter(range(1, total + 1))
@@ -358,10 +361,10 @@ def train(
             words.append(said)
             two = np.stack([said[:, 3 * d : 3 * d + 2] for d in range(point.shape[1])])
             means = np.concatenate([means, two], 2)
-            quiet = _is_quiet(means, point, weight)
+            quiet = todo.process and _error(means, point, weight) < _QUIET
         if quiet:
             todo = todo.prolonged(n, settings)
-        said = np.concatenate(words, 1)
+        said = np.concatenate([np.empty((n, 0)), *words], 1)
         if start is None or len(model.told_shift) != said.shape[1]:
             shift, scale = standardization(torch.as_tensor(said), w)
             model.told_shift = shift
@@ -491,15 +494,31 @@ def _units(x: Tensor, weight: Tensor | None, target: Target) -> FittedModel:
     )
 
 
+def _processes(
+    x: Floats,
+    point: Floats,
+    weight: Floats | None,
+    fold: NDArray[np.integer[Any]],
+    *,
+    fast: bool,
+    seed: int,
+    report: Callable[[str, int, int], None],
+) -> tuple[list[GaussianProcess], Floats]:
+    """One for each target, (N, D), and what they say of their rows out of fold, (D, N, 2)."""
+    processes, words = [], []
+    for d in range(point.shape[1]):
+        report("Gaussian process", d, point.shape[1])
+        process, word = GaussianProcess.fit(x, point[:, d], weight, fold, fast=fast, seed=seed + d)
+        processes.append(process)
+        words.append(word)
+        report("Gaussian process", d + 1, point.shape[1])
+    return processes, np.stack(words)
+
+
 def _error(means: Floats, point: Floats, weight: Floats | None) -> float:
     """Root mean square error, at worst over the targets, of the best of the means, (D, N, S)."""
     square = (means - point.T[:, :, None]) ** 2
     return math.sqrt(float(np.average(square, axis=1, weights=weight).min(1).max()))
-
-
-def _is_quiet(means: Floats, point: Floats, weight: Floats | None) -> bool:
-    """Whether so little noise is left that training goes on for longer; of small samples."""
-    return len(point) < _SMALL and _error(means, point, weight) < _QUIET
 
 
 def _embedded(x: Floats, numeric: NDArray[np.bool_]) -> list[int]:
