@@ -54,9 +54,10 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     Boosted and randomised trees are grown first, and what they say of rows that they have not seen
     is handed to one group of networks; the other sees embedded columns.  For up to 2500 rows both
     also hear a Gaussian process; where it predicts y all but exactly, trees and their group are
-    left out, and half of the other hears no process either.  Every network holds out a block of rows, which ends its training; on these rows the
-    pool is recalibrated.  The result is one Gaussian mixture in y's own unit: a change of unit
-    changes the NLL by its logarithm and nothing else.
+    left out, and half of the other hears no process either.  Every network holds out a block of
+    rows, which ends its training; on these rows the pool is recalibrated.  The result is one
+    Gaussian mixture in y's own unit: a change of unit changes the NLL by its logarithm and nothing
+    else.
 
     Args:
         n_components: K, Gaussians in the mixture of one network; None for 5.
@@ -74,8 +75,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         covariance_type: for several targets, as in :class:`mdn.MDNHead`.
         min_scale: floor of the scales in standard deviations of y.  It bounds the likelihood and is
             raised to a twentieth of the step of a y that holds few distinct values.
-        learning_rate: largest one of AdamW; None for 2e-3, or 7e-3 with ``preset="fast"``, 1e-2 from
-            700 rows on.
+        learning_rate: largest one of AdamW; None for 2e-3, or with ``preset="fast"`` for 7e-3 (1e-2
+            from 700 rows on).
         weight_decay: of AdamW.
         batch_size: rows a step; None for a size that grows with the data.
         max_epochs: passes over the data at most; None for 400, 200 or 100, by the rows (``"fast"``
