@@ -1457,20 +1457,21 @@ def test_where_a_process_says_it_all_no_tree_is_grown(
     Half of it, if it is large enough, does without the process too.
     """
     X, y = _sum(0.0)
-    for options, members in (({}, 8), ({"ensemble_size": 5}, 5), ({"ensemble_size": 1}, 1)):
+    for size, parts in ((None, [4, 4]), (9, [4, 5]), (8, [4, 4]), (5, [5]), (2, [2]), (1, [1])):
+        options, members = {"ensemble_size": size}, sum(parts)
         model, _ = _asked(monkeypatch, X, y, **options)
         assert model.model_.trees is None
         assert len(model.model_.processes) == 1
         assert model.model_.uses_trees == [False]
         assert [network.n_members for network in model.model_.groups] == [members]
-        assert model.model_.parts == [[4, 4] if members == 8 else [members]]
+        assert model.model_.parts == [parts]
         assert len(model.model_.stack.weight) == len(model.model_.parts[0])
         (before,) = model.model_.members(X)
         model.model_.told_shift = model.model_.told_shift + 1  # as if the process said else
         (after,) = model.model_.members(X)
         moved = (after.mean != before.mean).flatten(1).any(1)
         assert moved.tolist() == [m >= members - moved.sum() for m in range(members)]
-        assert int(moved.sum()) == (4 if members == 8 else members)
+        assert int(moved.sum()) == parts[-1]
     model = MDNRegressor(preset="fast", random_state=0).fit(X[:150], y[:150])
     assert model.model_.trees is None
     assert np.sqrt(np.mean((model.predict(X[150:]) - y[150:]) ** 2)) < 0.1 * y.std()

@@ -104,9 +104,10 @@ class Plan:
         """
         largest = max(self.groups, key=lambda g: g.members)
         size = settings.ensemble_size or largest.members
-        alone = size // 2 if processes and size >= _LEAST_HALVED else 0
-        group = Group(size, min(2, largest.repeats), trees=False, embeds=True, alone=alone)
-        return replace(self, groups=(group,))
+        many = size >= _LEAST_HALVED
+        repeats = 2 if many else largest.repeats
+        alone = size // 2 if many and processes else 0
+        return replace(self, groups=(Group(size, repeats, trees=False, embeds=True, alone=alone),))
 
 
 @dataclass(frozen=True)
