@@ -328,44 +328,7 @@ def train(
     trees_wanted = any(g.trees for g in todo.groups)
     told = torch.zeros(n, 0, dtype=torch.float64)
     if trees_wanted:
-        fold = rng.permutation(n) % min(todo.tree_folds, n)
-        quiet, words = False, []
-        means: Floats = np.empty((point.shape[1], n, 0))  # out of fold, of each target
-        model.trees, model.processes = None, []
-        if (todo.process or settings.fast) and len(model.x_shift) <= _MOST_IN_PROCESS[1]:
-            some = np.arange(n)
-            if not todo.process:  # that of some rows tells whether there is noise, and no more
-                some = np.random.default_rng(seed).permutation(n)[:_MOST_IN_FAST_PROCESS]
-            share = None if weight is None else weight[some]
-            rows = z[some, : len(model.x_shift)].numpy()
-            processes, heard = _processes(
-                rows, point[some], share, fold[some], fast=settings.fast, seed=seed, report=report
-            )
-            quiet = _error(heard[:, :, :1], point[some], share) < _QUIET
-            if todo.process:
-                model.processes, words, means = processes, list(heard), heard[:, :, :1]
-        if quiet:  # trees, whose word has steps, would add little
-            todo = todo.without_trees(settings, processes=bool(model.processes))
-        else:
-            total = n_forests(point.shape[1], int(fold.max()) + 1)
-            done = iter(range(1, total + 1))
-            model.trees, said = TreeFeatures.fit(
-                z.numpy(),
-                point,
-                weight,
-                fold,
-                fast=todo.fast_trees,
-                seed=seed % (2**31 - 1000),
-                n_jobs=settings.n_jobs,
-                report=lambda: report("trees", next(done, total), total),
-            )
-            words.append(said)
-            two = np.stack([said[:, 3 * d : 3 * d + 2] for d in range(point.shape[1])])
-            means = np.concatenate([means, two], 2)
-            quiet = todo.process and _error(means, point, weight) < _QUIET
-        if quiet:
-            todo = todo.prolonged(n, settings)
-        said = np.concatenate([np.empty((n, 0)), *words], 1)
+        todo, said = _hear(model, todo, settings, z, point, weight, rng, seed, report)
         if start is None or len(model.told_shift) != said.shape[1]:
             shift, scale = standardization(torch.as_tensor(said), w)
             model.told_shift = shift
@@ -493,6 +456,62 @@ def _units(x: Tensor, weight: Tensor | None, target: Target) -> FittedModel:
     return FittedModel(
         shift, scale, turn, None, [], none, none, [], [], [], Stack.plain([[1]], floor=0.0), target
     )
+
+
+def _hear(
+    model: FittedModel,
+    todo: Plan,
+    settings: Settings,
+    z: Tensor,
+    point: Floats,
+    weight: Floats | None,
+    rng: np.random.Generator,
+    seed: int,
+    report: Callable[[str, int, int], None],
+) -> tuple[Plan, Floats]:
+    """Processes and trees for the model, and what they say of its rows out of fold, (N, S).
+
+    Also the plan as it is once they have told how much noise there is.
+    """
+    n = len(point)
+    fold = rng.permutation(n) % min(todo.tree_folds, n)
+    quiet, words = False, []
+    means: Floats = np.empty((point.shape[1], n, 0))  # out of fold, of each target
+    model.trees, model.processes = None, []
+    if (todo.process or settings.fast) and len(model.x_shift) <= _MOST_IN_PROCESS[1]:
+        some = np.arange(n)
+        if not todo.process:  # that of some rows tells whether there is noise, and no more
+            some = np.random.default_rng(seed).permutation(n)[:_MOST_IN_FAST_PROCESS]
+        share = None if weight is None else weight[some]
+        rows = z[some, : len(model.x_shift)].numpy()
+        processes, heard = _processes(
+            rows, point[some], share, fold[some], fast=settings.fast, seed=seed, report=report
+        )
+        quiet = _error(heard[:, :, :1], point[some], share) < _QUIET
+        if todo.process:
+            model.processes, words, means = processes, list(heard), heard[:, :, :1]
+    if quiet:  # trees, whose word has steps, would add little
+        todo = todo.without_trees(settings, processes=bool(model.processes))
+    else:
+        total = n_forests(point.shape[1], int(fold.max()) + 1)
+        done = iter(range(1, total + 1))
+        model.trees, said = TreeFeatures.fit(
+            z.numpy(),
+            point,
+            weight,
+            fold,
+            fast=todo.fast_trees,
+            seed=seed % (2**31 - 1000),
+            n_jobs=settings.n_jobs,
+            report=lambda: report("trees", next(done, total), total),
+        )
+        words.append(said)
+        two = np.stack([said[:, 3 * d : 3 * d + 2] for d in range(point.shape[1])])
+        means = np.concatenate([means, two], 2)
+        quiet = todo.process and _error(means, point, weight) < _QUIET
+    if quiet:
+        todo = todo.prolonged(n, settings)
+    return todo, np.concatenate([np.empty((n, 0)), *words], 1)
 
 
 def _processes(
