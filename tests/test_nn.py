@@ -1187,6 +1187,13 @@ def test_what_some_members_do_not_see_is_zero_to_them(columns: list[int]) -> Non
         torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("unseen", [3, (1,), (1, 2, 3), (1.5, 1), "ab", None])
+def test_ensemble_refuses_what_does_not_count_the_unseen(unseen: object) -> None:
+    """Named, with what was found."""
+    with pytest.raises(TypeError, match=r"unseen must be two whole numbers.*got"):
+        MDNEnsemble(2, 3, unseen=unseen)
+
+
 def test_members_that_go_on_alone_still_do_not_see() -> None:
     """Members stop one by one in training, and those left keep what they see."""
     module = ensemble(4, 3, unseen=(2, 1))

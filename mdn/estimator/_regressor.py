@@ -80,7 +80,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         weight_decay: of AdamW.
         batch_size: rows a step; None for a size that grows with the data.
         max_epochs: passes over the data at most; None for 400, 200 or 100, by the rows (``"fast"``
-            120 or 30), and up to 4.5 times as many for few rows without noise.
+            120 or 30), and up to 4.5 times as many where y has next to no noise.
         patience: epochs without a better held-out NLL after which a network stops; None
             for 50, 30 or 15 (``"fast"`` 20 or 8), longer in proportion.
         max_time: seconds after which training ends with what it has.

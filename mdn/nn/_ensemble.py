@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -45,7 +46,8 @@ class MDNEnsemble(nn.Module):
         generator: of the first weights; None for torch's own.
 
     Raises:
-        ValueError: a size below 1 or what :class:`MDNHead` refuses.
+        TypeError: unseen that is not two whole numbers.
+        ValueError: a size below 1, unseen beyond what there is, or what :class:`MDNHead` refuses.
 
     Example:
         >>> MDNEnsemble(4, 3, hidden=(16,))(torch.zeros(64, 3))
@@ -86,7 +88,13 @@ class MDNEnsemble(nn.Module):
         side_by_side = self.embedded == list(range(len(self.embedded)))
         self._chosen = slice(len(self.embedded)) if side_by_side else self.embedded
         self.waves = waves
-        self.unseen = int(unseen[0]), int(unseen[1])
+        try:
+            members, columns = (operator.index(count) for count in unseen)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"unseen must be two whole numbers, of members and of columns; got {unseen!r}"
+            ) from error
+        self.unseen = members, columns
         if not (0 <= self.unseen[0] <= n_members and 0 <= self.unseen[1] <= in_features):
             raise ValueError(
                 f"unseen must count at most {n_members} members and {in_features} columns; "
