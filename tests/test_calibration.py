@@ -149,7 +149,7 @@ def test_hdr_values_do_not_depend_on_how_the_rows_are_grouped(
     dist, _ = mixtures(50, torch.Generator().manual_seed(0))
     y = dist.sample(generator=torch.Generator().manual_seed(1))
     whole = hdr_values(dist, y)
-    monkeypatch.setattr("mdn.calibration._values._CHUNK", 30)
+    monkeypatch.setattr("mdn.calibration._hdr_values._CHUNK", 30)
     np.testing.assert_array_equal(hdr_values(dist, y), whole)
 
 

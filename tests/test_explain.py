@@ -33,7 +33,7 @@ from torch.distributions.transforms import ExpTransform
 import mdn
 from benchmarks import verdicts
 from mdn import GaussianMixture, cli, explain_nll
-from mdn.explain._grid import cell_nll, find_grid
+from mdn.explain._resolution import cell_nll, find_grid
 
 N = 400
 WORDS = {"fine", "suspicious", "collapse", "overfitting", "not meaningful", "misspecified"}

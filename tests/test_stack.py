@@ -11,7 +11,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from mdn import GaussianMixture
-from mdn.estimator._stack import Stack
+from mdn.estimator._stacking import Stack
 
 F64 = torch.float64
 

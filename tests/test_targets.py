@@ -26,7 +26,7 @@ import mdn
 from mdn import GaussianMixture, MDNRegressor
 from mdn.datasets import load_old_faithful
 from mdn.distribution import DiscretizedMixture, Mixture
-from mdn.estimator._targets import KINDS, Target
+from mdn.estimator._target import KINDS, Target
 from mdn.functional._censored import interval_log_likelihood
 from mdn.functional._interval import _log_mass
 from tests.oracles import mp

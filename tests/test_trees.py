@@ -11,8 +11,8 @@ import torch
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from mdn.estimator import _process
-from mdn.estimator._process import GaussianProcess
+from mdn.estimator import _gaussian_process
+from mdn.estimator._gaussian_process import GaussianProcess
 from mdn.estimator._trees import Forest, TreeFeatures, n_forests
 
 MODELS = {
@@ -247,7 +247,7 @@ def test_the_kernel_is_scikit_learns_materns_summed(columns: int) -> None:
     """All columns at once, one by one and two by two, each kind by its own amplitude."""
     x = rows(60, max(2, columns))[0][:, :columns]
     theta = parameters(columns)
-    found = _process._kernel(torch.as_tensor(x), torch.as_tensor(x[:20]), theta)
+    found = _gaussian_process._kernel(torch.as_tensor(x), torch.as_tensor(x[:20]), theta)
     np.testing.assert_allclose(found, covariance(x, theta.numpy())[:, :20], rtol=0, atol=1e-5)
 
 
@@ -257,11 +257,11 @@ def test_the_slope_is_autograds_of_torchs_normal(columns: int) -> None:
     x, y = (torch.as_tensor(a) for a in rows(40, max(2, columns)))
     x, share = x[:, :columns], torch.linspace(0.5, 2, 40).double()
     theta = parameters(columns).requires_grad_(True)
-    noise = _process._variances(theta)[1] * share + _process._JITTER
-    kernel = _process._kernel(x, x, theta) + noise.diag()
+    noise = _gaussian_process._variances(theta)[1] * share + _gaussian_process._JITTER
+    kernel = _gaussian_process._kernel(x, x, theta) + noise.diag()
     normal = torch.distributions.MultivariateNormal(torch.zeros_like(y), kernel)
     (wanted,) = torch.autograd.grad(-normal.log_prob(y), theta)
-    found = _process._Pairs(x).slope(theta.detach(), y, share)
+    found = _gaussian_process._Pairs(x).slope(theta.detach(), y, share)
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
 
 
@@ -273,7 +273,7 @@ def test_words_of_the_process_are_the_posterior_of_the_other_rows_alone(columns:
     fold = np.arange(120) % 4
     process, words = GaussianProcess.fit(x, y, None, fold, fast=False, seed=0)
     warped, theta = process.x.numpy(), process.theta.numpy()
-    noise = np.exp(2 * theta[-1]) + _process._LEAST_NOISE**2 + _process._JITTER
+    noise = np.exp(2 * theta[-1]) + _gaussian_process._LEAST_NOISE**2 + _gaussian_process._JITTER
     kernel = covariance(warped, theta) + noise * np.eye(120)
     for f in range(4):
         out, rest = fold == f, fold != f

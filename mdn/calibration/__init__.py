@@ -17,10 +17,10 @@ from __future__ import annotations
 from ._conditional import ConditionalCalibration, Region, conditional_calibration
 from ._conformal import ConformalHDR, ConformalIntervals
 from ._coverage import CoverageCurve, Sharpness, coverage_curve, sharpness
-from ._folds import out_of_fold
+from ._cross_validation import out_of_fold
+from ._hdr_values import hdr_values
 from ._pit import Outcome, PITHistogram, PITTest, pit_histogram, pit_test
 from ._recalibration import Recalibration, recalibrate
-from ._values import hdr_values
 
 __all__ = [
     "pit_histogram",

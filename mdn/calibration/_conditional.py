@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from ._values import pit_or_values, rows
+from ._hdr_values import pit_or_values, rows
 
 __all__ = ["ConditionalCalibration", "Region", "conditional_calibration"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..distribution import HDR
 from ..scoring._scores import own_generator
+from ._hdr_values import hdr_values, rows
 from ._pit import check_probability
-from ._values import hdr_values, rows
 
 __all__ = ["ConformalHDR", "ConformalIntervals"]
 

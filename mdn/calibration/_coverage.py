@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from ._hdr_values import hdr_values, pit_or_values
 from ._pit import check_probability
-from ._values import hdr_values, pit_or_values
 
 __all__ = ["CoverageCurve", "Sharpness", "coverage_curve", "sharpness"]
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import integrate, special, stats
 
-from ._values import pit_or_values
+from ._hdr_values import pit_or_values
 
 __all__ = ["PITHistogram", "PITTest", "Outcome", "pit_histogram", "pit_test"]
 

@@ -12,7 +12,7 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from ..distribution import GaussianMixture
-from ._values import rows
+from ._hdr_values import rows
 
 __all__ = ["Recalibration", "recalibrate"]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from ..functional._diagonal import check_event, result_dtype
 from ..functional._interval import (
     _LEAST_LEVEL,
     _OFF_GRID,
@@ -27,8 +28,7 @@ from ..functional._interval import (
     _truncated_icdf,
     _truncated_moments,
 )
-from ..functional._likelihood import check_event, result_dtype
-from ._cells import rounded_crps, rounded_hdr, rounded_modes
+from ._lattice import rounded_crps, rounded_hdr, rounded_modes
 from ._results import HDR, Modes
 
 if TYPE_CHECKING:

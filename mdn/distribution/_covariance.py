@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 from torch.linalg import solve_triangular
 
+from ..functional._diagonal import (
+    diagonal_log_prob,
+    log_responsibilities,
+    log_weights,
+    result_dtype,
+    work_dtype,
+)
 from ..functional._full import (
     low_rank_terms,
     packed_log_prob,
     precision_log_prob,
     unpacked,
     whitened_log_prob,
-)
-from ..functional._likelihood import (
-    diagonal_log_prob,
-    log_responsibilities,
-    log_weights,
-    result_dtype,
-    work_dtype,
 )
 
 __all__ = ["Covariance", "Diagonal", "Full", "LowRank", "Packed", "Precision"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import register_kl
 
-from ..functional._information import component_divergences, divergence_bound
+from ..functional._integrals import component_divergences, divergence_bound
 from ._gaussian import DRAWS, GaussianMixture
 from ._results import Divergence
 

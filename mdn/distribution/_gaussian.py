@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ..functional._information import entropy as quadrature_entropy
-from ..functional._information import (
+from ..functional._diagonal import check_event, log_weights, result_dtype
+from ..functional._integrals import entropy as quadrature_entropy
+from ..functional._integrals import (
     entropy_bounds,
     log_overlaps,
     log_squared_norm,
 )
-from ..functional._likelihood import check_event, log_weights, result_dtype
 from ..functional._modes import mixture_hdr, mixture_modes
 from ..functional._sampling import implicit_sample, mixture_sample
 from ..functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 from ._bounded import DiscretizedMixture, TruncatedMixture
 from ._checks import check_coverage, check_shapes, check_values, pooled
 from ._covariance import Covariance, Diagonal, Full, LowRank, Packed, Precision, joined
-from ._reduce import merged
+from ._merging import merged
 from ._results import HDR, Bounds, Estimate, Modes
 
 __all__ = ["GaussianMixture"]

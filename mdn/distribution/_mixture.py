@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, constraints
 
-from ..functional._likelihood import check_event, check_weights, log_weights, result_dtype
+from ..functional._diagonal import check_event, check_weights, log_weights, result_dtype
 from ._checks import check_coverage, pooled
-from ._line import Line, log_sum_exp
-from ._part import Part, check_measure, checked_parts, name_of
+from ._components import Part, check_measure, checked_parts, name_of
+from ._continuous import Line, log_sum_exp
+from ._family_functions import is_atom, joined, moments, rebuilt
 from ._results import HDR, Modes
-from ._tails import is_atom, joined, moments, rebuilt
 
 __all__ = ["Mixture"]
 

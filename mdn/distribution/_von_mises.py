@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._incomplete import log_or_nothing
+from ._incomplete_gamma_beta import log_or_nothing
 from ._numerics import legendre
 
 __all__ = ["von_mises_log_prob", "von_mises_moments", "von_mises_quantile", "von_mises_tails"]

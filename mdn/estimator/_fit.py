@@ -18,9 +18,9 @@ from torch import Tensor
 from ..distribution import GaussianMixture
 from ..nn import MDNEnsemble, standardization
 from ..train import History, fit_ensemble
-from ._process import GaussianProcess
-from ._stack import Stack
-from ._targets import Target
+from ._gaussian_process import GaussianProcess
+from ._stacking import Stack
+from ._target import Target
 from ._trees import TreeFeatures, n_forests
 
 __all__ = ["FittedModel", "Plan", "Settings", "plan", "revision", "train"]

@@ -28,9 +28,9 @@ from ..nn import MIN_SCALE, MDNEnsemble
 from ..scoring import weighted_mean
 from ..train import History
 from ._fit import FittedModel, Settings, check_size, train
-from ._process import GaussianProcess
-from ._stack import Stack
-from ._targets import _OFF_GRID, KINDS, Target
+from ._gaussian_process import GaussianProcess
+from ._stacking import Stack
+from ._target import _OFF_GRID, KINDS, Target
 from ._trees import Forest, TreeFeatures
 
 __all__ = ["MDNRegressor"]

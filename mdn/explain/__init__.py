@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from ._files import explain_file, write
+from ._command import explain_file, write
 from ._report import NLLReport, explain_nll
 
 __all__ = ["explain_nll", "NLLReport", "explain_file", "write"]

@@ -15,7 +15,7 @@ from torch.distributions import Distribution, Independent
 
 from ..distribution import DiscretizedMixture, GaussianMixture, Mixture, TruncatedMixture
 from ..distribution._covariance import Diagonal
-from ._rows import Rows
+from ._evaluation import Rows
 
 __all__ = ["Components", "components", "health", "subset"]
 

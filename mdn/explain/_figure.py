@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ._components import AT_FLOOR, components
-from ._rows import Rows
+from ._evaluation import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

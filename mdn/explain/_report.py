@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ._calibration import calibration, gap, outliers
 from ._components import health
-from ._fit import calibration, gap, outliers
-from ._grid import cell_nll, find_grid
-from ._rows import Rows, ask
+from ._evaluation import Rows, ask
+from ._resolution import cell_nll, find_grid
 from ._sections import sections
 from ._sign import sign
 from ._unit import unit

@@ -14,7 +14,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 
 from ..distribution import GaussianMixture
-from ._rows import Rows
+from ._evaluation import Rows
 
 __all__ = ["sign"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, logsumexp
 
-from ._rows import Rows
+from ._evaluation import Rows
 
 __all__ = ["unit"]
 

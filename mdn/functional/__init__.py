@@ -35,8 +35,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ._diagonal import check_event, diagonal_log_prob, result_dtype, work_dtype
 from ._full import precision_log_prob
-from ._likelihood import check_event, diagonal_log_prob, result_dtype, work_dtype
 from ._losses import Reduction, deformed_nll_loss, nll_ratio_loss, reduce, variance_weighted_nll
 from ._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 

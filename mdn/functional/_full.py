@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._likelihood import check_weights, log_weights, result_dtype, work_dtype
+from ._diagonal import check_weights, log_weights, result_dtype, work_dtype
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}

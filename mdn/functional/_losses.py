@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._likelihood import log_weights, work_dtype
+from ._diagonal import log_weights, work_dtype
 
 __all__ = ["Reduction", "deformed_nll_loss", "nll_ratio_loss", "reduce", "variance_weighted_nll"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._likelihood import log_weights
+from ._diagonal import log_weights
 
 __all__ = ["implicit_sample", "mixture_sample"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from ._likelihood import check_weights, log_weights, move_to_front, result_dtype, work_dtype
+from ._diagonal import check_weights, log_weights, move_to_front, result_dtype, work_dtype
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _SQRT_HALF = math.sqrt(0.5)

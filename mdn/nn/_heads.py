@@ -15,8 +15,8 @@ from torch.distributions import Categorical
 
 from ..distribution import GaussianMixture, Mixture
 from ..distribution._families import FAMILIES
+from ..functional._diagonal import rows_log_prob, rows_slopes
 from ..functional._full import unpacked
-from ..functional._likelihood import rows_log_prob, rows_slopes
 
 __all__ = [
     "MDNHead",

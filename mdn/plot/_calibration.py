@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from . import _ask as ask
+from . import _inputs as ask
 from . import _style as look
-from ._ask import Floats
+from ._inputs import Floats
 
 __all__ = ["plot_pit", "plot_coverage", "plot_sharpness"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from . import _ask as ask
+from . import _inputs as ask
 from . import _style as look
-from ._ask import Floats
+from ._inputs import Floats
 
 __all__ = ["plot_density", "plot_feature"]
 

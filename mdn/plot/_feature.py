@@ -13,9 +13,9 @@ from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from . import _ask as ask
+from . import _inputs as ask
 from . import _style as look
-from ._ask import Floats
+from ._inputs import Floats
 
 __all__ = ["plot_fan", "plot_modes", "plot_weights"]
 

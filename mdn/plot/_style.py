@@ -11,8 +11,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from . import _ask as ask
-from ._ask import Floats
+from . import _inputs as ask
+from ._inputs import Floats
 
 __all__ = ["panels"]
 

@@ -40,7 +40,7 @@ from torch.distributions import Distribution
 
 from ..functional._univariate import _log_ndtr
 from ._families import Logistic, LogitNormal, PointMass
-from ._incomplete import (
+from ._incomplete_gamma_beta import (
     BETA,
     GAMMA,
     LOGIT,

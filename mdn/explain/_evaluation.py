@@ -21,7 +21,7 @@ from torch.distributions import (
     Normal,
 )
 
-from ..calibration._values import rows as checked_rows
+from ..calibration._hdr_values import rows as checked_rows
 from ..distribution import DiscretizedMixture, GaussianMixture, Mixture, TruncatedMixture
 from ..nn import MDN, MDNHead
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._likelihood import diagonal_log_prob
+from ._diagonal import diagonal_log_prob
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _CHUNK = 1 << 21  # numbers a working array may hold

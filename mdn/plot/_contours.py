@@ -10,9 +10,9 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from . import _ask as ask
+from . import _inputs as ask
 from . import _style as look
-from ._ask import Floats
+from ._inputs import Floats
 
 __all__ = ["plot_contours"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ._line import runs
+from ._continuous import runs
 
 if TYPE_CHECKING:
     from ._gaussian import GaussianMixture

@@ -13,7 +13,7 @@ from scipy import stats
 from ..calibration import hdr_values, pit_test
 from ..scoring import randomized_pit
 from ._components import subset
-from ._rows import Rows
+from ._evaluation import Rows
 
 __all__ = ["calibration", "gap", "outliers"]
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from . import _tails
+from . import _family_functions as families
+from ._components import Part
 from ._numerics import find_root, integrate, refine_extrema, turning_points
-from ._part import Part
 
 __all__ = ["Line", "log_sum_exp", "runs"]
 
@@ -88,10 +88,13 @@ class Line:
     def __init__(self, log_w: Tensor, parts: list[Part]) -> None:
         self.log_w, self.parts = log_w, parts
         self.atoms = torch.tensor(
-            [_tails.is_atom(p.dist) for p in parts for _ in range(p.size)], device=log_w.device
+            [families.is_atom(p.dist) for p in parts for _ in range(p.size)],
+            device=log_w.device,
         )
-        self.whole = any(_tails.is_discrete(p.dist) and not _tails.is_atom(p.dist) for p in parts)
-        self.circular = all(_tails.is_circular(p.dist) for p in parts)
+        self.whole = any(
+            families.is_discrete(p.dist) and not families.is_atom(p.dist) for p in parts
+        )
+        self.circular = all(families.is_circular(p.dist) for p in parts)
         self.n_atoms = int(self.atoms.sum())
 
     # -- density and tails --------------------------------------------------------------------
@@ -191,7 +194,7 @@ class Line:
         return y
 
     def _requires_grad(self) -> bool:
-        return self.log_w.requires_grad or any(_tails.requires_grad(p.dist) for p in self.parts)
+        return self.log_w.requires_grad or any(families.requires_grad(p.dist) for p in self.parts)
 
     def _smooth_quantile(self, q: Tensor, upper: Tensor, known: Tensor) -> Tensor:
         """Between the least and the greatest quantile of the components; ``known`` if not NaN."""
@@ -228,7 +231,7 @@ class Line:
         """Place and mass of each point mass, (*, A); mass 0 for a second one at the same place."""
         place = self._gather(
             lambda part: (
-                part.ends()[0] if _tails.is_atom(part.dist) else self.log_w.new_zeros(part.size)
+                part.ends()[0] if families.is_atom(part.dist) else self.log_w.new_zeros(part.size)
             )
         )[..., self.atoms].to(self.log_w.device)
         weight = self.log_w.exp()[..., self.atoms]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from . import _tails
-from ._tails import is_atom, is_discrete
+from . import _family_functions as families
+from ._family_functions import is_atom, is_discrete
 
 __all__ = ["Part", "check_measure", "checked_parts", "name_of"]
 
@@ -34,27 +34,27 @@ class Part(NamedTuple):
     def log_prob(self, y: Tensor) -> Tensor:
         """Log density or mass of each component, (*, k); y is (*, D)."""
         if self.dist.event_shape:
-            value = _tails.log_prob(self.dist, y.unsqueeze(-2) if self.stacked else y)
+            value = families.log_prob(self.dist, y.unsqueeze(-2) if self.stacked else y)
         else:
-            value = _tails.log_prob(self.dist, y if self.stacked else y[..., 0])
+            value = families.log_prob(self.dist, y if self.stacked else y[..., 0])
         return value if self.stacked else value.unsqueeze(-1)
 
     def log_tails(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logs of P(Y <= y) and P(Y > y), (*, k) each; y is (*)."""
         base, y = self._against(y)
-        lower, upper = _tails.log_tails(base, y)
+        lower, upper = families.log_tails(base, y)
         return self._per_component(lower), self._per_component(upper)
 
     def quantile(self, q: Tensor, upper: Tensor) -> Tensor:
         """Quantile of the components at q in a tail, (*, k); roughly, for the von Mises."""
         base, q = self._against(q)
-        return self._per_component(_tails.quantile(base, q, self._against(upper)[1]))
+        return self._per_component(families.quantile(base, q, self._against(upper)[1]))
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """Ends of the support of each component, (*, k) or fewer axes."""
         base = self._against(torch.zeros(()))[0]
         shape = base.batch_shape
-        low, high = (a.double().expand(shape) for a in _tails.bounds(base))
+        low, high = (a.double().expand(shape) for a in families.bounds(base))
         return self._per_component(low), self._per_component(high)
 
     def _against(self, y: Tensor) -> tuple[Distribution, Tensor]:
