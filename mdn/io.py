@@ -42,12 +42,12 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     from safetensors.torch import save as to_bytes
 
     kind = type(model).__name__
-    if kind not in _KINDS or not hasattr(model, "_saved"):
+    if kind not in _KINDS or not hasattr(model, "state"):
         raise TypeError(f"model must be one of {', '.join(_KINDS)}; got {kind}")
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} is not there; create it first")
-    config, tensors = model._saved()
+    config, tensors = model.state()
     about = {"format": _FORMAT, "kind": kind, "config": config}
     # copies, as two names may stand for one tensor
     one_by_one = torch.contiguous_format
@@ -106,7 +106,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     # by name through the package: the kinds live above this layer
     kind = getattr(importlib.import_module(__package__), about["kind"])
     try:
-        return kind._restored(about["config"], tensors)
+        return kind.from_state(about["config"], tensors)
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError) as error:
         raise ValueError(f"{path} is damaged: its numbers do not fit ({error})") from error
 

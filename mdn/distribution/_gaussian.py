@@ -592,11 +592,13 @@ class GaussianMixture(Distribution):
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the configuration, in plain numbers and strings, and the tensors."""
         return {}, {"logits": self._raw_logits, **self._named()}
 
     @classmethod
-    def _restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GaussianMixture:
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GaussianMixture:
+        """Returns the model that :meth:`state` described."""
         return cls(**tensors)  # type: ignore[arg-type]
 
     def _fixed(self) -> torch.Generator:

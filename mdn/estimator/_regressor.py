@@ -487,7 +487,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self, "model_")
         io.save(self, path)
 
-    def _saved(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Returns the configuration, in plain numbers and strings, and the tensors."""
         check_is_fitted(self, "model_")
         params = self.get_params()
         if not isinstance(params["random_state"], (int, np.integer, type(None))):
@@ -527,7 +528,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         return config, tensors
 
     @classmethod
-    def _restored(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> MDNRegressor:
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> MDNRegressor:
+        """Returns the model that :meth:`state` described."""
         params = dict(config["params"])
         if params["hidden"] is not None:
             params["hidden"] = tuple(params["hidden"])

@@ -152,11 +152,13 @@ class MDN(nn.Module):
             "min_scale": head.min_scale,
         }
 
-    def _saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the configuration, in plain numbers and strings, and the tensors."""
         return self.describe(), dict(self.state_dict())
 
     @classmethod
-    def _restored(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MDN:
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MDN:
+        """Returns the model that :meth:`state` described."""
         model = cls(**config)
         model.network.to(tensors["network.1.linear.weight"].dtype)
         model.load_state_dict(tensors)
