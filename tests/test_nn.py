@@ -17,8 +17,9 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from mdn import MDN, CategoricalHead, GaussianMixture, MDNHead, fit
 from mdn.distribution._families import FAMILIES
-from mdn.nn import MIN_SCALE, MDNEnsemble, standardization
+from mdn.nn import MIN_SCALE, MDNEnsemble
 from mdn.nn._heads import Layout
+from mdn.standardization import standardization
 from mdn.train import fit_ensemble
 
 

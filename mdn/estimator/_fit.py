@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..distribution import GaussianMixture
-from ..nn import MDNEnsemble, standardization
+from ..nn import MDNEnsemble
+from ..standardization import standardization
 from ..train import History, fit_ensemble
 from ._gaussian_process import GaussianProcess
 from ._stacking import Stack

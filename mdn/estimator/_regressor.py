@@ -22,10 +22,10 @@ from sklearn.utils.validation import (
 )
 
 from .. import io
-from ..columns import Columns
 from ..distribution import HDR
 from ..nn import MIN_SCALE, MDNEnsemble
 from ..scoring import weighted_mean
+from ..tables import Columns
 from ..train import History
 from ._fit import FittedModel, Settings, check_size, train
 from ._gaussian_process import GaussianProcess
@@ -499,7 +499,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         model = self.model_
         config = {
             "params": params,
-            "columns": self.columns_.describe(),
+            "columns": self.columns_.state()[0],
             "target": model.target.describe(),
             "feature_names": None if names is None else list(names),
             "uses_trees": model.uses_trees,
@@ -550,7 +550,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         width = len(tensors["x_shift"]) + tensors["turn"].shape[1]
         if any(forest.feature.max() >= width for forest in forests):
             raise ValueError("the trees know more columns than there are")
-        self.columns_ = Columns.restore(config["columns"])
+        self.columns_ = Columns.from_state(config["columns"], {})
         self.model_ = FittedModel(
             **{name: tensors[name] for name in ("x_shift", "x_scale", "turn")},
             trees=TreeFeatures(forests) if forests else None,

@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Independent, LogNormal
 from ..distribution import GaussianMixture, Mixture
 from ..distribution._families import LogitNormal
 from ..functional._censored import interval_log_likelihood
-from ..nn import standardization
+from ..standardization import standardization
 
 __all__ = ["KINDS", "Target"]
 

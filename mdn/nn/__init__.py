@@ -12,7 +12,7 @@ from ._heads import (
     MDNHead,
     MixtureParameters,
 )
-from ._mdn import MDN, standardization
+from ._mdn import MDN
 
 __all__ = [
     "MDN",
@@ -24,5 +24,4 @@ __all__ = [
     "LowRankParameters",
     "FamilyParameters",
     "MIN_SCALE",
-    "standardization",
 ]

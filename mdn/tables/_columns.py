@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import numbers
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ._reading import Values, label_of, place_of, read, refuse_numbers_as_text
 
 __all__ = ["MAX_CATEGORIES", "Columns"]
 
@@ -26,14 +25,6 @@ Each costs a row of weights, and a rarer one has too few rows to learn them from
 _HOLDS = {"number": "numbers", "boolean": "booleans", "category": "strings or categories"}
 _KINDS = (*_HOLDS, "empty")
 _NAMES_SHOWN = 5  # of a long list of names in a message, as scikit-learn shows them
-_CURE = "convert it to numbers, booleans or strings (a date to the seconds since a day)"
-
-
-class _Values(NamedTuple):
-    """One column as it was read."""
-
-    kind: str  # one of _KINDS
-    data: Any  # number, boolean: (N,) float64 with NaN where missing; category: list; empty: None
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class _Column:
         values = [f"{name}={level}" for level in self.levels]
         return (values or [name]) + [f"{name} is missing"] * self.missing
 
-    def encode(self, values: _Values, out: NDArray[np.float64]) -> tuple[int, list[str]]:
+    def encode(self, values: Values, out: NDArray[np.float64]) -> tuple[int, list[str]]:
         """Fills ``out``, zeros (N, P); rows missing without an indicator, and what was unseen."""
         missing: Any = np.ones(len(out), dtype=bool)
         unseen: list[str] = []
@@ -60,7 +51,7 @@ class _Column:
         if self.kind == "category":
             if values.kind == "category":
                 index = {level: i for i, level in enumerate(self.levels)}
-                labels = {value: _label(value) for value in set(values.data)}
+                labels = {value: label_of(value) for value in set(values.data)}
                 code = {v: -2 if s is None else index.get(s, -1) for v, s in labels.items()}
                 codes = np.fromiter(map(code.__getitem__, values.data), np.intp, len(out))
                 missing = codes == -2
@@ -102,7 +93,7 @@ class Columns:
     are 0 for each.  Integers, and decimals too, are numbers.  Constant columns stay.  Nothing
     depends on the order of the training rows.
 
-    Make one with :meth:`fit` or :meth:`restore`.
+    Made by :meth:`fit` or :meth:`from_state`.
 
     Attributes:
         feature_names: names of the columns of X; None for an array, and for a DataFrame whose
@@ -140,12 +131,12 @@ class Columns:
         Warns:
             UserWarning: a column has no value at all; it is ignored.
         """
-        _, names, columns = _read(X)
+        _, names, columns = read(X)
         if isinstance(X, np.ndarray) and X.dtype.kind == "U":
-            _refuse_numbers_as_text(X)
+            refuse_numbers_as_text(X)
         self = cls(names, tuple(map(_learn, columns)))
         empty = [
-            _place(i, names) for i, column in enumerate(self._columns) if column.kind == "empty"
+            place_of(i, names) for i, column in enumerate(self._columns) if column.kind == "empty"
         ]
         _warn(empty, "X has no value at all in {}; what has no value is ignored")
         return self
@@ -190,7 +181,7 @@ class Columns:
                 in training.  Each tells the rows per column.  In a column whose rarer categories
                 were left out in training, a new one is like those and not told.
         """
-        n, names, columns = _read(X)
+        n, names, columns = read(X)
         self._check_names(names, len(columns))
         widths = [len(column.names("")) for column in self._columns]
         ends = np.cumsum(widths)
@@ -198,7 +189,7 @@ class Columns:
         lost: list[str] = []
         new: list[str] = []
         for i, (column, values) in enumerate(zip(self._columns, columns, strict=True)):
-            place = _place(i, self.feature_names)
+            place = place_of(i, self.feature_names)
             _check_kind(column.kind, values, place)
             n_lost, unseen = column.encode(values, out[:, ends[i] - widths[i] : ends[i]])
             if n_lost:
@@ -217,30 +208,30 @@ class Columns:
         )
         return out
 
-    def describe(self) -> dict[str, Any]:
-        """All that was learned, as JSON holds it; :meth:`restore` gives it back."""
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that was learned, as JSON holds it, and no tensors; see :meth:`from_state`."""
         columns = [{**asdict(c), "levels": list(c.levels)} for c in self._columns]
         names = None if self.feature_names is None else list(self.feature_names)
-        return {"feature_names": names, "columns": columns}
+        return {"feature_names": names, "columns": columns}, {}
 
     @classmethod
-    def restore(cls, description: dict[str, Any]) -> Columns:
-        """The encoder that :meth:`describe` told of.
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Any]) -> Columns:
+        """The encoder of which :meth:`state` gave this state.
 
         Raises:
-            ValueError: not such a description.
+            ValueError: not such a state.
         """
         try:
-            names = description["feature_names"]
+            names = config["feature_names"]
             columns = tuple(
-                _Column(**{**c, "levels": tuple(c["levels"])}) for c in description["columns"]
+                _Column(**{**c, "levels": tuple(c["levels"])}) for c in config["columns"]
             )
             sound = all(c.kind in _KINDS and math.isfinite(c.fill) for c in columns)
             if not sound or (names is not None and len(names) != len(columns)):
                 raise ValueError("its values do not fit")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"description must be one that Columns.describe() made; got another ({error!r})"
+                f"config must be one that Columns.state() made; got another ({error!r})"
             ) from error
         return cls(names, columns)
 
@@ -264,17 +255,14 @@ class Columns:
             )
 
 
-# -- learn ------------------------------------------------------------------------------------
-
-
-def _learn(values: _Values) -> _Column:
+def _learn(values: Values) -> _Column:
     if values.kind == "empty":
         return _Column("empty")
     if values.kind == "category":
         counts: Counter[str] = Counter()
         missing = False
         for value, count in Counter(values.data).items():
-            label = _label(value)
+            label = label_of(value)
             if label is None:
                 missing = True
             else:
@@ -294,195 +282,12 @@ def _learn(values: _Values) -> _Column:
     return _Column(values.kind, float(fill), len(present) < len(values.data))
 
 
-def _label(value: Any) -> str | None:
-    """The text of a category; None if it is missing."""
-    if isinstance(value, str):
-        return value
-    return None if _is_null(type(value)) or value != value else str(value)
-
-
-# -- read -------------------------------------------------------------------------------------
-
-
-def _read(X: Any) -> tuple[int, list[str] | None, list[_Values]]:
-    """Rows, names if they are strings, and the columns."""
-    if hasattr(type(X), "toarray"):
-        raise TypeError(
-            f"X must be dense, but is a sparse {type(X).__name__}; pass X.toarray() if memory "
-            "allows, or fewer columns"
-        )
-    if not isinstance(X, (np.ndarray, list, tuple)):
-        import narwhals as nw  # small, but only a DataFrame needs it
-
-        if nw.dependencies.is_into_dataframe(X):
-            return _read_frame(X)
-    array = _as_array(X)
-    _check_size(*array.shape)
-    kind = array.dtype.kind
-    if kind == "c":
-        raise _complex(f"X of dtype {array.dtype}")
-    if kind in "biuf":
-        with np.errstate(over="ignore"):  # a longdouble beyond float64 is refused as infinite
-            matrix = array.astype(np.float64)
-        name = "boolean" if kind == "b" else "number"
-        columns = [_floats(name, column, f"column {i}") for i, column in enumerate(matrix.T)]
-    elif kind in "OU":
-        columns = [_by_value(column.tolist(), f"column {i}") for i, column in enumerate(array.T)]
-    else:
-        raise TypeError(
-            f"X must hold numbers, booleans or strings; got dtype {array.dtype}: {_CURE}"
-        )
-    return len(array), None, columns
-
-
-def _as_array(X: Any) -> NDArray[Any]:
-    try:
-        array = np.asarray(X)
-        if array.dtype.kind in "US" and not hasattr(X, "dtype"):
-            array = np.asarray(X, dtype=object)  # np.asarray([[1, "a"]]) makes "1" of 1
-    except ValueError as error:
-        raise ValueError(f"X must have rows of one length; {error}") from error
-    if array.ndim == 1:
-        raise ValueError(
-            f"Expected 2D array, got 1D array instead: X has shape {array.shape}. Reshape your "
-            "data either using array.reshape(-1, 1) if it has a single feature or "
-            "array.reshape(1, -1) if it contains a single sample."
-        )
-    if array.ndim != 2:
-        got = f"{array.ndim}D array" if array.ndim else "scalar array"
-        raise ValueError(
-            f"Expected 2D array, got {got} instead: X must be an array (N, F) or a DataFrame, a "
-            f"lazy one collected; got {type(X).__name__} of shape {array.shape}"
-        )
-    return array
-
-
-def _read_frame(X: Any) -> tuple[int, list[str] | None, list[_Values]]:
-    import narwhals as nw
-
-    try:
-        frame = nw.from_native(X, eager_only=True)
-    except nw.exceptions.DuplicateError as error:
-        found = " ".join(str(error).split())
-        raise ValueError(f"X must have a name of its own for each column; {found}") from error
-    names: list[Any] = list(frame.columns)
-    types = sorted({type(name).__name__ for name in names})
-    if "str" in types and len(types) > 1:
-        raise TypeError(
-            "Feature names are only supported if all input features have string names, but X has "
-            f"names of type {' and '.join(types)}; rename them, in pandas by "
-            "X.columns = X.columns.astype(str)"
-        )
-    _check_size(*frame.shape)
-    columns = []
-    for i, series in enumerate(frame.iter_columns()):
-        place, dtype = _place(i, names), series.dtype
-        if dtype.is_numeric() or dtype == nw.Boolean:
-            # a copy: pandas may hand out its own memory, and read-only
-            data = np.array(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
-            kind = "boolean" if dtype == nw.Boolean else "number"
-            columns.append(_floats(kind, data, place))
-        elif dtype in (nw.String, nw.Categorical, nw.Enum):
-            columns.append(_texts(series.to_list()))
-        elif dtype in (nw.Object, nw.Unknown):  # Unknown: null and complex columns among others
-            columns.append(_by_value(series.to_list(), place))
-        else:
-            raise TypeError(f"X in {place} has dtype {dtype}: {_CURE}")
-    return len(frame), names if types == ["str"] else None, columns
-
-
-def _by_value(values: list[Any], place: str) -> _Values:
-    """A column of objects by what they are."""
-    types = set(map(type, values))
-    null = {t for t in types if _is_null(t)}
-    maybe = {t for t in types if issubclass(t, (float, np.floating, Decimal))}  # may be NaN
-    values = [None if type(v) in null or (type(v) in maybe and v != v) else v for v in values]
-    first: dict[str, int] = {}  # row of the first value of each class
-    for t in set(map(type, values)) - {type(None)}:
-        row = next(i for i, v in enumerate(values) if type(v) is t)
-        name = _class(t)
-        if name == "complex":
-            raise _complex(f"row {row} of {place} of X")
-        if name is None:
-            raise TypeError(
-                f"X in {place} holds a {t.__name__} in row {row}, but every argument must be a "
-                f"string, a number, a boolean or missing; {_CURE}"
-            )
-        first[name] = min(row, first.get(name, row))
-    if "string" in first and len(first) > 1:
-        found = ", ".join(f"{values[i]!r} in row {i}" for i in sorted(first.values()))
-        raise TypeError(
-            f"X in {place} mixes strings and other values ({found}); make them all strings, as "
-            "by astype(str), or all numbers"
-        )
-    if not first:
-        return _Values("empty", None)
-    if "string" in first:
-        return _texts(values)
-    try:
-        data = np.array(values, dtype=np.float64)
-    except OverflowError:  # a whole number beyond float64: let it be found as infinite
-        top = sys.float_info.max
-        data = np.array(
-            [math.inf if isinstance(v, int) and abs(v) > top else v for v in values],
-            dtype=np.float64,
-        )
-    return _floats("number" if "number" in first else "boolean", data, place)
-
-
-def _floats(kind: str, data: NDArray[np.float64], place: str) -> _Values:
-    """A column of numbers or booleans, refused if infinite."""
-    if (infinite := np.isinf(data)).any():
-        raise ValueError(
-            "X must be finite or missing, but is infinite (inf) or beyond the range of float64 "
-            f"in row {infinite.argmax()} of {place}; drop the row, or make the value NaN to have "
-            "it taken as missing"
-        )
-    return _Values("empty", None) if np.isnan(data).all() else _Values(kind, data)
-
-
-def _texts(data: list[Any]) -> _Values:
-    """A column of categories."""
-    nothing = all(_label(value) is None for value in set(data))
-    return _Values("empty", None) if nothing else _Values("category", data)
-
-
-def _is_null(t: type) -> bool:
-    """None and pandas' NA, which has no truth value to test it by."""
-    return t is type(None) or t.__name__ == "NAType"
-
-
-def _class(t: type) -> str | None:
-    """What an object of this type is; None for what no column may hold."""
-    if issubclass(t, np.timedelta64):  # which NumPy counts among the integers
-        return None
-    if issubclass(t, (bool, np.bool_)):
-        return "boolean"
-    if issubclass(t, str):
-        return "string"
-    if issubclass(t, (numbers.Real, Decimal)):
-        return "number"
-    return "complex" if issubclass(t, numbers.Complex) else None
-
-
-# -- refuse -----------------------------------------------------------------------------------
-
-
-def _check_size(n: int, n_columns: int) -> None:
-    for count, what in ((n_columns, "feature"), (n, "sample")):
-        if count == 0:
-            raise ValueError(
-                f"Found array with 0 {what}(s) (shape=({n}, {n_columns})) while a minimum of 1 is "
-                "required."
-            )
-
-
-def _check_kind(kind: str, values: _Values, place: str) -> None:
+def _check_kind(kind: str, values: Values, place: str) -> None:
     """Whether the values can be read as the kind of training."""
     if "empty" in (kind, values.kind) or kind == values.kind:
         return
     if kind == "category" or values.kind == "category":
-        row, value = next((i, v) for i, v in enumerate(values.data) if _label(v) is not None)
+        row, value = next((i, v) for i, v in enumerate(values.data) if label_of(v) is not None)
         raise TypeError(
             f"X in {place} held {_HOLDS[kind]} in training, but now {_HOLDS[values.kind]} "
             f"({value} in row {row}); convert it to what it was"
@@ -494,34 +299,6 @@ def _check_kind(kind: str, values: _Values, place: str) -> None:
                 f"X in {place} held booleans in training, but now {values.data[bad.argmax()]:g} in "
                 f"row {bad.argmax()}; pass True and False, or 1 and 0"
             )
-
-
-def _refuse_numbers_as_text(X: NDArray[np.str_]) -> None:
-    """np.array([[1.5, "a"]]) makes text of 1.5, and of each number a category."""
-    for i in range(X.shape[1]):
-        try:
-            X[:, i].astype(np.float64)
-        except ValueError:
-            continue
-        raise TypeError(
-            f"X is an array of strings whose column {i} reads as numbers ({str(X[0, i])!r} in row "
-            "0); pass a DataFrame or an array of dtype object with the numbers as numbers, or "
-            "X.astype(object) if they are categories"
-        )
-
-
-def _complex(what: str) -> ValueError:
-    return ValueError(
-        f"Complex data not supported: {what} is complex; pass the real and the imaginary part as "
-        "two columns"
-    )
-
-
-# -- say --------------------------------------------------------------------------------------
-
-
-def _place(i: int, names: Sequence[Any] | None) -> str:
-    return f"column {i}" if names is None else f"column {names[i]!r}"
 
 
 def _rows(n: int) -> str:

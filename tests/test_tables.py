@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from sklearn.linear_model import LinearRegression
 
-from mdn.columns import MAX_CATEGORIES, Columns
+from mdn.tables import MAX_CATEGORIES, Columns
 
 NAN = float("nan")
 
@@ -313,7 +313,7 @@ def test_polars_and_pyarrow_frames_are_as_pandas() -> None:
     columns = Columns.fit(X)
     others = pl.from_pandas(X), pa.Table.from_pandas(X)
     for other in others:
-        assert Columns.fit(other).describe() == columns.describe()
+        assert Columns.fit(other).state()[0] == columns.state()[0]
         np.testing.assert_array_equal(columns.transform(other), columns.transform(X))
     assert isinstance(others[0]["size"].dtype, pl.Enum | pl.Categorical)
     assert pa.types.is_dictionary(others[1]["size"].type)
@@ -368,7 +368,7 @@ def test_only_frames_load_narwhals_and_nothing_loads_scikit_learn() -> None:
     code = """
 import sys
 import numpy as np
-from mdn.columns import Columns
+from mdn.tables import Columns
 Columns.fit(np.eye(3)).transform(np.eye(3))
 print(sorted({"narwhals", "pandas", "polars", "pyarrow", "sklearn"} & set(sys.modules)))
 """
@@ -406,10 +406,10 @@ def quietly(f: Any, *arguments: Any) -> Any:
 
 @given(tables(), st.randoms(use_true_random=False))
 def test_the_order_of_the_training_rows_changes_nothing(table: np.ndarray, random: Any) -> None:
-    """describe() of permuted rows is the same, to the last bit and the sign of a zero."""
+    """state() of permuted rows is the same, to the last bit and the sign of a zero."""
     order = list(range(len(table)))
     random.shuffle(order)
-    first, second = (quietly(Columns.fit, t).describe() for t in (table, table[order]))
+    first, second = (quietly(Columns.fit, t).state()[0] for t in (table, table[order]))
     assert json.dumps(first) == json.dumps(second)
 
 
@@ -425,37 +425,37 @@ def test_a_batch_is_its_rows_one_by_one(table: np.ndarray, data: st.DataObject) 
 
 
 @given(tables())
-def test_restore_gives_the_same_encoder_back(table: np.ndarray) -> None:
+def test_from_state_gives_the_same_encoder_back(table: np.ndarray) -> None:
     """Through JSON without NaN, transform is the same bit for bit."""
     columns = quietly(Columns.fit, table)
-    text = json.dumps(columns.describe(), allow_nan=False)
-    again = Columns.restore(json.loads(text))
+    text = json.dumps(columns.state()[0], allow_nan=False)
+    again = Columns.from_state(json.loads(text), {})
     assert again == columns
-    assert json.dumps(again.describe()) == text
+    assert json.dumps(again.state()[0]) == text
     before, after = (quietly(c.transform, table) for c in (columns, again))
     assert before.tobytes() == after.tobytes()
     assert again.names == columns.names
     np.testing.assert_array_equal(again.numeric, columns.numeric)
 
 
-def test_restore_keeps_the_names_of_a_frame() -> None:
+def test_from_state_keeps_the_names_of_a_frame() -> None:
     """feature_names too, and with them the check of names."""
     columns = Columns.fit(mixed())
-    again = Columns.restore(json.loads(json.dumps(columns.describe())))
+    again = Columns.from_state(json.loads(json.dumps(columns.state()[0])), {})
     assert again.feature_names == columns.feature_names == list(mixed().columns)
     assert again.names == columns.names
     with pytest.raises(ValueError, match="Feature names must be in the same order"):
         again.transform(mixed()[list(mixed().columns)[::-1]])
 
 
-def test_describe_hands_out_nothing_of_the_encoder() -> None:
+def test_state_hands_out_nothing_of_the_encoder() -> None:
     """Whoever changes the description changes no encoder."""
     columns = Columns.fit(mixed())
-    before = json.dumps(columns.describe())
-    description = columns.describe()
+    before = json.dumps(columns.state()[0])
+    description = columns.state()[0]
     description["feature_names"].clear()
     description["columns"][5]["levels"].clear()
-    assert json.dumps(columns.describe()) == before
+    assert json.dumps(columns.state()[0]) == before
 
 
 # -- refusals ---------------------------------------------------------------------------------
@@ -706,6 +706,6 @@ def test_names_of_strings_and_numbers_together_are_refused() -> None:
 )
 def test_a_description_of_something_else_is_refused(description: Any) -> None:
     """Incomplete, of an unknown kind, with a fill that is no number, or of other columns."""
-    message = r"description must be one that Columns\.describe\(\) made; got another \("
+    message = r"config must be one that Columns\.state\(\) made; got another \("
     with pytest.raises(ValueError, match=message):
-        Columns.restore(description)
+        Columns.from_state(description, {})

@@ -1,0 +1,7 @@
+"""Reading of tables and the encoding of their columns: :class:`Columns`."""
+
+from __future__ import annotations
+
+from ._columns import MAX_CATEGORIES, Columns
+
+__all__ = ["MAX_CATEGORIES", "Columns"]
