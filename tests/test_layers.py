@@ -26,7 +26,6 @@ FLOORS = {
     "distribution": 2,
     "prediction": 2,
     "nn": 3,
-    "columns": 3,
     "scoring": 3,
     "simulators": 3,
     "calibration": 4,
