@@ -453,6 +453,72 @@ def test_entropy_lies_within_its_bounds_and_bounds_move_with_the_unit(drawn: Dra
     same(moved.upper, bounds.upper + step)
 
 
+@few
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
+    sizes=st.lists(st.integers(1, 4), min_size=3, max_size=3),
+    dim=st.sampled_from([0, 1, -1, -2]),
+    seed=st.integers(0, 10_000),
+)
+def test_cat_puts_batches_one_after_the_other(
+    kinds: list[str], sizes: list[int], dim: int, seed: int
+) -> None:
+    """Every slice has the density of the mixture it came from, whatever its K and covariance."""
+    batch = [[2, n] if dim in (1, -1) else [n, 2] for n in sizes]
+    parts = [
+        moderate(kind, *batch[i], k=sizes[-i], d=2, seed=seed + i) for i, kind in enumerate(kinds)
+    ]
+    whole = GaussianMixture.cat(parts, dim)
+    y = torch.randn(2, generator=seeded(seed), dtype=F64)
+    same(whole.log_prob(y), torch.cat([p.log_prob(y) for p in parts], dim))
+    assert whole.n_components == max(p.n_components for p in parts)
+    if len(set(kinds)) == 1:
+        assert whole.covariance_type == parts[0].covariance_type
+
+
+def test_cat_refuses_shapes_that_do_not_fit() -> None:
+    """As torch.cat does, in words."""
+    one = moderate("scale", 2, 3)
+    with pytest.raises(ValueError, match="at least one with a batch axis 0; got shapes"):
+        GaussianMixture.cat([])
+    with pytest.raises(ValueError, match="at least one with a batch axis 2; got shapes"):
+        GaussianMixture.cat([one], 2)
+    for other in (moderate("scale", 2), moderate("scale", 2, 4), moderate("scale", 2, 3, d=1)):
+        with pytest.raises(ValueError, match="one event shape and one batch shape but for axis 0"):
+            GaussianMixture.cat([one, other])
+
+
+@few
+@given(drawn=mixtures(), scale=st.floats(0.1, 10), spread=st.floats(0, 3), power=st.floats(0, 3))
+def test_rescale_moves_what_it_says(
+    drawn: Drawn, scale: float, spread: float, power: float
+) -> None:
+    """Within by scale^2, between by spread^2, the mean to where it is told, weights to a power."""
+    dist, unit = drawn.dist, drawn.unit
+    target = dist.mean + 3 * unit
+    new = dist.rescale(scale, spread, mean=target)
+    same(new.mean / unit, target / unit, drawn.digits)
+    same(new.scale / unit, scale * dist.scale / unit)
+    gap = (dist.loc - dist.mean.unsqueeze(-2)) / unit
+    same((new.loc - target.unsqueeze(-2)) / unit, spread * gap, drawn.digits)
+    same(new.logits, dist.logits)
+    powered = dist.rescale(weight_power=power)
+    same(powered.logits, torch.log_softmax(power * dist.logits, -1))
+    same(powered.loc / unit, dist.loc / unit, drawn.digits)
+
+
+def test_rescale_keeps_to_the_least_scale() -> None:
+    """Diagonal: by entry.  Full: no factor below 1.  A weight of 0 stays one at any power."""
+    diagonal, full = moderate("scale", 2), moderate("scale_tril", 2)
+    same(diagonal.rescale(0.1, min_scale=0.1).scale, (0.1 * diagonal.scale).clamp(min=0.1))
+    same(full.rescale(0.1, min_scale=0.1).covariance_matrix, full.covariance_matrix)
+    same(full.rescale(2.0, min_scale=0.1).covariance_matrix, 4 * full.covariance_matrix)
+    off = GaussianMixture(torch.tensor([0.0, -math.inf]), torch.zeros(2, 1), torch.ones(2, 1))
+    assert off.rescale(weight_power=0.0).weights.tolist() == [1.0, 0.0]
+    with pytest.raises(ValueError, match=r"scale must be a number or \(\*, 2\)"):
+        full.rescale(torch.ones(3))
+
+
 # --- the contract of torch.distributions --------------------------------------------------------
 
 

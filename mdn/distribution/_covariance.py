@@ -35,9 +35,11 @@ class Covariance:
     """What a mixture asks of the covariances of its components.
 
     Attributes:
+        kind: what the user knows it as.
         tensors: the parameters, each (*, K, ...), in the order of the constructor.
     """
 
+    kind = "full"
     names: tuple[str, ...] = ()
     events: tuple[int, ...] = ()  # axes behind K of each parameter
 
@@ -138,6 +140,7 @@ class Covariance:
 class Diagonal(Covariance):
     """Independent dimensions: ``scale`` (*, K, D)."""
 
+    kind = "diagonal"
     names = ("scale",)
     events = (1,)
 
@@ -245,6 +248,7 @@ class Packed(Covariance):
 class LowRank(Covariance):
     """``cov_factor`` (*, K, D, R) and ``cov_diag`` (*, K, D): covariance = F F' + diag."""
 
+    kind = "low_rank"
     names = ("cov_factor", "cov_diag")
     events = (2, 1)
 
@@ -279,17 +283,24 @@ class LowRank(Covariance):
         )
 
 
-def joined(parts: Sequence[Covariance]) -> Covariance:
-    """The components of several mixtures under one batch, one after the other along K."""
+def joined(parts: Sequence[Covariance], axis: int) -> Covariance:
+    """Those of several mixtures one after the other.
+
+    Args:
+        parts: alike in every axis but that one.
+        axis: 0 for that of the components, 1 for the last one of the batch, 2 for that before it.
+    """
     kinds = {
         (type(p), *(a.shape[a.ndim - e :] for a, e in zip(p.tensors, p.events, strict=True)))
         for p in parts
     }
     if len(kinds) == 1:
         columns = zip(*(p.tensors for p in parts), strict=True)
-        tensors = [torch.cat(c, -1 - e) for c, e in zip(columns, parts[0].events, strict=True)]
+        tensors = [
+            torch.cat(c, -1 - e - axis) for c, e in zip(columns, parts[0].events, strict=True)
+        ]
         return type(parts[0])(*tensors)
-    return Full(torch.cat([p.root() for p in parts], -3))
+    return Full(torch.cat([p.root() for p in parts], -3 - axis))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -328,4 +339,5 @@ def refuse(name: str, value: Tensor, good: Tensor, want: str) -> None:
     """Raises with the first entry that is not good."""
     if not bool(good.all()):
         at = tuple((~good).nonzero()[0].tolist())
-        raise ValueError(f"{name} must {want}; got {value[at].item():g} at index {at}")
+        where = f" at index {at}" if at else ""
+        raise ValueError(f"{name} must {want}; got {value[at].item():g}{where}")

@@ -23,7 +23,7 @@ from ..functional._sampling import implicit_sample, mixture_sample
 from ..functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 from ._bounded import DiscretizedMixture, TruncatedMixture
 from ._checks import check_coverage, check_shapes, check_values, pooled
-from ._covariance import Covariance, Diagonal, Full, LowRank, Packed, Precision, joined
+from ._covariance import Covariance, Diagonal, Full, LowRank, Packed, Precision, joined, refuse
 from ._merging import merged
 from ._results import HDR, Bounds, Estimate, Modes
 
@@ -146,6 +146,36 @@ class GaussianMixture(Distribution):
         super().__init__(batch, loc.shape[-1:], validate_args=False)
         self._validate_args = validate
 
+    # -- other ways to make one ---------------------------------------------------------------
+
+    @classmethod
+    def from_packed_precision(
+        cls, logits: Tensor, loc: Tensor, precision: Tensor, lower: Tensor
+    ) -> Self:
+        """Full covariances by the entries of their precision factors, as a network emits them.
+
+        The factor is ``U diag(precision)`` with U unit lower triangular.  Nothing is validated,
+        neither here nor by the methods of the mixture.
+
+        Args:
+            logits: (*, K).
+            loc: (*, K, D), in the unit of y.
+            precision: (*, K, D), positive, in 1 / unit of y.
+            lower: the entries of U below its diagonal, column by column, (*, K, D (D - 1) / 2).
+        """
+        new = cls.__new__(cls)
+        new._set(logits, loc, Packed(precision, lower), False)
+        return new
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What :func:`mdn.save` writes: a description and the parameters."""
+        return {}, {"logits": self._raw_logits, **self._named()}
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GaussianMixture:
+        """The mixture of which :meth:`state` was taken."""
+        return cls(**tensors)  # type: ignore[arg-type]
+
     # -- parameters ---------------------------------------------------------------------------
 
     @property
@@ -162,6 +192,11 @@ class GaussianMixture(Distribution):
     def n_components(self) -> int:
         """Number of components K."""
         return self.loc.shape[-2]
+
+    @property
+    def covariance_type(self) -> str:
+        """The form of the covariances: ``"diagonal"``, ``"full"`` or ``"low_rank"``."""
+        return self._covariance.kind
 
     @property
     def covariance_matrix(self) -> Tensor:
@@ -449,20 +484,10 @@ class GaussianMixture(Distribution):
         Raises:
             ValueError: a scale of 0, or one that is not finite.
         """
-        moved = []
-        for name, want, value in (
-            ("shift", "finite", shift),
-            ("scale", "finite and not 0", scale),
-        ):
-            a = torch.as_tensor(value, dtype=self.loc.dtype, device=self.loc.device)
-            d = self.loc.shape[-1]
-            if a.ndim and a.shape[-1] not in (1, d):
-                raise ValueError(f"{name} must be a number or (*, {d}); got shape {tuple(a.shape)}")
-            bad = ~torch.isfinite(a) | (a == 0 if name == "scale" else False)
-            if self._validate_args and bool(bad.any()):
-                raise ValueError(f"{name} must be {want}; got {a.tolist()}")
-            moved.append(a.unsqueeze(-2) if a.ndim else a)
-        b, c = moved
+        b, c = self._per_dimension("shift", shift), self._per_dimension("scale", scale)
+        if self._validate_args:
+            refuse("shift", b, b.isfinite(), "be finite")
+            refuse("scale", c, c.isfinite() & (c != 0), "be finite and not 0")
         whole = c.expand(*torch.broadcast_shapes(c.shape, self.loc.shape))
         return self._like(self._raw_logits, b + c * self.loc, self._covariance.affine(whole))
 
@@ -538,7 +563,86 @@ class GaussianMixture(Distribution):
         """
         mixtures, logits = pooled(mixtures, weights, "GaussianMixture")
         loc = torch.cat([m.loc for m in mixtures], -2)
-        return mixtures[0]._like(logits, loc, joined([m._covariance for m in mixtures]))
+        return mixtures[0]._like(logits, loc, joined([m._covariance for m in mixtures], 0))
+
+    @staticmethod
+    def cat(mixtures: Sequence[GaussianMixture], dim: int = 0) -> GaussianMixture:
+        """Batches of mixtures one after the other, as ``torch.cat`` does with tensors.
+
+        Mixtures of fewer components than others get more, of weight 0; different forms of
+        covariance become full ones.
+
+        Args:
+            mixtures: of one event shape, with batch shapes that differ along ``dim`` only.
+            dim: axis of the batch.
+
+        Raises:
+            ValueError: no mixture, or shapes that do not fit.
+        """
+        mixtures = list(mixtures)
+        shapes = [(*m.batch_shape, *m.event_shape) for m in mixtures]
+        rank = len(shapes[0]) - 1 if shapes else 0
+        if not -rank <= dim < rank:
+            raise ValueError(
+                f"mixtures must hold at least one with a batch axis {dim}; got shapes {shapes}"
+            )
+        dim %= rank
+        if len({(len(s), *s[:dim], *s[dim + 1 :]) for s in shapes}) > 1:
+            raise ValueError(
+                f"mixtures must have one event shape and one batch shape but for axis {dim}; "
+                f"got {shapes}"
+            )
+        k = max(m.n_components for m in mixtures)
+        logits = [torch.nn.functional.pad(m.logits, (0, k - m.n_components), value=-math.inf)
+                  for m in mixtures]  # fmt: skip
+        padded = [m._map(lambda a, e: _with_components(a, -e, k)) for m in mixtures]
+        covariance = joined([m._covariance for m in padded], rank - dim)
+        loc = torch.cat([m.loc for m in padded], dim)
+        return mixtures[0]._like(torch.cat(logits, dim), loc, covariance)
+
+    def rescale(
+        self,
+        scale: Tensor | float = 1.0,
+        spread: Tensor | float = 1.0,
+        *,
+        mean: Tensor | None = None,
+        weight_power: Tensor | float = 1.0,
+        min_scale: float = 0.0,
+    ) -> GaussianMixture:
+        r"""Components of other scales, at other distances from the mean, with other weights.
+
+        .. math::
+            \mu_k \to m' + \text{spread} \, (\mu_k - m), \qquad
+            \Sigma_k \to \text{scale}^2 \, \Sigma_k, \qquad
+            \pi_k \to \pi_k^\text{weight\_power} / \textstyle\sum_j \pi_j^\text{weight\_power}
+
+        with m the mean of this mixture.  Differentiable in every argument.
+
+        Args:
+            scale: positive factor of the standard deviations of the components, a number or (*, D).
+            spread: factor of the distances of the component means from m, a number or (*, D).
+            mean: the place m' of the mean, (*, D), in the unit of y; m if None.
+            weight_power: of the weights; they become more equal below 1.
+            min_scale: no diagonal component gets a smaller standard deviation.  Where it is not 0,
+                other covariances are widened only, as their narrowest direction is not known.
+        """
+        scale, spread = (
+            self._per_dimension(n, a) for n, a in (("scale", scale), ("spread", spread))
+        )
+        old = self.mean.unsqueeze(-2)  # (*, 1, D)
+        loc = (old if mean is None else mean.unsqueeze(-2)) + spread * (self.loc - old)
+        diagonal = isinstance(self._covariance, Diagonal)
+        if min_scale and not diagonal:
+            scale = scale.clamp(min=1.0)
+        covariance = self._covariance.affine(scale.expand(loc.shape))
+        if min_scale and diagonal:
+            covariance = Diagonal(covariance.scale().clamp(min=min_scale))
+        logits = self.logits
+        if not isinstance(weight_power, float) or weight_power != 1.0:
+            # 0 times -inf is NaN
+            scaled = weight_power * logits.clamp(min=-1e30)
+            logits = torch.where(logits == -math.inf, logits, scaled)
+        return self._like(logits, loc, covariance)
 
     def truncate(self, low: Tensor | float, high: Tensor | float) -> TruncatedMixture:
         """The law of Y given low <= Y <= high; D = 1.
@@ -592,15 +696,6 @@ class GaussianMixture(Distribution):
 
     # -- inside -------------------------------------------------------------------------------
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the configuration, in plain numbers and strings, and the tensors."""
-        return {}, {"logits": self._raw_logits, **self._named()}
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GaussianMixture:
-        """Returns the model that :meth:`state` described."""
-        return cls(**tensors)  # type: ignore[arg-type]
-
     def _fixed(self) -> torch.Generator:
         """A generator of its own, always the same, and not that of a user's manual_seed(0)."""
         return torch.Generator(self.loc.device).manual_seed(_SEED)
@@ -608,13 +703,6 @@ class GaussianMixture(Distribution):
     def _named(self) -> dict[str, Tensor]:
         cov = self._covariance.public()
         return {"loc": self.loc, **dict(zip(cov.names, cov.tensors, strict=True))}
-
-    @classmethod
-    def _from_head(cls, logits: Tensor, loc: Tensor, precision: Tensor, lower: Tensor) -> Self:
-        """Full covariance in the form that MDNHead computes, without validation."""
-        new = cls.__new__(cls)
-        new._set(logits, loc, Packed(precision, lower), False)
-        return new
 
     def _map(self, f: Callable[[Tensor, int], Tensor]) -> GaussianMixture:
         """f(tensor, axes behind the batch) applied to every parameter."""
@@ -629,6 +717,14 @@ class GaussianMixture(Distribution):
     def _scale_like(self, loc: Tensor) -> Tensor:
         """Scales with the leading axes that _aligned gave to loc."""
         return self.scale[(None,) * (loc.ndim - self.loc.ndim)]
+
+    def _per_dimension(self, name: str, value: Tensor | float) -> Tensor:
+        """A number or (*, D) against loc, (*, K, D)."""
+        a = torch.as_tensor(value, dtype=self.loc.dtype, device=self.loc.device)
+        d = self.loc.shape[-1]
+        if a.ndim and a.shape[-1] not in (1, d):
+            raise ValueError(f"{name} must be a number or (*, {d}); got shape {tuple(a.shape)}")
+        return a.unsqueeze(-2) if a.ndim else a
 
     def _dims(self, dims: int | Sequence[int]) -> list[int]:
         found = [dims] if isinstance(dims, int) else list(dims)
@@ -680,3 +776,10 @@ class GaussianMixture(Distribution):
                 f"{what} needs one target dimension; this mixture has {self.loc.shape[-1]}. "
                 "Take one with .marginal(dims)"
             )
+
+
+def _with_components(a: Tensor, axis: int, n: int) -> Tensor:
+    """At least n components along an axis: the first one again at the end."""
+    shape = list(a.shape)
+    shape[axis] = n - a.shape[axis]
+    return torch.cat([a, a.narrow(axis, 0, 1).expand(shape)], axis) if shape[axis] > 0 else a

@@ -197,7 +197,7 @@ class Layout:
     ) -> GaussianMixture | Mixture:
         """The mixture of these parameters."""
         if isinstance(params, _Packed):
-            return GaussianMixture._from_head(*params)
+            return GaussianMixture.from_packed_precision(*params)
         if isinstance(params, FamilyParameters):
             build = FAMILIES[self.family].build
             components = build(*params.raw.unbind(-2), floor=self.min_scale)
