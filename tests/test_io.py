@@ -184,7 +184,7 @@ def test_mdn_keeps_its_options_and_weights(dtype: torch.dtype, tmp_path: Path) -
     model = network(2, covariance_type="isotropic", min_scale=0.01).to(dtype)
     mdn.save(model, tmp_path / "m.mdn")
     loaded = mdn.load(tmp_path / "m.mdn")
-    assert loaded.describe() == model.describe()
+    assert loaded.state()[0] == model.state()[0]
     assert repr(loaded) == repr(model)
     assert not loaded.training
     before, after = model.state_dict(), loaded.state_dict()

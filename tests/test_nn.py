@@ -610,10 +610,10 @@ def test_custom_backbone_of_tabular_rows_is_standardised_by_column() -> None:
     assert model.x_scale[1] > 1e5
 
 
-def test_mdn_with_a_backbone_cannot_describe_itself() -> None:
+def test_mdn_with_a_backbone_has_no_state() -> None:
     """Its code is not in the numbers: the cure is the state dict."""
     with pytest.raises(TypeError, match=r"backbone of its own cannot be saved.*state_dict"):
-        MDN(7, backbone=nn.Linear(2, 7)).describe()
+        MDN(7, backbone=nn.Linear(2, 7)).state()
 
 
 def test_float64_rows_with_a_large_offset_keep_their_precision() -> None:
@@ -962,7 +962,9 @@ def by_hand(module: MDNEnsemble, m: int, x: Tensor) -> GaussianMixture:
             column = x[:, f : f + 1]
             angle = 2 * math.pi * column * module.frequencies[m, 0, j]
             waves = torch.cat([angle.cos(), angle.sin(), column], 1)
-            parts.append(torch.relu(waves @ module.wave_weight[m, j] + module.wave_bias[m, j]))
+            parts.append(
+                torch.relu(waves @ module.embedding_weight[m, j] + module.embedding_bias[m, j])
+            )
         h = torch.cat([x, *parts], 1)
     for weight, bias in zip(module.weights, module.biases, strict=True):
         h = nn.functional.silu(h @ weight[m] + bias[m])
@@ -1040,7 +1042,7 @@ def test_ensemble_in_training_has_a_gradient_to_rows_and_one_under_torch_func() 
     swapped = {name: p.detach().mul(1.5).requires_grad_(True) for name, p in params.items()}
     out = torch.func.functional_call(module, swapped, (x,))
     found = torch.autograd.grad(loss(out, y), list(swapped.values()))
-    other = MDNEnsemble(**module.describe()).double()
+    other = MDNEnsemble(**module.state()[0]).double()
     other.load_state_dict(swapped)
     wanted = torch.autograd.grad(loss(other.eval()(x), y), list(other.parameters()))
     torch.testing.assert_close(found, wanted)
@@ -1090,8 +1092,10 @@ def test_ensemble_log_prob_runs_the_network_once(
 ) -> None:
     """Also where the density needs the distribution."""
     module = ensemble(3, 4, 2, 3, hidden=(6,), covariance_type=covariance_type)
-    runs, flat = [], MDNEnsemble._flat
-    monkeypatch.setattr(MDNEnsemble, "_flat", lambda self, x: runs.append(1) or flat(self, x))
+    runs, original = [], MDNEnsemble._head_outputs
+    monkeypatch.setattr(
+        MDNEnsemble, "_head_outputs", lambda self, x: runs.append(1) or original(self, x)
+    )
     module.log_prob(torch.zeros(3, 7, 4), torch.zeros(3, 7, 2))
     assert len(runs) == 1
 
@@ -1160,10 +1164,10 @@ def test_ensemble_starts_with_components_over_the_targets() -> None:
     torch.testing.assert_close(dist.stddev, torch.full((4, 50, 1), 3.0), rtol=0, atol=0.6)
 
 
-def _with_unseen(columns: list[int]) -> tuple[MDNEnsemble, MDNEnsemble, Tensor]:
+def _with_masked(columns: list[int]) -> tuple[MDNEnsemble, MDNEnsemble, Tensor]:
     """Two of three members do without the last two columns; a twin that sees all, and its rows."""
     options = {"hidden": (6, 5), "embedded": columns}
-    module = ensemble(3, 4, 1, 3, unseen=(2, 2), **options).double()
+    module = ensemble(3, 4, 1, 3, masked=(2, 2), **options).double()
     twin = ensemble(3, 4, 1, 3, **options).double()
     twin.load_state_dict(module.state_dict(), strict=False)
     x = torch.randn(3, 7, 4, generator=seeded(1), dtype=torch.float64)
@@ -1173,7 +1177,7 @@ def _with_unseen(columns: list[int]) -> tuple[MDNEnsemble, MDNEnsemble, Tensor]:
 @pytest.mark.parametrize("columns", [[], [0, 1], [1, 3]])
 def test_what_some_members_do_not_see_is_zero_to_them(columns: list[int]) -> None:
     """Density, its gradient and the next are those of an ensemble that is given zeros there."""
-    module, twin, x = _with_unseen(columns)
+    module, twin, x = _with_masked(columns)
     y = torch.randn(3, 7, 1, generator=seeded(2), dtype=torch.float64)
     zeros = x.clone()
     zeros[:2, :, 2:] = 0
@@ -1188,16 +1192,16 @@ def test_what_some_members_do_not_see_is_zero_to_them(columns: list[int]) -> Non
         torch.testing.assert_close(*found)
 
 
-@pytest.mark.parametrize("unseen", [3, (1,), (1, 2, 3), (1.5, 1), "ab", None])
-def test_ensemble_refuses_what_does_not_count_the_unseen(unseen: object) -> None:
+@pytest.mark.parametrize("masked", [3, (1,), (1, 2, 3), (1.5, 1), "ab", None])
+def test_ensemble_refuses_what_does_not_count_the_masked(masked: object) -> None:
     """Named, with what was found."""
-    with pytest.raises(TypeError, match=r"unseen must be two whole numbers.*got"):
-        MDNEnsemble(2, 3, unseen=unseen)
+    with pytest.raises(TypeError, match=r"masked must be two whole numbers.*got"):
+        MDNEnsemble(2, 3, masked=masked)
 
 
 def test_members_that_go_on_alone_still_do_not_see() -> None:
     """Members stop one by one in training, and those left keep what they see."""
-    module = ensemble(4, 3, unseen=(2, 1))
+    module = ensemble(4, 3, masked=(2, 1))
     x = torch.randn(120, 3, generator=seeded(1))
     y = x[:, 2:] + 0.1 * torch.randn(120, 1, generator=seeded(2))
     held_out = torch.arange(120) % 4 == torch.arange(4).unsqueeze(1)
@@ -1208,7 +1212,7 @@ def test_members_that_go_on_alone_still_do_not_see() -> None:
     a, b = module(x).mean.detach(), module(other).mean.detach()
     assert torch.equal(a[:2], b[:2])
     assert float((a[2:] - b[2:]).abs().amax((1, 2)).min()) > 0.5
-    again = MDNEnsemble(**json.loads(json.dumps(module.describe()))).eval()
+    again = MDNEnsemble(**json.loads(json.dumps(module.state()[0]))).eval()
     again.load_state_dict(module.state_dict())
     assert torch.equal(again(x).mean, a)
 
@@ -1223,12 +1227,11 @@ def test_ensemble_dropout_is_for_training_alone() -> None:
         assert not torch.equal(module.train()(x).loc, module(x).loc)
 
 
-def test_ensemble_is_rebuilt_from_its_description() -> None:
-    """describe() and the state dict give it back, bit for bit; the description is JSON."""
+def test_ensemble_is_rebuilt_from_its_state() -> None:
+    """from_state(*state()) gives it back, bit for bit; the configuration is JSON."""
     module = ensemble(2, 3, 2, 4, (5,), embedded=[1], dropout=0.1, covariance_type="full")
-    described = json.loads(json.dumps(module.describe()))
-    again = MDNEnsemble(**described)
-    again.load_state_dict(module.state_dict())
+    config, tensors = module.state()
+    again = MDNEnsemble.from_state(json.loads(json.dumps(config)), tensors)
     x = torch.randn(6, 3, generator=seeded(1))
     a, b = (m.eval()(x).numpy() for m in (module, again))
     for name in a:
@@ -1242,9 +1245,9 @@ def test_ensemble_is_rebuilt_from_its_description() -> None:
         ((2, 0), {}, "in_features must be"),
         ((2, 3, 0), {}, "out_features must be"),
         ((2, 3), {"min_scale": -1.0}, "min_scale must be positive"),
-        ((2, 3), {"unseen": (3, 1)}, "unseen must count at most 2 members and 3 columns; got"),
-        ((2, 3), {"unseen": (1, 4)}, "unseen must count"),
-        ((2, 3), {"unseen": (-1, 1)}, "unseen must count"),
+        ((2, 3), {"masked": (3, 1)}, "masked must count at most 2 members and 3 columns; got"),
+        ((2, 3), {"masked": (1, 4)}, "masked must count"),
+        ((2, 3), {"masked": (-1, 1)}, "masked must count"),
     ],
 )
 def test_ensemble_refuses_bad_sizes(

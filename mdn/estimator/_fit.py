@@ -364,7 +364,7 @@ def train(
             todo.n_components,
             todo.hidden,
             embedded=_embedded(x, numeric) if group.embeds else [],
-            unseen=(group.alone, inputs.shape[1] - z.shape[1]),
+            masked=(group.alone, inputs.shape[1] - z.shape[1]),
             covariance_type=settings.covariance_type,
             min_scale=floor,
             generator=torch.Generator().manual_seed(seed + 7919 * (i + 1)),
@@ -576,7 +576,7 @@ def _members_of(mixtures: GaussianMixture, index: Tensor) -> GaussianMixture:
 
 
 def _go_on(network: MDNEnsemble, previous: MDNEnsemble) -> None:
-    if network.describe() != previous.describe():
+    if network.state()[0] != previous.state()[0]:
         raise ValueError(
             "warm_start needs the same columns, members and layers as before; "
             "set warm_start=False to begin anew"

@@ -504,7 +504,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             "feature_names": None if names is None else list(names),
             "uses_trees": model.uses_trees,
             "parts": model.parts,
-            "networks": [network.describe() for network in model.groups],
+            "networks": [network.state()[0] for network in model.groups],
             "histories": [asdict(history) for history in model.histories],
             "seed": self._seed,
             "n_forests": len(model.trees.forests) if model.trees is not None else 0,
@@ -540,9 +540,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
         networks = []
         for i, described in enumerate(config["networks"]):
-            network = MDNEnsemble(**described, generator=torch.Generator())
-            network.load_state_dict(part(f"networks.{i}."))
-            networks.append(network.double().eval())
+            networks.append(MDNEnsemble.from_state(described, part(f"networks.{i}.")).double())
         forests = [
             Forest.restored({k: a.numpy() for k, a in part(f"trees.{i}.").items()})
             for i in range(config["n_forests"])

@@ -1,4 +1,4 @@
-"""Many networks side by side, computed as one by batched matrix products."""
+"""An ensemble of networks in one module, computed by batched matrix products."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ from ._heads import MIN_SCALE, Layout, _check_features, _check_rows, _check_size
 
 __all__ = ["MDNEnsemble"]
 
-_FREQUENCY = 0.3  # standard deviation of the first frequencies, in waves per unit of x
+# names in files of format 2, of arguments and of tensors
+_NAMES_OF_FORMAT_2 = {
+    "waves": "n_frequencies",
+    "unseen": "masked",
+    "seen": "input_mask",
+    "wave_weight": "embedding_weight",
+    "wave_bias": "embedding_bias",
+}
+_FREQUENCY = 0.3  # standard deviation of the first frequencies, per unit of x
 
 
 class MDNEnsemble(nn.Module):
     r"""M mixture density networks in standardised units: ``forward(x) -> GaussianMixture``.
 
     Every parameter has a leading axis of M, so that a step of all members is a few batched matrix
-    products.  The chosen columns are also embedded, each by waves of its own:
+    products.  The embedded columns pass through periodic features with learned frequencies, which
+    let a small network represent a function that oscillates:
 
     .. math::
         e_f(x_f) = \mathrm{relu}(W_f [\cos 2 \pi c_f x_f, \sin 2 \pi c_f x_f, x_f] + b_f)
-
-    which lets a small network follow a function that bends often.
 
     Args:
         n_members: M.
@@ -37,17 +44,17 @@ class MDNEnsemble(nn.Module):
         n_components: K.
         hidden: widths of the hidden layers (SiLU between them).
         embedded: columns of x that are embedded.
-        embedding: numbers a column is embedded in; with 0 none is.
-        waves: frequencies of an embedded column.
-        dropout: share of the hidden units dropped in training.
-        unseen: (m, f): the first m members do not see the last f columns of x.
+        embedding: width of the embedding of a column; with 0 no column is embedded.
+        n_frequencies: frequencies of an embedded column.
+        dropout: probability with which a hidden unit is dropped in training.
+        masked: (m, f): for the first m members the last f columns of x are set to 0.
         covariance_type: as in :class:`MDNHead`.
         min_scale: floor of the scales, as in :class:`MDNHead`.
-        generator: of the first weights; None for torch's own.
+        generator: of the initial weights; None for torch's global one.
 
     Raises:
-        TypeError: unseen that is not two whole numbers.
-        ValueError: a size below 1, unseen beyond what there is, or what :class:`MDNHead` refuses.
+        TypeError: masked that is not two whole numbers.
+        ValueError: a size below 1, masked beyond what there is, or what :class:`MDNHead` refuses.
 
     Example:
         >>> MDNEnsemble(4, 3, hidden=(16,))(torch.zeros(64, 3))
@@ -68,15 +75,15 @@ class MDNEnsemble(nn.Module):
         *,
         embedded: Sequence[int] = (),
         embedding: int = 8,
-        waves: int = 8,
+        n_frequencies: int = 8,
         dropout: float = 0.0,
-        unseen: tuple[int, int] = (0, 0),
+        masked: tuple[int, int] = (0, 0),
         covariance_type: str = "diagonal",
         min_scale: float = MIN_SCALE,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(n_members=n_members, in_features=in_features, waves=waves)
+        _check_sizes(n_members=n_members, in_features=in_features, n_frequencies=n_frequencies)
         self.layout = Layout(
             out_features, n_components, covariance_type=covariance_type, min_scale=min_scale
         )
@@ -85,20 +92,20 @@ class MDNEnsemble(nn.Module):
         self.covariance_type = covariance_type
         self.embedded = list(embedded) if embedding else []
         self.embedding = embedding if self.embedded else 0
-        side_by_side = self.embedded == list(range(len(self.embedded)))
-        self._chosen = slice(len(self.embedded)) if side_by_side else self.embedded
-        self.waves = waves
+        leading = self.embedded == list(range(len(self.embedded)))
+        self._embedded_columns = slice(len(self.embedded)) if leading else self.embedded
+        self.n_frequencies = n_frequencies
         try:
-            members, columns = (operator.index(count) for count in unseen)
+            members, columns = (operator.index(count) for count in masked)
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"unseen must be two whole numbers, of members and of columns; got {unseen!r}"
+                f"masked must be two whole numbers, of members and of columns; got {masked!r}"
             ) from error
-        self.unseen = members, columns
-        if not (0 <= self.unseen[0] <= n_members and 0 <= self.unseen[1] <= in_features):
+        self.masked = members, columns
+        if not (0 <= self.masked[0] <= n_members and 0 <= self.masked[1] <= in_features):
             raise ValueError(
-                f"unseen must count at most {n_members} members and {in_features} columns; "
-                f"got {tuple(unseen)}"
+                f"masked must count at most {n_members} members and {in_features} columns; "
+                f"got {tuple(masked)}"
             )
 
         def uniform(*shape: int, fan: int) -> nn.Parameter:
@@ -107,11 +114,11 @@ class MDNEnsemble(nn.Module):
 
         width = in_features + len(self.embedded) * self.embedding
         if self.embedded:
-            count, inputs = len(self.embedded), 2 * waves + 1
-            frequencies = torch.randn(n_members, 1, count, waves, generator=generator)
+            count, inputs = len(self.embedded), 2 * n_frequencies + 1
+            frequencies = torch.randn(n_members, 1, count, n_frequencies, generator=generator)
             self.frequencies = nn.Parameter(_FREQUENCY * frequencies)
-            self.wave_weight = uniform(count, inputs, self.embedding, fan=inputs)
-            self.wave_bias = nn.Parameter(torch.zeros(n_members, count, 1, self.embedding))
+            self.embedding_weight = uniform(count, inputs, self.embedding, fan=inputs)
+            self.embedding_bias = nn.Parameter(torch.zeros(n_members, count, 1, self.embedding))
         weights, biases = [], []
         for units in self.hidden:
             weights.append(uniform(width, units, fan=width))
@@ -120,12 +127,12 @@ class MDNEnsemble(nn.Module):
         self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
         self.head_weight = uniform(self.layout.n_outputs, width, fan=100 * width)
         self.head_bias = nn.Parameter(torch.zeros(n_members, self.layout.n_outputs, 1))
-        self.seen: nn.Parameter | None
-        self.register_parameter("seen", None)
-        if all(self.unseen):  # has the members as first axis like all that is trained, but is not
-            seen = torch.ones(n_members, in_features, 1)
-            seen[: self.unseen[0], in_features - self.unseen[1] :] = 0
-            self.seen = nn.Parameter(seen, requires_grad=False)
+        self.input_mask: nn.Parameter | None
+        self.register_parameter("input_mask", None)
+        if all(self.masked):  # a parameter, so that it has the axis of members; it is not trained
+            mask = torch.ones(n_members, in_features, 1)
+            mask[: self.masked[0], in_features - self.masked[1] :] = 0
+            self.input_mask = nn.Parameter(mask, requires_grad=False)
 
     @torch.no_grad()
     def initialize_from(self, y: Tensor) -> MDNEnsemble:
@@ -135,7 +142,7 @@ class MDNEnsemble(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> GaussianMixture:
-        """The mixtures of all members, batch (M, B).
+        """Returns the mixtures of all members, batch (M, B).
 
         Args:
             x: (B, F), the same rows for all, or (M, B, F), rows for each.
@@ -143,15 +150,15 @@ class MDNEnsemble(nn.Module):
         Raises:
             ValueError: x of another shape.
         """
-        return self._mixture(self._flat(x))
+        return self._mixture(self._head_outputs(x))
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
-        """Log density (M, B) of y (M, B, D): ``self(x).log_prob(y)``, in fewer steps.
+        """Returns the log density (M, B) of y (M, B, D): ``self(x).log_prob(y)``, in fewer steps.
 
         Raises:
             ValueError: x or y of another shape.
         """
-        out = self._flat(x)
+        out = self._head_outputs(x)
         own_rows = y.shape == (len(out), out.shape[2], self.layout.out_features)
         plain = own_rows and not y.requires_grad and not _transformed()
         if plain and self.layout.has_log_prob(out):
@@ -159,31 +166,31 @@ class MDNEnsemble(nn.Module):
         return self._mixture(out).log_prob(y)
 
     def _mixture(self, out: Tensor) -> GaussianMixture:
-        """Of the head's outputs (M, P, B)."""
+        """The mixtures of the head's outputs (M, P, B)."""
         batch = torch.Size((len(out), out.shape[2]))
         params = self.layout.parameters(out.transpose(0, 1).flatten(1), batch)
         return cast(GaussianMixture, self.layout.distribution(params))
 
-    def _flat(self, x: Tensor) -> Tensor:
+    def _head_outputs(self, x: Tensor) -> Tensor:
         """The head's outputs (M, P, B)."""
         _check_features(x, self.in_features, "x")
-        members = len(self.head_bias)  # fewer than at first while some have stopped training
+        members = len(self.head_bias)  # fewer than n_members once some have stopped training
         if x.ndim not in (2, 3) or (x.ndim == 3 and len(x) not in (1, members)):
             raise ValueError(
                 f"x must have shape (B, F), or (M, B, F) for {members} members; "
                 f"got {tuple(x.shape)}"
             )
         x = x.expand(members, *x.shape[-2:])
-        own: dict[str, Tensor] = {k: p for k, p in self.named_parameters() if k != "seen"}
-        alone = all(p.requires_grad for p in own.values()) and not x.requires_grad
+        own: dict[str, Tensor] = {k: p for k, p in self.named_parameters() if k != "input_mask"}
+        only_parameters = all(p.requires_grad for p in own.values()) and not x.requires_grad
         plain = torch.is_grad_enabled() and not _transformed()
-        if self.training and not self.dropout and alone and plain:
+        if self.training and not self.dropout and only_parameters and plain:
             return cast(Tensor, _Outputs.apply(self, list(own), x, *own.values()))
         return _outputs(self, own, x)[0]
 
-    def describe(self) -> dict[str, Any]:
-        """The constructor's arguments, as plain numbers and strings."""
-        return {
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the constructor's arguments, in plain numbers and strings, and the tensors."""
+        config = {
             "n_members": self.n_members,
             "in_features": self.in_features,
             "out_features": self.layout.out_features,
@@ -191,12 +198,22 @@ class MDNEnsemble(nn.Module):
             "hidden": list(self.hidden),
             "embedded": self.embedded,
             "embedding": self.embedding,
-            "waves": self.waves,
+            "n_frequencies": self.n_frequencies,
             "dropout": self.dropout,
-            "unseen": list(self.unseen),
+            "masked": list(self.masked),
             "covariance_type": self.covariance_type,
             "min_scale": self.layout.min_scale,
         }
+        return config, dict(self.state_dict())
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MDNEnsemble:
+        """Returns the ensemble of which :meth:`state` gave this state."""
+        config = {_NAMES_OF_FORMAT_2.get(name, name): value for name, value in config.items()}
+        tensors = {_NAMES_OF_FORMAT_2.get(name, name): a for name, a in tensors.items()}
+        module = cls(**config, generator=torch.Generator())
+        module.load_state_dict(tensors)
+        return module.eval()
 
 
 def _transformed() -> bool:
@@ -210,14 +227,15 @@ def _outputs(
 ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
     """The head's outputs (M, P, B) of rows (M, B, F), by parameters of those names.
 
-    Also what the gradient needs: the waves, what each layer takes, and it before its nonlinearity.
+    Also what the gradient needs: the periodic features, the input of each layer, and the values
+    before each nonlinearity.
     """
-    h, waves = x.transpose(1, 2), None  # rows last: features are then stacked without copies
-    if module.seen is not None:
-        h = h * module.seen
+    h, periodic = x.transpose(1, 2), None  # rows last: features are then stacked without copies
+    if module.input_mask is not None:
+        h = h * module.input_mask
     if module.embedded:
-        waves = _waves(module, p, h)
-        embedded = torch.relu(torch.baddbmm(*_embedding(p), waves))
+        periodic = _periodic_features(module, p, h)
+        embedded = torch.relu(torch.baddbmm(*_embedding(p), periodic))
         h = torch.cat([h, embedded.view(len(h), -1, h.shape[2])], 1)  # (M, width, B)
     layers, before = [h], []
     for i in range(len(module.hidden)):
@@ -227,12 +245,12 @@ def _outputs(
         if module.dropout and module.training:
             h = nn.functional.dropout(h, module.dropout)
         layers.append(h)
-    return torch.baddbmm(p["head_bias"], p["head_weight"], h), waves, layers, before
+    return torch.baddbmm(p["head_bias"], p["head_weight"], h), periodic, layers, before
 
 
-def _waves(module: MDNEnsemble, p: dict[str, Tensor], x: Tensor) -> Tensor:
+def _periodic_features(module: MDNEnsemble, p: dict[str, Tensor], x: Tensor) -> Tensor:
     """Cosines, sines and the columns themselves (M F, 2 C + 1, B) of rows (M, F, B)."""
-    chosen = x[:, module._chosen].unsqueeze(2)  # a slice copies nothing
+    chosen = x[:, module._embedded_columns].unsqueeze(2)  # a slice copies nothing
     angle = chosen * (2 * math.pi * p["frequencies"].squeeze(1).unsqueeze(-1))
     return torch.cat([angle.cos(), angle.sin(), chosen], 2).flatten(0, 1)
 
@@ -240,15 +258,15 @@ def _waves(module: MDNEnsemble, p: dict[str, Tensor], x: Tensor) -> Tensor:
 def _embedding(p: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Biases (M F, E, 1) and weights (M F, E, 2 C + 1) of the embedding."""
     return (
-        p["wave_bias"].flatten(0, 1).transpose(1, 2),
-        p["wave_weight"].flatten(0, 1).transpose(1, 2),
+        p["embedding_bias"].flatten(0, 1).transpose(1, 2),
+        p["embedding_weight"].flatten(0, 1).transpose(1, 2),
     )
 
 
 class _Outputs(Function):
-    """:func:`_outputs` without dropout, and its gradient to the parameters in one go.
+    """:func:`_outputs` without dropout, with its gradient to the parameters in closed form.
 
-    A step of a small network costs less in arithmetic than in the bookkeeping of its operations.
+    A step of a small network spends less time on arithmetic than on the overhead of autograd.
     """
 
     @staticmethod
@@ -257,8 +275,10 @@ class _Outputs(Function):
     ) -> Tensor:
         p = dict(zip(names, params, strict=True))
         ctx.module, ctx.names, ctx.x = module, names, x
-        out, ctx.waves, ctx.layers, ctx.before = _outputs(module, p, x)
-        ctx.save_for_backward(*params)  # also tells whether they change before backward
+        out, ctx.periodic, ctx.layers, ctx.before = _outputs(module, p, x)
+        ctx.save_for_backward(
+            *params
+        )  # autograd then checks that they do not change before backward
         return out
 
     @staticmethod
@@ -281,12 +301,13 @@ class _Outputs(Function):
             elif module.embedded:  # the columns themselves are data
                 g = p["weights.0"][:, module.in_features :] @ g
         if module.embedded:
-            told = layers[0][:, module.in_features :]
-            g = (g[:, -told.shape[1] :] * (told > 0)).view(-1, module.embedding, g.shape[2])
-            waves, count = ctx.waves, module.waves
-            grads["wave_weight"] = waves @ g.transpose(1, 2)  # (M F, 2 C + 1, E)
-            grads["wave_bias"] = g.sum(2)
+            embedded = layers[0][:, module.in_features :]
+            g = (g[:, -embedded.shape[1] :] * (embedded > 0)).view(-1, module.embedding, g.shape[2])
+            periodic, count = ctx.periodic, module.n_frequencies
+            cosine, sine, columns = periodic[:, :count], periodic[:, count:-1], periodic[:, -1]
+            grads["embedding_weight"] = periodic @ g.transpose(1, 2)  # (M F, 2 C + 1, E)
+            grads["embedding_bias"] = g.sum(2)
             g = _embedding(p)[1].transpose(1, 2)[:, : 2 * count] @ g  # (M F, 2 C, B)
-            turned = g[:, count:] * waves[:, :count] - g[:, :count] * waves[:, count:-1]
-            grads["frequencies"] = 2 * math.pi * (turned @ waves[:, -1].unsqueeze(2))
+            on_angle = g[:, count:] * cosine - g[:, :count] * sine
+            grads["frequencies"] = 2 * math.pi * (on_angle @ columns.unsqueeze(2))
         return None, None, None, *(grads[name].view_as(a) for name, a in p.items())

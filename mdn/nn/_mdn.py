@@ -136,15 +136,15 @@ class MDN(nn.Module):
         standard = self.network(((x - self.x_shift) / self.x_scale).to(dtype))
         return standard.to(torch.float64).affine(self.y_shift, self.y_scale).to(out)
 
-    def describe(self) -> dict[str, Any]:
-        """The constructor's arguments, as plain numbers and strings (used by ``mdn.save``)."""
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the constructor's arguments, in plain numbers and strings, and the tensors."""
         if self.hidden is None:
             raise TypeError(
                 "an MDN with a backbone of its own cannot be saved whole, as the backbone is code; "
                 "save model.state_dict() and rebuild the module to load it"
             )
         head = self.head
-        return {
+        config = {
             "in_features": self.in_features,
             "out_features": head.out_features,
             "n_components": head.n_components,
@@ -152,14 +152,11 @@ class MDN(nn.Module):
             "covariance_type": head.covariance_type,
             "min_scale": head.min_scale,
         }
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the configuration, in plain numbers and strings, and the tensors."""
-        return self.describe(), dict(self.state_dict())
+        return config, dict(self.state_dict())
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MDN:
-        """Returns the model that :meth:`state` described."""
+        """Returns the model of which :meth:`state` gave this state."""
         model = cls(**config)
         model.network.to(tensors["network.1.linear.weight"].dtype)
         model.load_state_dict(tensors)
