@@ -604,10 +604,10 @@ def test_scorers_are_minus_the_mean_score(shape: tuple[int, ...]) -> None:
         (scoring.crps_scorer, scoring.crps),
     ):
         rows = score(dist, y)
-        found = scorer(Known(dist), None, y.reshape(shape))
+        found = scorer(Known(dist), np.zeros((40, 1)), y.reshape(shape))
         assert isinstance(found, float)
         assert found == pytest.approx(-rows.mean(), rel=1e-12)
-        weighted = scorer(Known(dist), None, y.reshape(shape), sample_weight=weight)
+        weighted = scorer(Known(dist), np.zeros((40, 1)), y.reshape(shape), sample_weight=weight)
         assert weighted == pytest.approx(-(weight * rows).sum() / weight.sum(), rel=1e-12)
 
 

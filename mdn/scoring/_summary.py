@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ..prediction import distribution_and_target, final_model, numeric_array
 from ._scores import (
     as_tensor,
     check_event,
@@ -152,21 +153,37 @@ def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None) -> Summar
 
 
 def nll_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
-    """Minus the mean NLL of an estimator, for ``GridSearchCV(scoring=nll_scorer)``."""
-    return -weighted_mean(-estimator.log_prob(X, y), sample_weight)
+    """Returns minus the mean NLL of a model, for ``GridSearchCV(scoring=nll_scorer)``.
+
+    Args:
+        estimator: a fitted :class:`mdn.MDNRegressor`, a Pipeline that ends in one, or another model
+            that :func:`mdn.prediction.predict_distribution` takes.
+        X: features, N rows, as the model takes them.
+        y: targets, (N,) or (N, D); intervals if the model takes those.
+        sample_weight: (N,) non-negative weights.
+    """
+    model, X = final_model(estimator, X)
+    if hasattr(model, "predict_distribution") and hasattr(model, "log_prob"):
+        return -weighted_mean(-model.log_prob(X, y), sample_weight)  # of intervals as well
+    dist, target = distribution_and_target(model, y, X)
+    return -weighted_mean(_array(nll(dist, target)), sample_weight)
 
 
 def crps_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
-    """Minus the mean CRPS of an estimator, for ``GridSearchCV(scoring=crps_scorer)``."""
-    target = np.asarray(y, dtype=float)
-    if target.ndim > 1 and target.shape[1] > 1:
-        found = "intervals" if getattr(estimator, "target", None) == "interval" else "targets"
+    """Returns minus the mean CRPS of a model, for ``GridSearchCV(scoring=crps_scorer)``.
+
+    Its arguments are those of :func:`nll_scorer`, but for y, (N,) or (N, 1).
+    """
+    model, X = final_model(estimator, X)
+    values = numeric_array(y, "y")
+    if values.ndim > 1 and values.shape[1] > 1:
+        found = "intervals" if getattr(model, "target", None) == "interval" else "targets"
         raise ValueError(
-            f"crps_scorer needs one number a row; got {found} of shape {target.shape}: "
+            f"crps_scorer needs one number a row; got {found} of shape {values.shape}: "
             "take nll_scorer"
         )
-    score = crps(estimator.predict_distribution(X), target.reshape(-1, 1))
-    return -weighted_mean(score, sample_weight)
+    dist, target = distribution_and_target(model, values, X)
+    return -weighted_mean(_array(crps(dist, target)), sample_weight)
 
 
 def weighted_mean(score: np.ndarray, sample_weight: Any = None) -> float:
@@ -219,7 +236,7 @@ def _energy(dist: Any, y: torch.Tensor) -> torch.Tensor:
     return torch.cat([score(dist[p], y[p], n_samples=_PAIRS, generator=source) for p in parts])
 
 
-def _array(rows: torch.Tensor) -> Floats:
+def _array(rows: Any) -> Floats:
     return rows.detach().double().cpu().numpy()
 
 

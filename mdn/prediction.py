@@ -1,0 +1,365 @@
+"""One way to ask any model for its predictive distribution.
+
+::
+
+    predict_distribution(model, X)              # p(y|x) of each row of X
+    distribution_and_target(model, y, X)        # the same beside y, in float64, checked row by row
+    final_model(model, X)                       # the end of a Pipeline, and the X that reaches it
+    evaluating(module)                          # eval mode without gradients, for a with statement
+    take_rows(X, index)                         # rows of an array, tensor, list or data frame
+
+A model is whatever has a predictive distribution: see :func:`predict_distribution`.  Neither
+scikit-learn nor a data frame library is imported here: what a model is shows in its attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .functional._diagonal import check_event
+
+__all__ = [
+    "check_target",
+    "distribution_and_target",
+    "evaluating",
+    "final_model",
+    "kind_of",
+    "n_rows",
+    "numeric_array",
+    "numeric_tensor",
+    "predict_distribution",
+    "take_rows",
+]
+
+_PROBES = 5  # points at which the transformer of a target must be affine
+_AFFINE_TOLERANCE = 1e-6  # relative; a transformer in float32 is affine to its own rounding
+
+
+# -- ask the model --------------------------------------------------------------------------------
+
+
+def predict_distribution(model: Any, X: Any = None) -> Any:
+    """Returns the predictive distribution of each row of X.
+
+    Args:
+        model: one of
+
+            - a fitted regressor with ``predict_distribution(X)``, such as
+              :class:`mdn.MDNRegressor`;
+            - a fitted scikit-learn ``Pipeline`` that ends in a model, a ``GridSearchCV`` or another
+              search over one, or a ``TransformedTargetRegressor`` around one whose transformer is
+              affine (``StandardScaler``): the distribution is in the unit of y;
+            - a ``torch.nn.Module`` that returns a ``Distribution``: it is called in eval mode
+              without gradients, its modes are restored, and X becomes a tensor of its dtype on its
+              device (a tensor of integers stays one);
+            - a callable from X to a ``Distribution``: it is given a tensor, of the default dtype
+              unless X is one already;
+            - a ``Distribution`` itself; one of batch () stands for every row.
+        X: features, N rows: an array, a tensor or a data frame (pandas, polars, pyarrow) as the
+            model takes it; None only with a distribution.
+
+    Returns:
+        A ``torch.distributions.Distribution`` whose first batch axis is N.
+
+    Raises:
+        TypeError: the model has no predictive distribution, or X holds no numbers where a tensor
+            is made of it.
+        ValueError: no X, a search that is not fitted, or another number of rows.
+
+    Example:
+        >>> from mdn import MDN
+        >>> predict_distribution(MDN(3, 1, n_components=2), np.zeros((5, 3)))
+        GaussianMixture(batch_shape=(5,), event_shape=(1,), n_components=2)
+    """
+    known = isinstance(model, Distribution)
+    if X is None:
+        if known:
+            return model
+        raise ValueError(
+            f"X must be given with a model, whose distribution depends on it; got {kind_of(model)} "
+            "alone"
+        )
+    dist = model if known else _ask(*final_model(model, X))  # which knows best what X may be
+    n = n_rows(X)
+    if known and not dist.batch_shape:
+        return dist.expand(torch.Size([n]))
+    if dist.batch_shape[:1] != (n,):
+        raise ValueError(
+            f"the model must give one distribution a row, batch shape ({n},) for the {n} rows of "
+            f"X; got {tuple(dist.batch_shape)}"
+        )
+    return dist
+
+
+def final_model(model: Any, X: Any) -> tuple[Any, Any]:
+    """Returns the model at the end of a Pipeline or in a search, and X as it reaches that model.
+
+    Args:
+        model: as :func:`predict_distribution` takes it.
+        X: features.
+
+    Returns:
+        The model itself and X as it is unless the model is a Pipeline or a search.
+
+    Raises:
+        ValueError: a search (``GridSearchCV``) without ``best_estimator_``.
+    """
+    while not hasattr(model, "predict_distribution") and not isinstance(model, nn.Module):
+        if hasattr(model, "best_estimator_"):
+            model = model.best_estimator_
+        elif isinstance(getattr(model, "steps", None), list):
+            for _, step in model.steps[:-1]:
+                X = X if step is None or step == "passthrough" else step.transform(X)
+            model = model.steps[-1][1]
+        elif hasattr(model, "refit") and hasattr(model, "fit"):
+            raise ValueError(
+                f"{kind_of(model)} has no best_estimator_: fit it first, with refit=True"
+            )
+        else:
+            break
+    return model, X
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts a module into eval mode without gradients; every submodule gets its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _ask(model: Any, X: Any) -> Any:
+    if isinstance(model, type):
+        raise TypeError(f"model must be a fitted model; got {kind_of(model)}, not an instance")
+    if hasattr(model, "predict_distribution"):
+        with torch.no_grad():
+            dist = model.predict_distribution(X)
+    elif isinstance(model, nn.Module):
+        with evaluating(model):
+            dist = model(_module_input(model, X))
+    elif hasattr(model, "regressor") and hasattr(model, "transformer"):
+        return _in_unit_of_y(model, X)
+    elif callable(model):
+        with torch.no_grad():
+            dtype = torch.get_default_dtype()
+            dist = model(X if isinstance(X, Tensor) else numeric_tensor(X, "X").to(dtype))
+    else:
+        found = kind_of(model)
+        if hasattr(model, "predict"):
+            found += ", which predicts numbers without a distribution"
+        raise TypeError(
+            "model must be a regressor with predict_distribution(X), a Pipeline that ends in one, "
+            "a torch module or a callable that returns a Distribution, or a Distribution; "
+            f"got {found}"
+        )
+    if not isinstance(dist, Distribution):
+        raise TypeError(
+            f"{kind_of(model)} must return a torch Distribution; got {kind_of(dist)}. Wrap it: "
+            "mdn.GaussianMixture(logits, loc, scale)"
+        )
+    return dist
+
+
+def _module_input(module: nn.Module, X: Any) -> Tensor:
+    floats = (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point())
+    like = next(floats, None)
+    x = X if isinstance(X, Tensor) else numeric_tensor(X, "X")
+    if like is None:
+        return x if isinstance(X, Tensor) else x.to(torch.get_default_dtype())
+    keep = isinstance(X, Tensor) and not X.is_floating_point()  # indices of an embedding
+    return x.to(like.device, x.dtype if keep else like.dtype)
+
+
+def _in_unit_of_y(model: Any, X: Any) -> Any:
+    """Undoes the transform of the target of a TransformedTargetRegressor, if it is affine."""
+    name = kind_of(model)
+    if not hasattr(model, "regressor_"):
+        raise ValueError(f"{name} must be fitted; call its fit(X, y) first")
+    dist = predict_distribution(model.regressor_, X)
+    if len(dist.event_shape) != 1 or not hasattr(dist, "affine"):
+        raise TypeError(
+            f"{name} must hold a model whose distribution has affine(shift, scale), as a "
+            f"GaussianMixture; got {kind_of(dist)}"
+        )
+    d = dist.event_shape[0]
+    probes = np.random.default_rng(0).normal(0, 3, (_PROBES, d))
+    points = np.concatenate([np.zeros((1, d)), np.eye(d), probes])
+    values = np.asarray(model.transformer_.inverse_transform(points), dtype=np.float64)
+    shift, scale = values[0], values[1 : 1 + d].diagonal() - values[0]
+    off = np.abs(values - (shift + scale * points))
+    if not (off <= _AFFINE_TOLERANCE * np.abs(values).max()).all():
+        raise ValueError(
+            f"the transformer of {name} must be affine, as StandardScaler, for the density to be "
+            f"known in the unit of y; got {kind_of(model.transformer_)}. For a positive y take "
+            'MDNRegressor(target="positive") without it'
+        )
+    return dist.affine(*(torch.as_tensor(a).to(dist.mean) for a in (shift, scale)))
+
+
+# -- beside the target ----------------------------------------------------------------------------
+
+
+def distribution_and_target(model: Any, y: Any, X: Any = None) -> tuple[Any, Tensor]:
+    """Returns the distribution of each row, batch (N,), and y as a tensor (N, D), row by row.
+
+    Both are in float64 where they can be.
+
+    Args:
+        model: as :func:`predict_distribution` takes it.
+        y: targets, (N, D), tensor, array or data frame; (N,) as well if X is given and D is 1.
+        X: features, N rows; None with a distribution.
+
+    Raises:
+        ValueError: y is not (N, D), holds NaN, or does not fit the distribution or X.
+        TypeError: y holds no numbers, or as :func:`predict_distribution`.
+    """
+    dist = predict_distribution(model, X)
+    target = numeric_tensor(y, "y", like=dist).detach()
+    if X is not None:
+        if target.ndim == 1 and tuple(dist.event_shape) == (1,):
+            target = target.unsqueeze(-1)
+        if target.ndim and len(target) != n_rows(X):
+            raise ValueError(
+                f"X and y must have one length; got {n_rows(X)} and {len(target)} rows"
+            )
+    target = check_target(dist, target)
+    if target.ndim != 2 or not len(target):
+        raise ValueError(
+            f"y must have shape (N, {dist.event_shape[0]}), N > 0; got {tuple(target.shape)}"
+        )
+    if len(dist.batch_shape) > 1 or dist.batch_shape.numel() not in (1, len(target)):
+        raise ValueError(
+            f"dist must have batch shape ({len(target)},), one distribution a row of y; "
+            f"got {tuple(dist.batch_shape)}"
+        )
+    dist = dist.expand(target.shape[:1])
+    return (dist.to(torch.float64) if hasattr(dist, "to") else dist), target.double()
+
+
+def check_target(dist: Any, y: Tensor) -> Tensor:
+    """Returns y if it is (*, D), broadcasts against the batch of the distribution and has no NaN.
+
+    Distributions of torch itself do not check this: y (N,) against N of them gives (N, N).
+    """
+    if len(dist.event_shape) != 1:
+        raise ValueError(
+            f"the distribution must have event shape (D,); got {tuple(dist.event_shape)} of "
+            f"{kind_of(dist)}. Wrap it: torch.distributions.Independent(dist, 1)"
+        )
+    check_event(y, dist.event_shape[0])
+    try:
+        torch.broadcast_shapes(y.shape[:-1], dist.batch_shape)
+    except RuntimeError:
+        raise ValueError(
+            f"y with batch shape {tuple(y.shape[:-1])} does not broadcast against the batch shape "
+            f"{tuple(dist.batch_shape)} of the distribution"
+        ) from None
+    missing = y.isnan().any(-1)
+    if bool(missing.any()):
+        row = tuple(missing.nonzero()[0].tolist())
+        raise ValueError(f"y must not be NaN; row {row[0] if len(row) == 1 else row} is")
+    return y
+
+
+# -- arrays, tensors and data frames --------------------------------------------------------------
+
+
+def take_rows(X: Any, index: ArrayLike) -> Any:
+    """Returns rows of X, of the kind that X is.
+
+    Args:
+        X: an array, a tensor, a list, or a data frame or column of pandas, polars or pyarrow.
+        index: whole numbers from 0 to N - 1, (n,).
+
+    Example:
+        >>> take_rows(["a", "b", "c"], [2, 0])
+        ['c', 'a']
+    """
+    rows = np.asarray(index)
+    if isinstance(X, Tensor):
+        return X[torch.as_tensor(rows, device=X.device)]
+    if isinstance(X, list | tuple):  # an array of it would make text of the numbers in mixed rows
+        return [X[i] for i in rows]
+    if hasattr(X, "iloc"):  # pandas
+        return X.iloc[rows]
+    if type(X).__module__.startswith("pyarrow"):
+        return X.take(rows)
+    return (X if hasattr(X, "shape") else np.asarray(X))[rows]  # polars and sparse among them
+
+
+def n_rows(X: Any) -> int:
+    """Returns the number of rows of an array, a tensor, a list or a data frame."""
+    shape = getattr(X, "shape", None)
+    if shape is not None and not len(shape):
+        raise ValueError(f"X and y must have one row or more; got a single number, {X}")
+    return int(shape[0]) if shape is not None else len(X)
+
+
+def numeric_tensor(values: Any, name: str, like: Any = None) -> Tensor:
+    """Returns numbers as a tensor: a tensor as it is, others as :func:`numeric_array`.
+
+    Args:
+        values: a tensor, or as in :func:`numeric_array`.
+        name: of the values in messages.
+        like: a distribution to whose device the numbers of an array go.
+    """
+    if isinstance(values, Tensor):
+        return values
+    device = None if like is None else getattr(like.mean, "device", None)
+    return torch.as_tensor(numeric_array(values, name), device=device)
+
+
+def numeric_array(values: Any, name: str) -> NDArray[Any]:
+    """Returns numbers as an array that torch can share: writable, contiguous, of native bytes.
+
+    Args:
+        values: an array, a list, a tensor, or a data frame or column of any kind.
+        name: of the values in messages.
+
+    Raises:
+        TypeError: they are not all numbers or booleans.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    array = np.asarray(values)
+    if array.dtype == object and hasattr(values, "columns"):  # columns of several dtypes, or NA
+        array = _columns_as_floats(values, name)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name} must be a tensor or a numeric array; got {type(values).__name__} of "
+            f"{array.dtype}"
+        )
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+
+
+def _columns_as_floats(frame: Any, name: str) -> NDArray[np.float64]:
+    import narwhals as nw  # small, but only a data frame needs it
+
+    columns = []
+    for column in nw.from_native(frame, eager_only=True).iter_columns():
+        if not (column.dtype.is_numeric() or column.dtype == nw.Boolean):
+            raise TypeError(
+                f"{name} must hold numbers to become a tensor; column {column.name!r} holds "
+                f"{column.dtype}: encode it, or take a model that does"
+            )
+        columns.append(np.asarray(column.cast(nw.Float64).to_numpy(), dtype=np.float64))
+    return np.stack(columns, 1)
+
+
+def kind_of(thing: Any) -> str:
+    """Returns what a thing is, for a message: the name of its class, or that it is a class."""
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__

@@ -1,0 +1,317 @@
+"""Tests of the one way to ask a model for its predictive distribution."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, Normal
+
+from mdn import MDN, GaussianMixture, MDNRegressor
+from mdn.prediction import (
+    distribution_and_target,
+    evaluating,
+    final_model,
+    numeric_array,
+    predict_distribution,
+    take_rows,
+)
+from mdn.scoring import nll_scorer
+
+N = 40
+
+FRAMES: dict[str, Callable[[Any], Any]] = {
+    "array": np.asarray,
+    "list": lambda X: np.asarray(X).tolist(),
+    "tensor": torch.as_tensor,
+    "pandas": lambda X: pd.DataFrame(np.asarray(X), columns=["a", "b"]),
+    "nullable pandas": lambda X: pd.DataFrame(np.asarray(X), columns=["a", "b"]).convert_dtypes(),
+    "polars": lambda X: pl.DataFrame(np.asarray(X), schema=["a", "b"]),
+    "pyarrow": lambda X: pa.table({"a": np.asarray(X)[:, 0], "b": np.asarray(X)[:, 1]}),
+}
+NAMED = ["pandas", "nullable pandas", "polars", "pyarrow"]
+
+
+def small() -> MDNRegressor:
+    return MDNRegressor(
+        1, (4,), ensemble_size=1, trees=False, max_epochs=3, random_state=0, preset="fast"
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(3.0, 2.0, (N, 2))
+    return X, X[:, 0] + rng.normal(size=N)
+
+
+def line(x: Tensor) -> GaussianMixture:
+    """A callable from X (N, F) to N normals around the first feature."""
+    loc = x[:, :1, None].double()
+    return GaussianMixture(torch.zeros(len(x), 1), loc, torch.ones_like(loc))
+
+
+class Line(nn.Module):
+    """The same as a module in float32 that remembers what it was asked and in which mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.dropout = nn.Linear(2, 1), nn.Dropout(0.5)
+        self.asked: list[Any] = []
+
+    def forward(self, x: Tensor) -> GaussianMixture:
+        self.asked.append((x.dtype, self.training, torch.is_grad_enabled()))
+        return line(self.dropout(self.layer(x)))
+
+
+# -- every model, every kind of X ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_modules_and_callables_take_every_kind_of_rows(kind: str, data: Any) -> None:
+    """As an array of the same numbers."""
+    X = FRAMES[kind](data[0])
+    torch.manual_seed(0)
+    for model in (Line(), MDN(2, 1), line):
+        expected = predict_distribution(model, data[0])
+        found = predict_distribution(model, X)
+        assert found.batch_shape == (N,)
+        torch.testing.assert_close(found.mean, expected.mean, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_regressors_and_pipelines_take_what_they_were_fitted_on(kind: str, data: Any) -> None:
+    """A Pipeline is the regressor on what the steps before it make of X."""
+    X, y = FRAMES[kind](data[0]), data[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = small().fit(X, y)
+        assert torch.equal(predict_distribution(model, X).loc, model.predict_distribution(X).loc)
+        if kind in ("list", "tensor", "pyarrow"):  # which scikit-learn's scaler does not all take
+            return
+        pipeline = make_pipeline(StandardScaler(), "passthrough", small()).fit(X, y)
+        scaled = small().fit(pipeline[:-1].transform(X), y)
+        expected = scaled.predict_distribution(pipeline[:-1].transform(X))
+        assert torch.equal(predict_distribution(pipeline, X).loc, expected.loc)
+
+
+def test_a_pipeline_may_end_in_a_module_or_a_callable(data: Any) -> None:
+    """What stands before it is applied first."""
+    scaler = StandardScaler().fit(data[0])
+    pipeline = Pipeline([("scale", scaler), ("line", line)])
+    assert torch.equal(
+        predict_distribution(pipeline, data[0]).mean,
+        line(torch.tensor(scaler.transform(data[0]), dtype=torch.float32)).mean,
+    )
+
+
+def test_a_search_is_its_best_estimator(data: Any) -> None:
+    """Of regressors or of Pipelines, also inside one another."""
+    X, y = data
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), small()),
+        {"mdnregressor__n_components": [1, 2]},
+        scoring=nll_scorer,
+        cv=2,
+    )
+    with pytest.raises(ValueError, match="GridSearchCV has no best_estimator_: fit it first"):
+        predict_distribution(search, X)
+    search.fit(X, y)
+    best = search.best_estimator_
+    expected = best[-1].predict_distribution(best[:-1].transform(X))
+    assert torch.equal(predict_distribution(search, X).loc, expected.loc)
+    model, reached = final_model(search, X)
+    assert model is best[-1]
+    np.testing.assert_array_equal(reached, best[:-1].transform(X))
+
+
+def test_an_affine_transform_of_the_target_is_undone(data: Any) -> None:
+    """p_y(y) = p_z((y - m) / s) / s, so the NLL is in y's unit."""
+    X, y = data
+    y = 100 + 7 * y
+    model = TransformedTargetRegressor(small(), transformer=StandardScaler())
+    with pytest.raises(ValueError, match="TransformedTargetRegressor must be fitted"):
+        predict_distribution(model, X)
+    model.fit(X, y)
+    dist = predict_distribution(model, X)
+    scaler = model.transformer_
+    z = scaler.transform(y[:, None])[:, 0]
+    expected = model.regressor_.log_prob(X, z) - np.log(scaler.scale_)
+    np.testing.assert_allclose(dist.log_prob(torch.tensor(y)[:, None]), expected, rtol=1e-10)
+    np.testing.assert_allclose(dist.mean[:, 0], model.predict(X), rtol=1e-10)
+    logarithm = TransformedTargetRegressor(small(), func=np.log, inverse_func=np.exp).fit(X, y)
+    with pytest.raises(ValueError, match=r"transformer of TransformedTargetRegressor must be aff"):
+        predict_distribution(logarithm, X)
+
+
+def test_the_transform_of_several_targets_must_be_affine_in_each(data: Any) -> None:
+    """Neither a rotation nor a curve passes for a scale per target."""
+    X, y = data
+    Y = np.stack([y, 3 - 2 * y], 1)
+    scaled = TransformedTargetRegressor(small(), transformer=StandardScaler()).fit(X, Y)
+    np.testing.assert_allclose(predict_distribution(scaled, X).mean, scaled.predict(X), rtol=1e-9)
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    rotation = FunctionTransformer(lambda Z: Z @ turn, lambda Z: Z @ turn.T)
+    rotated = TransformedTargetRegressor(small(), transformer=rotation).fit(X, Y)
+    with pytest.raises(ValueError, match="must be affine"):
+        predict_distribution(rotated, X)
+
+
+def test_a_distribution_is_its_own_answer(data: Any) -> None:
+    """With X its rows are counted; one of batch () stands for each of them."""
+    dist = line(torch.zeros(N, 2))
+    assert predict_distribution(dist) is dist
+    assert predict_distribution(dist, data[0]) is dist
+    assert predict_distribution(dist[0], data[0]).batch_shape == (N,)
+    with pytest.raises(ValueError, match=r"one distribution a row, batch shape \(40,\)"):
+        predict_distribution(dist[:3], data[0])
+
+
+# -- modules ------------------------------------------------------------------------------------
+
+
+def test_a_module_is_asked_in_eval_mode_without_gradients_and_left_as_it_was() -> None:
+    """Every submodule gets its own mode back, also after an error."""
+    module = Line()
+    module.layer.eval()
+    predict_distribution(module, np.zeros((3, 2)))
+    assert module.asked == [(torch.float32, False, False)]
+    assert [module.training, module.layer.training, module.dropout.training] == [True, False, True]
+    with pytest.raises(RuntimeError), evaluating(module):
+        module(torch.zeros(3, 5))
+    assert module.dropout.training and torch.is_grad_enabled()
+
+
+def test_a_tensor_of_integers_stays_one() -> None:
+    """As an embedding needs it; other tensors get the dtype of the parameters."""
+
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = nn.Embedding(5, 1)
+
+        def forward(self, x: Tensor) -> GaussianMixture:
+            return line(self.loc(x))
+
+    table = Table()
+    assert predict_distribution(table, torch.tensor([1, 4])).batch_shape == (2,)
+    module = Line()
+    predict_distribution(module, torch.zeros(3, 2, dtype=torch.float64))
+    assert module.asked[0][0] == torch.float32
+
+
+def test_a_callable_is_given_a_tensor() -> None:
+    """Its own dtype if it is one, else the default one."""
+    seen = []
+
+    def model(x: Tensor) -> GaussianMixture:
+        seen.append(x.dtype)
+        return line(x)
+
+    for X in (np.zeros((2, 1)), torch.zeros(2, 1, dtype=torch.float64), [[1], [2]]):
+        predict_distribution(model, X)
+    assert seen == [torch.float32, torch.float64, torch.float32]
+
+
+# -- rows ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_take_rows_keeps_the_kind(kind: str, data: Any) -> None:
+    """The rows asked for, in their order, repeated ones too, in what X is."""
+    X = FRAMES[kind](data[0])
+    found = take_rows(X, np.array([3, 0, 3]))
+    assert type(found) is type(X)
+    np.testing.assert_array_equal(numeric_array(found, "X"), data[0][[3, 0, 3]])
+    if kind in NAMED:
+        assert list(getattr(found, "column_names", None) or found.columns) == ["a", "b"]
+
+
+def test_take_rows_keeps_dtypes_and_the_index_of_pandas() -> None:
+    """And the columns of other libraries."""
+    frame = pd.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]}, index=[7, 8, 9])
+    pd.testing.assert_frame_equal(take_rows(frame, [2, 0]), frame.loc[[9, 7]])
+    assert take_rows(pl.Series([1, 2, 3]), [2, 0]).to_list() == [3, 1]
+    assert take_rows(pa.chunked_array([[1, 2, 3]]), [2, 0]).to_pylist() == [3, 1]
+
+
+@pytest.mark.parametrize("y", [pd.Series, pl.Series, np.asarray, torch.tensor, list, pa.array])
+def test_a_target_of_one_number_a_row_is_taken_beside_x(y: Any, data: Any) -> None:
+    """(N,) is (N, 1) where X says how many rows there are."""
+    dist, target = distribution_and_target(line, y([*data[1]]), data[0])
+    assert (dist.batch_shape, target.shape) == ((N,), (N, 1))
+    assert dist.loc.dtype == target.dtype == torch.float64
+    np.testing.assert_allclose(target[:, 0], data[1], rtol=1e-6)
+
+
+# -- errors -------------------------------------------------------------------------------------
+
+X3 = np.zeros((3, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "X", "error", "message"),
+    [
+        (MDNRegressor(), X3, ValueError, "This MDNRegressor instance is not fitted yet"),
+        (MDNRegressor, X3, TypeError, "got the class MDNRegressor, not an instance"),
+        (LinearRegression(), X3, TypeError, "LinearRegression, which predicts numbers without a"),
+        (make_pipeline(LinearRegression()), X3, TypeError, "got LinearRegression, which predicts"),
+        ("model", X3, TypeError, "or a Distribution; got str"),
+        (line, None, ValueError, "X must be given with a model, whose distribution depends on it"),
+        (nn.Linear(2, 1), X3, TypeError, "Linear must return a torch Distribution; got Tensor"),
+        (lambda x: x, X3, TypeError, "function must return a torch Distribution; got Tensor"),
+        (lambda x: line(x[:2]), X3, ValueError, r"batch shape \(3,\) for the 3 rows of X; got \(2"),
+        (line, np.array([["a"]]), TypeError, "X must be a tensor or a numeric array; got ndarray"),
+        (
+            line,
+            pd.DataFrame({"a": [1.0], "b": ["x"]}),
+            TypeError,
+            "column 'b' holds String: encode it",
+        ),
+    ],
+)
+def test_what_has_no_distribution_is_refused_in_one_sentence(
+    model: Any, X: Any, error: type[Exception], message: str
+) -> None:
+    """What was found and what to do."""
+    with pytest.raises(error, match=message):
+        predict_distribution(model, X)
+
+
+@pytest.mark.parametrize(
+    ("dist", "y", "X", "message"),
+    [
+        (line, np.zeros(4), X3, "X and y must have one length; got 3 and 4 rows"),
+        (line, np.zeros((3, 2)), X3, "y must have shape (*, 1); got (3, 2)"),
+        (line(torch.zeros(3, 2)), np.zeros(3), None, "got (3,). Did you mean y[:, None]?"),
+        (line(torch.zeros(3, 2)), np.zeros((4, 1)), None, "does not broadcast against the batch"),
+        (line, np.array([0.0, np.nan, 0.0]), X3, "y must not be NaN; row 1 is"),
+        (Normal(torch.zeros(3), 1.0), np.zeros((3, 1)), None, "Wrap it: torch.distributions.Indep"),
+        (Categorical(torch.ones(3, 2)), np.zeros((3, 1)), None, "must have event shape (D,)"),
+    ],
+)
+def test_a_target_that_does_not_fit_is_refused(dist: Any, y: Any, X: Any, message: str) -> None:
+    """Lengths, shapes, NaN and distributions without an event axis."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        distribution_and_target(dist, y, X)
+
+
+def test_distributions_of_torch_are_checked_too() -> None:
+    """y (N,) against them would give N by N numbers."""
+    dist = Independent(Normal(torch.zeros(3, 1), torch.ones(3, 1)), 1)
+    with pytest.raises(ValueError, match=r"Did you mean y\[:, None\]"):
+        distribution_and_target(dist, np.zeros(3))
