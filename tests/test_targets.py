@@ -27,8 +27,7 @@ from mdn import GaussianMixture, MDNRegressor
 from mdn.datasets import load_old_faithful
 from mdn.distribution import DiscretizedMixture, Mixture
 from mdn.estimator._target import KINDS, Target
-from mdn.functional._censored import interval_log_likelihood
-from mdn.functional._interval import _log_mass
+from mdn.functional._interval import interval_log_likelihood, interval_log_mass
 from tests.oracles import mp
 
 S = scipy.stats
@@ -106,7 +105,7 @@ def test_the_gradient_keeps_its_digits_in_the_tail(width: float, z: float) -> No
     got = torch.autograd.grad(likelihood(*ends, *first[:1], *first[1:]), first[1:])
     log_w = torch.log_softmax(other[0], -1)
     want = torch.autograd.grad(
-        _log_mass(ends[0], ends[1], t(width)[0], (log_w, *other[1:])), other[1:]
+        interval_log_mass(ends[0], ends[1], (log_w, *other[1:]), width=t(width)[0]), other[1:]
     )
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11)

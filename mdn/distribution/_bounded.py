@@ -15,19 +15,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ..functional._diagonal import check_event, result_dtype
-from ..functional._interval import (
-    _LEAST_LEVEL,
-    _OFF_GRID,
-    Moments,
-    Params,
-    _by_smaller,
-    _component_log_mass,
-    _log_mass,
-    _rounded_moments,
-    _truncated_icdf,
-    _truncated_moments,
-)
+from ..functional._checks import check_event
+from ..functional._interval import Params, component_log_mass, interval_log_mass
+from ..functional._moments import Moments, rounded_moments, truncated_moments
+from ..functional._numerics import log_from_smaller_tail, result_dtype
+from ..functional._truncated_quantile import LEAST_LEVEL, truncated_icdf
 from ._lattice import rounded_crps, rounded_hdr, rounded_modes
 from ._results import HDR, Modes
 
@@ -37,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["DiscretizedMixture", "TruncatedMixture"]
 
 _B = TypeVar("_B", bound="_FromMixture")
+_OFF_GRID = 1e-6  # in widths; y may be this far off its multiple, and the rounding of its dtype
 
 
 class _FromMixture(Distribution, ABC):
@@ -242,7 +235,7 @@ class TruncatedMixture(_FromMixture):
     def log_normalizer(self) -> Tensor:
         """Log of P(low <= Y <= high) under the base, (*), accurate in both tails."""
         low, high = self._ends()
-        return _log_mass(low, high, high - low, self._params()).to(self.base.loc.dtype)
+        return interval_log_mass(low, high, self._params()).to(self.base.loc.dtype)
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log density in nats, (*), ``-inf`` outside the bounds; y is (*, 1)."""
@@ -252,7 +245,7 @@ class TruncatedMixture(_FromMixture):
         # outside, the gradient is taken at a harmless place and then dropped
         place = torch.where(below, low.detach(), torch.where(above, high.detach(), place))
         density = self.base.to(torch.float64).log_prob(place.unsqueeze(-1))
-        density = density - _log_mass(low, high, high - low, self._params())
+        density = density - interval_log_mass(low, high, self._params())
         return torch.where(below | above, -math.inf, density).to(dtype)
 
     def cdf(self, y: Tensor) -> Tensor:
@@ -262,12 +255,12 @@ class TruncatedMixture(_FromMixture):
     def log_cdf(self, y: Tensor) -> Tensor:
         """Log of P(Y <= y), (*), accurate at both ends; y is (*, 1)."""
         below, above, dtype = self._sides(y)
-        return _by_smaller(below, above).to(dtype)
+        return log_from_smaller_tail(below, above).to(dtype)
 
     def log_sf(self, y: Tensor) -> Tensor:
         """Log of P(Y > y), (*), accurate at both ends; y is (*, 1)."""
         below, above, dtype = self._sides(y)
-        return _by_smaller(above, below).to(dtype)
+        return log_from_smaller_tail(above, below).to(dtype)
 
     def icdf(self, p: Tensor | float) -> Tensor:
         """Quantiles, (*, 1), in the unit of y; twice differentiable in p and the parameters.
@@ -280,7 +273,7 @@ class TruncatedMixture(_FromMixture):
             ValueError: a level outside [0, 1].
         """
         level, dtype, _ = self._level(p)
-        y = _truncated_icdf(level, *self._ends(), self._params())
+        y = truncated_icdf(level, *self._ends(), self._params())
         return y.to(dtype).unsqueeze(-1)
 
     @torch.no_grad()
@@ -296,7 +289,7 @@ class TruncatedMixture(_FromMixture):
         shape = (*_shape(sample_shape), *self.batch_shape)
         device = self.base.loc.device
         u = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
-        y = _truncated_icdf(u.clamp_(min=_LEAST_LEVEL), *self._ends(), self._params())
+        y = truncated_icdf(u.clamp_(min=LEAST_LEVEL), *self._ends(), self._params())
         return self._out(y)
 
     def __repr__(self) -> str:
@@ -317,16 +310,16 @@ class TruncatedMixture(_FromMixture):
         low, high = self._ends()
         params = self._params()
         place = torch.minimum(torch.maximum(place, low), high)
-        total = _log_mass(low, high, high - low, params)
-        below = _log_mass(low, place, place - low, params) - total
-        above = _log_mass(place, high, high - place, params) - total
+        total = interval_log_mass(low, high, params)
+        below = interval_log_mass(low, place, params) - total
+        above = interval_log_mass(place, high, params) - total
         return below, above, dtype
 
     def _component_moments(self) -> tuple[Tensor, Moments]:
         low, high = (end.unsqueeze(-1) for end in self._ends())
         log_w, loc, scale = self._params()
-        mass = _component_log_mass(low, high, high - low, loc, scale)[0]
-        return torch.log_softmax(log_w + mass, -1), _truncated_moments(low, high, loc, scale)
+        mass = component_log_mass(low, high, high - low, loc, scale)[0]
+        return torch.log_softmax(log_w + mass, -1), truncated_moments(low, high, loc, scale)
 
     def _rebuilt(self, base: GaussianMixture, *bounds: Tensor) -> TruncatedMixture:
         new = TruncatedMixture(base, *bounds, validate_args=False)
@@ -403,7 +396,7 @@ class DiscretizedMixture(_FromMixture):
             )
         width = torch.full_like(cell, self.width)
         low, high = (cell - 0.5) * width, (cell + 0.5) * width
-        return _log_mass(low, high, width, self._params()).to(dtype)
+        return interval_log_mass(low, high, self._params(), width=width).to(dtype)
 
     def cdf(self, y: Tensor) -> Tensor:
         """P(Y <= y), (*), the cell of y included; y is (*, 1), any number."""
@@ -497,7 +490,7 @@ class DiscretizedMixture(_FromMixture):
 
     def _component_moments(self) -> tuple[Tensor, Moments]:
         log_w, loc, scale = self._params()
-        return log_w, _rounded_moments(loc, scale, self.width)
+        return log_w, rounded_moments(loc, scale, self.width)
 
     def _rebuilt(self, base: GaussianMixture, *bounds: Tensor) -> DiscretizedMixture:
         new = DiscretizedMixture(base, self.width, validate_args=False)

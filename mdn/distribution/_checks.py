@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..functional._diagonal import check_weights
+from ..functional._checks import check_weights
 from ._covariance import Covariance, refuse
 
 __all__ = ["check_coverage", "check_shapes", "check_values", "pooled"]

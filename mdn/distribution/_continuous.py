@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from ..functional._numerics import log_from_smaller_tail, log_sum_exp
+from ..functional._quadrature import integrate
+from ..functional._roots import find_root, refine_extrema, turning_points
 from . import _family_functions as families
 from ._components import Part
-from ._numerics import find_root, integrate, refine_extrema, turning_points
 
-__all__ = ["Line", "log_sum_exp", "runs"]
+__all__ = ["Line", "runs"]
 
-_LOG_HALF = -math.log(2.0)
 # Levels in each tail whose quantiles lie on the grid that is searched for modes.
 _FAR = (1e-30, 1e-20, 1e-13, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3)
 _NEAR = (0.005, *(0.0125 * i for i in range(1, 41)))
@@ -53,13 +54,6 @@ class _Turns(NamedTuple):
     last: Tensor
     grid: Tensor
     height: Tensor
-
-
-def log_sum_exp(terms: Tensor) -> Tensor:
-    """Over the last axis; a row of nothing but ``-inf`` gives ``-inf`` with gradient 0."""
-    dead = (terms == -math.inf).all(-1, keepdim=True)
-    value = torch.logsumexp(terms.masked_fill(dead, 0.0), -1)
-    return value.masked_fill(dead.squeeze(-1), -math.inf)
 
 
 class _AtRoot(Function):
@@ -135,12 +129,12 @@ class Line:
 
     def log_cdf(self, y: Tensor) -> Tensor:
         """Log P(Y <= y), with the digits of the other tail where that is the smaller."""
-        return _sharper(*self.log_tails(y))
+        return log_from_smaller_tail(*self.log_tails(y))
 
     def log_sf(self, y: Tensor) -> Tensor:
         """Log P(Y > y)."""
         lower, upper = self.log_tails(y)
-        return _sharper(upper, lower)
+        return log_from_smaller_tail(upper, lower)
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """Ends of the support, (*)."""
@@ -520,13 +514,6 @@ def runs(k: Tensor, inside: Tensor) -> Tensor:
         index = (~ends).int().argsort(dim=0, stable=True)[:count]
         found.append(torch.where(ends.gather(0, index), k.gather(0, index), math.nan))
     return torch.stack(found, -1).movedim(0, -2)
-
-
-def _sharper(log_p: Tensor, log_other: Tensor) -> Tensor:
-    """Log p, from the complement where that is the smaller."""
-    near_one = log_other < _LOG_HALF
-    safe = torch.where(near_one, log_other, -1.0)
-    return torch.where(near_one, torch.log1p(-safe.exp()), log_p)
 
 
 def _by_falling(place: Tensor, height: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,6 @@ from ..functional._diagonal import (
     diagonal_log_prob,
     log_responsibilities,
     log_weights,
-    result_dtype,
-    work_dtype,
 )
 from ..functional._full import (
     low_rank_terms,
@@ -27,6 +25,7 @@ from ..functional._full import (
     unpacked,
     whitened_log_prob,
 )
+from ..functional._numerics import result_dtype, work_dtype
 
 __all__ = ["Covariance", "Diagonal", "Full", "LowRank", "Packed", "Precision"]
 

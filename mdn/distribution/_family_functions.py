@@ -38,7 +38,8 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution
 
-from ..functional._univariate import _log_ndtr
+from ..functional._numerics import LOG_2, log_ndtr
+from ..functional._roots import find_root
 from ._families import Logistic, LogitNormal, PointMass
 from ._incomplete_gamma_beta import (
     BETA,
@@ -49,7 +50,6 @@ from ._incomplete_gamma_beta import (
     log_or_nothing,
     student_log_slope,
 )
-from ._numerics import find_root
 from ._von_mises import (
     von_mises_log_prob,
     von_mises_moments,
@@ -70,8 +70,6 @@ __all__ = [
     "rebuilt",
     "requires_grad",
 ]
-
-_LOG_HALF = -math.log(2.0)
 
 
 # -- taking distributions apart ---------------------------------------------------------------
@@ -336,12 +334,12 @@ def _from_standard(standard: Callable[[Tensor], Tensor]) -> Callable[..., Tensor
 
 
 def _laplace_log_cdf(z: Tensor) -> Tensor:
-    return torch.where(z < 0, z + _LOG_HALF, torch.log1p(-0.5 * torch.exp(-z.abs())))
+    return torch.where(z < 0, z - LOG_2, torch.log1p(-0.5 * torch.exp(-z.abs())))
 
 
 def _log_normal_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     z = (y.log() - d.loc) / d.scale
-    return _log_ndtr(z), _log_ndtr(-z)
+    return log_ndtr(z), log_ndtr(-z)
 
 
 def _log_normal_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
@@ -351,7 +349,7 @@ def _log_normal_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
 
 def _logit_normal_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     z = (torch.logit(y) - d.loc) / d.scale
-    return _log_ndtr(z), _log_ndtr(-z)
+    return log_ndtr(z), log_ndtr(-z)
 
 
 def _logit_normal_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
@@ -443,7 +441,7 @@ def _other_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _KNOWN: dict[type, _Tools] = {
-    td.Normal: _Tools(_symmetric(_log_ndtr), _from_standard(torch.special.ndtri)),
+    td.Normal: _Tools(_symmetric(log_ndtr), _from_standard(torch.special.ndtri)),
     td.LogNormal: _Tools(_log_normal_tails, _log_normal_quantile),
     LogitNormal: _Tools(_logit_normal_tails, _logit_normal_quantile),
     td.Laplace: _Tools(_symmetric(_laplace_log_cdf), _from_standard(lambda q: (2.0 * q).log())),

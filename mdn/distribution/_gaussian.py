@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ..functional._diagonal import check_event, log_weights, result_dtype
+from ..functional._cdf import mixture_log_cdf
+from ..functional._checks import check_event
+from ..functional._crps import mixture_crps
+from ..functional._diagonal import log_weights
 from ..functional._integrals import entropy as quadrature_entropy
 from ..functional._integrals import (
     entropy_bounds,
@@ -19,8 +22,9 @@ from ..functional._integrals import (
     log_squared_norm,
 )
 from ..functional._modes import mixture_hdr, mixture_modes
+from ..functional._numerics import result_dtype
+from ..functional._quantile import mixture_icdf
 from ..functional._sampling import implicit_sample, mixture_sample
-from ..functional._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
 from ._bounded import DiscretizedMixture, TruncatedMixture
 from ._checks import check_coverage, check_shapes, check_values, pooled
 from ._covariance import Covariance, Diagonal, Full, LowRank, Packed, Precision, joined, refuse

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, constraints
 
-from ..functional._diagonal import check_event, check_weights, log_weights, result_dtype
+from ..functional._checks import check_event, check_weights
+from ..functional._diagonal import log_weights
+from ..functional._numerics import log_sum_exp, result_dtype
 from ._checks import check_coverage, pooled
 from ._components import Part, check_measure, checked_parts, name_of
-from ._continuous import Line, log_sum_exp
+from ._continuous import Line
 from ._family_functions import is_atom, joined, moments, rebuilt
 from ._results import HDR, Modes
 

@@ -9,14 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..functional._quadrature import gauss_legendre
 from ._incomplete_gamma_beta import log_or_nothing
-from ._numerics import legendre
 
 __all__ = ["von_mises_log_prob", "von_mises_moments", "von_mises_quantile", "von_mises_tails"]
 
 _TINY = torch.finfo(torch.float64).tiny
 _NATS = 40.0  # a density this far below another adds nothing to it
 _NODES = 28  # of the quadrature over that range: 1e-13
+
+
+def _rule(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the quadrature on [0, 1]."""
+    x, w = gauss_legendre(_NODES)
+    return (0.5 * (x + 1.0)).to(like), (0.5 * w).to(like)
 
 
 def _reach(cos: Tensor, concentration: Tensor) -> Tensor:
@@ -26,7 +32,7 @@ def _reach(cos: Tensor, concentration: Tensor) -> Tensor:
 
 def _tail(theta: Tensor, concentration: Tensor) -> Tensor:
     """P(-pi < angle from the mean <= theta) for theta in [-pi, 0]."""
-    x, w = legendre(_NODES, theta)
+    x, w = _rule(theta)
     start = -_reach(theta.cos(), concentration)
     width = (theta - start).clamp(min=0.0)
     gap = width.unsqueeze(-1) * (1.0 - x)  # from the nodes up to theta
@@ -83,7 +89,7 @@ def von_mises_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
 def von_mises_moments(d: Any) -> tuple[Tensor, Tensor]:
     """Mean and variance of the number y in [-pi, pi], by quadrature on both sides of the cut."""
     loc, k = _wrapped(d.loc).double(), d.concentration.double()
-    x, w = legendre(_NODES, loc)
+    x, w = _rule(loc)
     reach = _reach(torch.ones_like(k), k)
     turn = torch.where(loc >= 0, 1.0, -1.0).double()
     cut = torch.minimum(torch.maximum(turn * math.pi - loc, -reach), reach)

@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Independent, LogNormal
 
 from ..distribution import GaussianMixture, Mixture
 from ..distribution._families import LogitNormal
-from ..functional._censored import interval_log_likelihood
+from ..functional._interval import interval_log_likelihood
 from ..standardization import standardization
 
 __all__ = ["KINDS", "Target"]

@@ -35,10 +35,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._diagonal import check_event, diagonal_log_prob, result_dtype, work_dtype
+from ._cdf import mixture_log_cdf
+from ._checks import broadcast_batches, check_event, check_tensor
+from ._crps import mixture_crps
+from ._diagonal import diagonal_log_prob
 from ._full import precision_log_prob
 from ._losses import Reduction, deformed_nll_loss, nll_ratio_loss, reduce, variance_weighted_nll
-from ._univariate import mixture_crps, mixture_icdf, mixture_log_cdf
+from ._numerics import result_dtype, work_dtype
+from ._quantile import mixture_icdf
 
 __all__ = [
     "beta_nll",
@@ -212,10 +216,7 @@ def full_gaussian_mixture_log_prob(
         >>> full_gaussian_mixture_log_prob(torch.zeros(2), torch.zeros(1), torch.zeros(1, 2), eye)
         tensor(-1.8379)
     """
-    if not isinstance(precision_tril, Tensor):
-        raise TypeError(
-            f"precision_tril must be a torch.Tensor; got {type(precision_tril).__name__}"
-        )
+    check_tensor("precision_tril", precision_tril)
     dims = precision_tril.shape[-1] if precision_tril.ndim > 2 else 0
     if precision_tril.ndim < 3 or precision_tril.shape[-2] != dims:
         raise ValueError(
@@ -315,8 +316,7 @@ def _checked(
     """Checks types and shapes; gives all one batch rank, and integers a floating dtype."""
     named = ((name, y), ("logits", logits), ("loc", loc), (last, log_scale))
     for arg, value in named:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{arg} must be a torch.Tensor; got {type(value).__name__}")
+        check_tensor(arg, value)
         if value.is_complex():
             raise TypeError(f"{arg} must be real; got dtype {value.dtype}")
     if loc.ndim < 2:
@@ -335,12 +335,8 @@ def _checked(
         )
     check_event(y, dims, name)
     events = (1, 1, 2, 2)
-    try:
-        shapes = [v.shape[: v.ndim - e] for (_, v), e in zip(named, events, strict=True)]
-        rank = len(torch.broadcast_shapes(*shapes))
-    except RuntimeError:
-        found = ", ".join(f"{arg} {tuple(v.shape)}" for arg, v in named)
-        raise ValueError(f"the batch axes do not broadcast: {found}") from None
+    batches = (v.shape[: v.ndim - e] for (_, v), e in zip(named, events, strict=True))
+    rank = len(broadcast_batches(batches, {arg: v.shape for arg, v in named}))
     floats = [v for _, v in named if v.is_floating_point()] or [torch.empty(0)]  # default dtype
     dtype = result_dtype(*floats)
     out = []

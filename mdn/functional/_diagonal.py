@@ -7,16 +7,31 @@ last axis are scalar code in torch; over the first axis they run vectorised alon
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+from ._checks import check_weights
+from ._numerics import HALF_LOG_2PI, is_transformed, result_dtype, work_dtype
+
+__all__ = [
+    "LogWeights",
+    "component_log_prob",
+    "diagonal_log_prob",
+    "gradient_by_autograd",
+    "log_responsibilities",
+    "log_weights",
+    "move_to_front",
+    "rows_log_prob",
+    "rows_slopes",
+    "standardize",
+]
+
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]
 _EVENTS = (1, 1, 2, 2)  # axes before the batch: D, K, (K, D), (K, D)
-_HALVES = (torch.float16, torch.bfloat16)
 # |z| is held below this so that z * z stays finite.  A component that far out has weight zero
 # unless all are, and then _exact_rows takes the row.
 _Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}
@@ -27,19 +42,6 @@ _INVERSE_MAX = {torch.float32: 3e34, torch.float64: 1e304}
 _EXACT_BELOW, _EXACT_BELOW_PER_DIM = -64.0, -8.0
 
 
-def work_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype the maths runs in: float32 at least."""
-    return torch.float32 if dtype in _HALVES else dtype
-
-
-def result_dtype(*tensors: Tensor) -> torch.dtype:
-    """The common floating dtype of the tensors."""
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
 def diagonal_log_prob(
     y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, *, log: bool
 ) -> Tensor:
@@ -48,9 +50,9 @@ def diagonal_log_prob(
         dtype = result_dtype(y, logits, loc, scale)
         rows = _rows_last(work_dtype(dtype), y, logits, loc, scale)
         t = _terms(*rows, log)[0]
-        log_norm = torch.logsumexp(rows[1], 0) + y.shape[-1] * _HALF_LOG_2PI
+        log_norm = torch.logsumexp(rows[1], 0) + y.shape[-1] * HALF_LOG_2PI
         return (torch.logsumexp(t, 0) - log_norm).to(dtype)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if is_transformed():
         return _TransformedLogProb.apply(y, logits, loc, scale, log)[0]
     if not torch.is_grad_enabled():
         return _forward(y, logits, loc, scale, log)[0]
@@ -68,23 +70,21 @@ def log_responsibilities(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) 
     return log_r.movedim(0, -1).to(dtype)
 
 
-def check_event(y: Tensor, dims: int, name: str = "y") -> None:
-    """Raises unless y ends in the event axis: (N,) against N mixtures would broadcast to (N, N)."""
-    if y.ndim == 0 or y.shape[-1] != dims:
-        hint = f". Did you mean {name}[:, None]?" if dims == 1 and y.ndim == 1 else ""
-        raise ValueError(f"{name} must have shape (*, {dims}); got {tuple(y.shape)}{hint}")
+def component_log_prob(y: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Log of weight times density of each component at y (*), (*, K): one dimension, no event axis.
+
+    The log density of the mixture is its log-sum-exp; an infinite y has a very small density.
+    """
+    z = standardize(y.unsqueeze(-1), loc, scale)
+    return log_w - scale.log() - 0.5 * z * z - HALF_LOG_2PI
 
 
-def check_weights(logits: Tensor) -> None:
-    """Raises where every component of a row is switched off; logits are (*, K)."""
-    dead = logits.amax(-1) == -math.inf
-    if bool(dead.any()):
-        row = tuple(dead.nonzero()[0].tolist())
-        where = f"row {row[0] if len(row) == 1 else row}" if row else "the mixture"
-        raise ValueError(
-            f"logits: all {logits.shape[-1]} components of {where} have logit -inf; "
-            "at least one must be finite"
-        )
+def standardize(y: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """(y - loc) / scale in float64, its square finite; an infinite y has no gradient."""
+    z_max = _Z_MAX[torch.float64]
+    end = y.isinf()
+    z = ((torch.where(end, 0.0, y) - loc) / scale).clamp(-z_max, z_max)
+    return torch.where(end, torch.sign(y) * z_max, z)
 
 
 class LogWeights(Function):
@@ -124,6 +124,15 @@ def log_weights(logits: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return torch.log_softmax(logits, -1)
     return LogWeights.apply(logits)
+
+
+def gradient_by_autograd(
+    plain: Callable[..., Tensor], inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradient of a plain definition, differentiable itself: for double backward."""
+    wanted = [a for a, need in zip(inputs, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(plain(*inputs), wanted, grad, create_graph=True))
+    return tuple(next(found) if need else None for need in needed)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -198,7 +207,7 @@ def rows_log_prob(rows: Rows, log: bool) -> tuple[Tensor, Tensor, Tensor, Tensor
     r = t.sub_(best).exp_()
     r_total = r.sum(0)
     r /= r_total
-    out = (best + r_total.log()) - total.log() - y.shape[0] * _HALF_LOG_2PI
+    out = (best + r_total.log()) - total.log() - y.shape[0] * HALF_LOG_2PI
     far = ~(best > _EXACT_BELOW + _EXACT_BELOW_PER_DIM * y.shape[0])  # a NaN counts as far
     if bool(far.any()):
         check_weights(logits.movedim(0, -1))
@@ -423,7 +432,7 @@ def _exact_terms(
         - of_m(log_scale).sum(1)
         - 0.5 * (z_m * z_m).sum(1)
         + torch.logsumexp(u, 0)
-        - y.shape[0] * _HALF_LOG_2PI
+        - y.shape[0] * HALF_LOG_2PI
     )[0]
     beyond = ((d * inv64).abs().gather(0, m.expand(1, *d.shape[1:])) > 1e150).any(1)[0]
     value = torch.where(beyond, -math.inf, value)  # z^2 / 2 > 5e299

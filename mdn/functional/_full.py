@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +9,18 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._diagonal import check_weights, log_weights, result_dtype, work_dtype
+from ._checks import check_weights
+from ._diagonal import gradient_by_autograd, log_weights
+from ._numerics import HALF_LOG_2PI, is_traced, result_dtype, work_dtype
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+__all__ = [
+    "low_rank_terms",
+    "packed_log_prob",
+    "precision_log_prob",
+    "unpacked",
+    "whitened_log_prob",
+]
+
 _Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}
 
 
@@ -26,17 +33,7 @@ def _evaluated(closed_form: Any, *args: Tensor) -> Tensor:
     """The closed form, or its plain definition where functions are transformed or traced."""
     dtype = result_dtype(*args)
     args = tuple(a.to(work_dtype(dtype)) for a in args)
-    plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return (closed_form.plain if plain else closed_form.apply)(*args).to(dtype)
-
-
-def _by_autograd(
-    plain: Callable[..., Tensor], inputs: tuple[Tensor, ...], needed: tuple[bool, ...], grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """The gradient as a function that has derivatives itself."""
-    wanted = [a for a, need in zip(inputs, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(plain(*inputs), wanted, grad, create_graph=True))
-    return tuple(next(found) if need else None for need in needed)
+    return (closed_form.plain if is_traced() else closed_form.apply)(*args).to(dtype)
 
 
 def _plain(y: Tensor, logits: Tensor, loc: Tensor, precision_tril: Tensor) -> Tensor:
@@ -76,13 +73,13 @@ class _PrecisionLogProb(Function):
         t = torch.log_softmax(logits, 0) + diagonal.log().sum(0) - 0.5 * z.square().sum(0)
         value = torch.logsumexp(t, 0)
         ctx.save_for_backward(*inputs, gap, z, diagonal, (t - value).exp(), weights, factor)
-        return value - dims * _HALF_LOG_2PI
+        return value - dims * HALF_LOG_2PI
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors[:4], ctx.needs_input_grad
         if torch.is_grad_enabled():  # double backward
-            return _by_autograd(_plain, inputs, needed, grad)
+            return gradient_by_autograd(_plain, inputs, needed, grad)
         gap, z, diagonal, r, weights, factor = ctx.saved_tensors[4:]
         rg = r * grad  # (K, *)
         gz = -z * rg
@@ -162,13 +159,13 @@ class _PackedLogProb(Function):
         t = torch.log_softmax(logits, 0) + precision.log().sum(1) - 0.5 * z.square().sum(1)
         value = torch.logsumexp(t, 0)
         ctx.save_for_backward(*inputs, gap, z, precision, lower, (t - value).exp(), weights)
-        return value - dims * _HALF_LOG_2PI
+        return value - dims * HALF_LOG_2PI
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors[:5], ctx.needs_input_grad
         if torch.is_grad_enabled():  # double backward
-            return _by_autograd(_packed_plain, inputs, needed, grad)
+            return gradient_by_autograd(_packed_plain, inputs, needed, grad)
         gap, z, precision, lower, r, weights = ctx.saved_tensors[5:]
         dims = gap.shape[1]
         rg = (r * grad).unsqueeze(1)  # (K, 1, *)
@@ -242,4 +239,4 @@ def whitened_log_prob(
     limit = _Z_MAX[z.dtype]
     square = z if squared else z.clamp(-limit, limit).square()
     t = log_weights(logits) + half_log_det - 0.5 * square.sum(-1)
-    return torch.logsumexp(t, -1) - dims * _HALF_LOG_2PI
+    return torch.logsumexp(t, -1) - dims * HALF_LOG_2PI

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ._diagonal import diagonal_log_prob
+from ._numerics import HALF_LOG_2PI, LOG_2
+from ._quadrature import gauss_legendre
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+__all__ = [
+    "component_divergences",
+    "divergence_bound",
+    "entropy",
+    "entropy_bounds",
+    "log_overlaps",
+    "log_squared_norm",
+]
+
 _CHUNK = 1 << 21  # numbers a working array may hold
 # Panels of the entropy integral end here, in scales around each component; beyond 39 p is 0.
 _ENDS = (0.0, 0.75, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 39.0)
@@ -32,8 +41,8 @@ def log_squared_norm(log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         s = torch.hypot(scale[a], scale[b])
         z = (loc[a] - loc[b]) / s
         t = log_w[a] + log_w[b] - s.log().sum(-1) - 0.5 * z.square().sum(-1)
-        parts.append(t if shift == 0 else t + math.log(2.0))
-    return torch.logsumexp(torch.cat(parts), 0) - d * _HALF_LOG_2PI
+        parts.append(t if shift == 0 else t + LOG_2)
+    return torch.logsumexp(torch.cat(parts), 0) - d * HALF_LOG_2PI
 
 
 def log_overlaps(loc: Tensor, root: Tensor) -> Tensor:
@@ -45,7 +54,7 @@ def log_overlaps(loc: Tensor, root: Tensor) -> Tensor:
     gap = (loc.unsqueeze(-2) - loc.unsqueeze(-3)).unsqueeze(-1)
     z = torch.linalg.solve_triangular(both, gap, upper=False).squeeze(-1)
     log_det = both.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    out = -0.5 * z.square().sum(-1) - log_det - loc.shape[-1] * _HALF_LOG_2PI
+    out = -0.5 * z.square().sum(-1) - log_det - loc.shape[-1] * HALF_LOG_2PI
     return out.to(dtype)
 
 
@@ -55,9 +64,7 @@ def entropy(log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     flat = [a.reshape(-1, k) for a in (log_w, loc, scale)]
     ends = torch.tensor([-e for e in reversed(_ENDS[1:])] + list(_ENDS), dtype=loc.dtype)
     ends = ends.to(loc.device)
-    nodes, weights = (
-        torch.as_tensor(a, device=loc.device) for a in np.polynomial.legendre.leggauss(_NODES)
-    )
+    nodes, weights = (a.to(loc.device) for a in gauss_legendre(_NODES))
     step = max(1, _CHUNK // (k * k * len(ends) * _NODES))
     out = []
     for i in range(0, max(1, len(flat[0])), step):  # an empty batch too
@@ -85,7 +92,7 @@ def entropy_bounds(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Te
     """Lower and upper bound of the entropy, (*), in any dimension (Huber et al. 2008)."""
     d = loc.shape[-1]
     w = log_w.exp()
-    own = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + d * (_HALF_LOG_2PI + 0.5)
+    own = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + d * (HALF_LOG_2PI + 0.5)
     alive = w > 0
     upper = (w * torch.where(alive, own - log_w, 0.0)).sum(-1)
     cross = torch.logsumexp(log_w.unsqueeze(-2) + log_overlaps(loc, root), -1)

@@ -1,86 +1,95 @@
-"""The mass of an interval under a Gaussian mixture, and what follows from it; one dimension.
+"""The probability of an interval under a Gaussian mixture, in logs; one dimension, float64.
 
-In logs, exact in both tails, for intervals much narrower than the scales and for intervals that
-hold nearly everything.  All of it runs in float64.
+Exact in both tails, for intervals much narrower than the scales and for intervals that hold nearly
+everything.  :func:`interval_log_mass` has derivatives of every order, by automatic differentiation
+of masked branches; :func:`interval_log_likelihood` is the same for training, with the gradient in
+closed form and each formula worked out for those entries only that need it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from ._univariate import _log_ndtr, mixture_icdf
+from ._diagonal import component_log_prob, gradient_by_autograd, standardize
+from ._numerics import (
+    HALF_LOG_2PI,
+    LOG_2,
+    SQRT_HALF,
+    is_traced,
+    log_diff_exp,
+    log_from_smaller_tail,
+    log_ndtr,
+)
+from ._quadrature import gauss_legendre
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-_LOG_HALF = -math.log(2.0)
-_Z_MAX = 1e150  # in scales; an infinite end of an interval stands here, and its square is finite
-_ROUNDING = 2.0**-53  # half the spacing of float64 above 1
-_REACH = 84.0  # twice the nats below its peak from where on a density adds nothing in float64
-_CHUNK = 1 << 18  # numbers in one working array of the solver: 2 MiB, so that it stays in cache
-_LEAP = 1e3  # in strides: a longer step towards an open end is not believed
-_MAX_PASSES = 2200  # bisection alone needs 2100 halvings from 1e308 to 1e-308
-_LEAST_LEVEL = 2.0**-54  # stands for a uniform draw of 0, whose quantile may be infinite
-_OFF_GRID = 1e-6  # in widths; y may be this far off its multiple, and the rounding of its dtype
-# The two formulas for the moments of a rounded Gaussian meet at this scale (in widths).  There the
-# sum over cells is exact to rounding with 5 cells on either side, the Fourier series with 2 terms.
-_SMALL_SCALE, _N_CELLS, _N_TERMS = 0.5, 5, 2
-_NO_CORRECTION = 10.0  # scale in widths from where on exp(-2 pi^2 scale^2) is 0
+__all__ = [
+    "Params",
+    "component_log_mass",
+    "interval_log_likelihood",
+    "interval_log_mass",
+    "log_mass_between",
+]
+
+_Z_MAX = 1e150  # in scales; an infinite end stands here, and its square is finite
+_HAZARD = math.sqrt(2.0 / math.pi)
+# exact to rounding for exp(-m t - t^2 / 2) with |m t| and |t| at most 1, even in t
+_SHORT_RULE = [
+    (x, 2 * w) for x, w in zip(*(a.tolist() for a in gauss_legendre(10)), strict=True) if x > 0
+]
 
 Params = tuple[Tensor, Tensor, Tensor]  # log weights, means and scales, (*, K), in float64
 
 
-def _gauss_legendre(n: int) -> list[tuple[float, float]]:
-    """Nodes and weights on [-1, 1].
+def interval_log_mass(
+    low: Tensor, high: Tensor, params: Params, *, width: Tensor | None = None
+) -> Tensor:
+    """Log of P(low <= Y <= high) under a Gaussian mixture, (*), in float64.
 
-    The weights are Christoffel's, 1 / sum_k (k + 1/2) P_k(x)^2: NumPy's own are off by 1e-12 near
-    the ends.
-    """
-    x = np.polynomial.legendre.leggauss(n)[0]
-    squares = np.polynomial.legendre.legvander(x, n - 1) ** 2
-    return list(zip(x.tolist(), (1 / (squares @ (np.arange(n) + 0.5))).tolist(), strict=True))
+    Accurate in both tails, for intervals much narrower than the scales and for those that hold
+    nearly everything; differentiable any number of times, in the ends too.
 
+    Args:
+        low, high: ends, (*), float64; ``-inf`` and ``inf`` leave a side open.
+        params: normalised log weights, means and scales, (*, K), float64.
+        width: high - low, (*), where the difference of the ends has lost its digits.
 
-# exact to rounding for exp(-m t - t^2 / 2) with |m t| and |t| at most 1, even in t; and for
-# exp(-t^2 / 2) with |t| up to the reach above
-_SHORT_RULE = [(x, 2 * w) for x, w in _gauss_legendre(10) if x > 0]
-_LONG_RULE = _gauss_legendre(48)
-
-
-class Moments(NamedTuple):
-    """Mean, place + excess, and variance of components, (*, K); float64 holds the place exactly."""
-
-    place: Tensor
-    excess: Tensor
-    variance: Tensor
-
-
-# -- the mass of an interval -------------------------------------------------------------------
-
-
-def _log_mass(low: Tensor, high: Tensor, width: Tensor, params: Params) -> Tensor:
-    """Log of P(low <= Y <= high), (*); ends and width are (*).
-
-    The width is given by itself, since the difference of the ends may have lost its digits.
+    Returns:
+        (*), at most 0; ``-inf`` for an empty interval.
     """
     log_w, loc, scale = params
+    width = high - low if width is None else width
     a, b, w = (end.unsqueeze(-1) for end in (low, high, width))
-    parts = _component_log_mass(a, b, w, loc, scale)
+    parts = component_log_mass(a, b, w, loc, scale)
     inside, outside = (torch.logsumexp(log_w + part, -1) for part in parts)
     empty = (width <= 0) | ((low >= high) & low.isinf())
-    return torch.where(empty, -math.inf, _by_smaller(inside, outside))
+    return torch.where(empty, -math.inf, log_from_smaller_tail(inside, outside))
 
 
-def _by_smaller(log_p: Tensor, log_rest: Tensor) -> Tensor:
-    """log p, by way of log(1 - p) where that is the smaller one and so carries the digits."""
-    near_one = log_rest < _LOG_HALF
-    return torch.where(near_one, torch.log1p(-torch.where(near_one, log_rest, -1.0).exp()), log_p)
+def log_mass_between(log_cdf: tuple[Tensor, Tensor], log_sf: tuple[Tensor, Tensor]) -> Tensor:
+    """Log of P(low < Y <= high) of any distribution, from both tails at low and at high.
+
+    The difference is taken in the tail that holds less, which has more digits.
+
+    Args:
+        log_cdf: log P(Y <= y) at low and at high.
+        log_sf: log P(Y > y) at low and at high.
+
+    Returns:
+        Of the common shape; ``-inf`` where both ends have the same probability below them.
+    """
+    left = log_cdf[1] < log_sf[0]
+    return log_diff_exp(
+        torch.where(left, log_cdf[1], log_sf[0]), torch.where(left, log_cdf[0], log_sf[1])
+    )
 
 
-def _component_log_mass(
+def component_log_mass(
     low: Tensor, high: Tensor, width: Tensor, loc: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     r"""Log probability of every component inside and outside of the ends, (*, K).
@@ -92,12 +101,12 @@ def _component_log_mass(
     - in the tail (a >= 0): ``Q(a) (1 - Q(b) / Q(a))``, the quotient at most exp(-2);
     - else: ``1 - Phi(a) - Q(b)``, which is more than a third.
     """
-    a, b = _standardised(low, loc, scale), _standardised(high, loc, scale)
+    a, b = standardize(low, loc, scale), standardize(high, loc, scale)
     mirrored = a + b < 0
     a, b = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
-    log_q_a, log_q_b = _log_ndtr(-a), _log_ndtr(-b)
+    log_q_a, log_q_b = log_ndtr(-a), log_ndtr(-b)
     # not logaddexp, whose second derivative overflows
-    outside = torch.logsumexp(torch.stack([_log_ndtr(a), log_q_b]), 0)
+    outside = torch.logsumexp(torch.stack([log_ndtr(a), log_q_b]), 0)
 
     centre = 0.5 * (a + b)
     bounded = (width > 0) & (width < math.inf)
@@ -105,11 +114,7 @@ def _component_log_mass(
     short = bounded & (half <= 1) & (centre * half <= 1)
     # every branch sees numbers that are harmless to it, or the gradient of the others is NaN
     m, h = torch.where(short, centre, 0.0), torch.where(short, half, 1.0)
-    total = torch.zeros_like(m)
-    for x, weight in _SHORT_RULE:
-        t = h * x
-        total = total + weight * (torch.cosh(m * t) * torch.exp(-0.5 * t * t))
-    narrow = (h * total).log() - 0.5 * m * m - _HALF_LOG_2PI
+    narrow = (h * _short_sum(m, h)).log() - 0.5 * m * m - HALF_LOG_2PI
 
     in_tail = (a >= 0) & ~short
     quotient = torch.where(in_tail, log_q_b - log_q_a, -2.0).clamp(max=-2.0)
@@ -118,259 +123,162 @@ def _component_log_mass(
     return torch.where(short, narrow, torch.where(in_tail, tail, astride)), outside
 
 
-def _standardised(y: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """(y - loc) / scale; an infinite y has no part in the gradient."""
-    end = y.isinf()
-    z = ((torch.where(end, 0.0, y) - loc) / scale).clamp(-_Z_MAX, _Z_MAX)
-    return torch.where(end, torch.sign(y) * _Z_MAX, z)
+def _short_sum(m: Tensor, h: Tensor) -> Tensor:
+    """``int_{-1}^{1} exp(-m h x - (h x)^2 / 2) dx`` by Gauss-Legendre: a sum of positive terms."""
+    total = torch.zeros_like(m)
+    for x, weight in _SHORT_RULE:
+        t = h * x
+        total = total + weight * (torch.cosh(m * t) * torch.exp(-0.5 * t * t))
+    return total
 
 
-# -- moments -----------------------------------------------------------------------------------
+# -- with the gradient in closed form -------------------------------------------------------
 
 
-def _truncated_moments(low: Tensor, high: Tensor, loc: Tensor, scale: Tensor) -> Moments:
-    r"""Moments of every truncated component; bounds (*, 1).
-
-    The textbook form, ``loc + scale (phi(a) - phi(b)) / (Phi(b) - Phi(a))``, cancels in a tail and
-    in a narrow window. So the moments are taken of ``t = z - z_0`` from the highest point z_0 of
-    the density within the bounds: integrals of ``t^j exp(-z_0 t - t^2 / 2)``, where nothing
-    cancels, over the part of the window that matters, by Gauss-Legendre.
-    """
-    peak = torch.maximum(torch.minimum(loc, high), low)
-    z = ((peak - loc) / scale).clamp(-_Z_MAX, _Z_MAX)
-    reach = _REACH / ((z * z + _REACH).sqrt() + z.abs())  # the density falls by exp(-_REACH / 2)
-    sides = []
-    for end, away in ((low, peak - low), (high, high - peak)):
-        away = torch.where(end.isinf(), 0.0, away) / scale
-        sides.append(torch.where(end.isinf(), reach, torch.minimum(away, reach)))
-    left, right = sides
-    middle, half = 0.5 * (right - left), 0.5 * (right + left)
-    s0, s1, s2 = torch.zeros_like(z), torch.zeros_like(z), torch.zeros_like(z)
-    for x, weight in _LONG_RULE:
-        t = middle + half * x
-        f = weight * torch.exp(-t * (z + 0.5 * t))
-        s0, s1, s2 = s0 + f, s1 + f * t, s2 + f * t * t
-    mean = s1 / s0
-    return Moments(peak, scale * mean, scale.square() * (s2 / s0 - mean * mean))
-
-
-def _rounded_moments(loc: Tensor, scale: Tensor, width: float) -> Moments:
-    r"""Moments of every Gaussian component rounded to multiples of the width.
-
-    In widths, with the mean ``n + x`` (n whole, ``|x| <= 1/2``) and the scale r. Small r, by sums
-    over the cells, N being the rounded value minus n:
-
-    - ``E N = sum_{d >= 0} Q((d + 1/2 - x) / r) - Q((d + 1/2 + x) / r)``,
-      ``E N^2 = sum_{d >= 0} (2 d + 1) (Q(...) + Q(...))``.
-
-    Large r, from the Fourier series of the rounding error ``e = y - round(y)``, with
-    ``E_m = (-1)^m exp(-2 pi^2 m^2 r^2)`` and, by Stein's lemma, ``Cov(Y, e) = r^2 E e'``:
-
-    - ``E e = -sum_m E_m sin(2 pi m x) / (pi m)``, ``E N = x - E e``,
-    - ``Var N = r^2 - 2 Cov(Y, e) + Var e
-      = r^2 + 1/12 + sum_m E_m cos(2 pi m x) (4 r^2 + 1 / (pi m)^2) - (E e)^2``.
-    """
-    ratio = loc / width
-    whole = ratio.round().detach()
-    x, r = ratio - whole, scale / width
-    small = r < _SMALL_SCALE
-
-    r_sum = torch.where(small, r, _SMALL_SCALE)
-    first, second = torch.zeros_like(r), torch.zeros_like(r)
-    for d in range(_N_CELLS):
-        # 2 Q; torch.special.ndtr has no digits in the tail
-        above = torch.special.erfc((d + 0.5 - x) * math.sqrt(0.5) / r_sum)
-        below = torch.special.erfc((d + 0.5 + x) * math.sqrt(0.5) / r_sum)
-        first = first + 0.5 * (above - below)
-        second = second + (d + 0.5) * (above + below)
-
-    r_series = torch.where(small, _SMALL_SCALE, r).clamp(max=_NO_CORRECTION)
-    error, more = torch.zeros_like(r), torch.full_like(r, 1 / 12)
-    for m in range(1, _N_TERMS + 1):
-        e_m = (-1) ** m * torch.exp(-2 * (math.pi * m * r_series).square())
-        error = error - e_m * torch.sin(2 * math.pi * m * x) / (math.pi * m)
-        bracket = 4 * r_series.square() + 1 / (math.pi * m) ** 2
-        more = more + e_m * torch.cos(2 * math.pi * m * x) * bracket
-
-    excess = width * torch.where(small, first, x - error)
-    summed = width**2 * (second - first.square())
-    series = scale.square() + width**2 * (more - error.square())
-    return Moments(width * whole, excess, torch.where(small, summed, series))
-
-
-# -- quantiles of a truncated mixture ----------------------------------------------------------
-
-
-def _truncated_icdf(p: Tensor, low: Tensor, high: Tensor, params: Params) -> Tensor:
-    """Quantiles, (*): p (*) against bounds (*) and parameters of one batch.
-
-    A level above 1/2 is solved for the mirrored mixture, so that its digits are not lost.
-    """
-    upper = p > 0.5
-    q = torch.where(upper, 1.0 - p, p)  # exact for p in [1/2, 1]
-    with torch.no_grad():
-        y = _roots(q, upper, low, high, params)
-    sign = torch.where(upper, -1.0, 1.0).to(p.dtype)
-    if torch.is_grad_enabled() and any(a.requires_grad for a in (p, low, high, *params)):
-        low, high = torch.where(upper, -high, low), torch.where(upper, -low, high)
-        params = params[0], params[1] * sign.unsqueeze(-1), params[2]
-        # a step of third order from the root moves by nothing, but has the root's derivatives
-        inner = (q > 0) & (y > low)
-        place, level = torch.where(inner, y, 0.0), torch.where(inner, q, 0.5)
-        target = level.log() + _log_mass(low, high, high - low, params)
-        move = _step(place, place - low, target, low, params)[1]
-        y = torch.where(inner, y + (move - move.detach()), torch.where(q.isnan(), y, low))
-    return sign * y
-
-
-def _roots(q: Tensor, upper: Tensor, low: Tensor, high: Tensor, params: Params) -> Tensor:
-    """Quantiles at q in [0, 1/2], of the mirrored mixture where upper is true, in portions."""
-    batch, n_components = torch.broadcast_shapes(q.shape, low.shape), params[1].shape[-1]
-    # the mixture that each level belongs to: nothing of size (levels, rows, K)
-    rows = torch.arange(low.numel(), device=q.device).reshape(low.shape)
-    rows, levels, upper = (a.expand(batch).reshape(-1) for a in (rows, q, upper))
-    low, high = low.reshape(-1), high.reshape(-1)
-    log_w, loc, scale = (a.reshape(-1, n_components) for a in params)
-    params = log_w, loc, scale
-    whole = torch.full_like(low, math.inf)
-    total = _log_mass(low, high, high - low, params)
-    # what lies below and above the end that one starts from, if mirrored and if not
-    tails = [
-        (_log_mass(-whole, end, whole, params), _log_mass(end, whole, whole, params))
-        for end in (low, high)
-    ]
-    y = levels.clone()  # NaN stays
-    for part in (~levels.isnan()).nonzero().squeeze(-1).split(max(1, _CHUNK // n_components)):
-        at, flip, level = rows[part], upper[part], levels[part]
-        first, last = low[at], high[at]
-        first, last = torch.where(flip, -last, first), torch.where(flip, -first, last)
-        below = torch.where(flip, tails[1][1][at], tails[0][0][at])
-        above = torch.where(flip, tails[1][0][at], tails[0][1][at])
-        y[part] = first
-        inner = level > 0
-        target, below, above, first, last, at, flip = (
-            a[inner] for a in (level.log() + total[at], below, above, first, last, at, flip)
-        )
-        m = torch.where(flip.unsqueeze(-1), -loc[at], loc[at])
-        root = _solve(target, below, above, first, last, (log_w[at], m, scale[at]))
-        y[part[inner]] = torch.minimum(root, last)
-    return y.reshape(batch)
-
-
-def _log_density(y: Tensor, params: Params) -> Tensor:
-    """Log density of the whole mixture, (*)."""
-    log_w, loc, scale = params
-    z = _standardised(y.unsqueeze(-1), loc, scale)
-    return torch.logsumexp(log_w - scale.log() - 0.5 * z * z - _HALF_LOG_2PI, -1)
-
-
-def _step(
-    y: Tensor, width: Tensor, target: Tensor, low: Tensor, params: Params
-) -> tuple[Tensor, Tensor]:
-    r"""Error of log P(low <= Y <= y) against its target, and a step that mends it; width y - low.
-
-    With C the probability, f the density and L the error, Newton's step for ``C^lambda``, where
-    ``lambda = 1 - f' C / f^2`` makes that straight to second order: ``(C / f) (exp(lambda L) - 1) /
-    lambda``. It is exact where C grows as a power (a window near its end) or an exponential (a
-    tail), and of third order elsewhere.
-    """
-    log_w, loc, scale = params
-    log_mass = _log_mass(low, y, width, params)
-    error = target - log_mass
-    z = ((y.unsqueeze(-1) - loc) / scale).clamp(-_Z_MAX, _Z_MAX)
-    log_f = log_w - scale.log() - 0.5 * z * z - _HALF_LOG_2PI
-    log_p = torch.logsumexp(log_f, -1)
-    ratio = (log_mass - log_p).exp()
-    power = 1 + ratio * ((log_f - log_p.unsqueeze(-1)).exp() * z / scale).sum(-1)
-    bend = power * error
-    bend = torch.where(bend.isfinite(), bend, math.nan)  # overflow must not look like a step of 0
-    straight = bend.abs() < 1e-8
-    safe = torch.where(straight, 1.0, bend)
-    return error, ratio * error * torch.where(straight, 1 + 0.5 * bend, torch.expm1(safe) / safe)
-
-
-def _solve(
-    target: Tensor, below: Tensor, above: Tensor, low: Tensor, high: Tensor, params: Params
+def interval_log_likelihood(
+    low: Tensor, high: Tensor, width: Tensor, logits: Tensor, loc: Tensor, scale: Tensor
 ) -> Tensor:
-    """The y with log P(low <= Y <= y) = target; all (n).
+    r"""Log probability of an interval under a Gaussian mixture; log density where its width is 0.
 
-    Next to low it is solved for ``u = y - low``, which has the digits that y has not. Below and
-    above are the log probabilities of what lies on either side of low.
+    .. math:: \log \sum_k \pi_k \left[ \Phi(b_k) - \Phi(a_k) \right],
+        \quad a_k = (\text{low} - \mu_k) / \sigma_k, \; b_k = (\text{high} - \mu_k) / \sigma_k
+
+    Computed in float64 and returned in the dtype of loc; accurate however far the interval is in a
+    tail and however narrow it is.  A log probability is never above 0.
+
+    Args:
+        low, high: ends, (*); ``-inf`` and ``inf`` leave a side open.
+        width: high - low, (*), by itself since the ends may have lost its digits.
+        logits, loc, scale: (*, K); gradients reach these three only.
     """
-    u, near = _first_guess(target, below, above, low, high, params)
-    origin = torch.where(near, low, 0.0)
-    left, right = low - origin, high - origin
-    log_w, _, scale = params
-    alive = log_w > -math.inf
-    # the step is of third order: once this short (in scales), it leaves nothing to mend
-    short = 1e-6 * torch.where(alive, scale, math.inf).amin(-1)
-    jump = torch.where(alive, scale, 0.0).amax(-1)
-    noise = 4 * _ROUNDING * (1 + target.abs())  # of the error, in nats
-    last = torch.full_like(u, math.inf)
-    found, place = origin + u, torch.arange(u.numel(), device=u.device)
-    for _ in range(_MAX_PASSES):
-        y = origin + u
-        # once y has more digits than y - low, it takes over
-        away = torch.where(near & (u > y.abs()), origin, 0.0)
-        u, left, right = u + away, left + away, right + away
-        origin, near = origin - away, near & (away == 0)
-        width = torch.where(near, u, y - low)
-        error, move = _step(y, width, target, low, params)
-        left, right = torch.where(error > 0, u, left), torch.where(error > 0, right, u)
-        # bisection; towards an open end, strides that double
-        goal = torch.where(right == math.inf, left + jump, 0.5 * left + 0.5 * right)
-        goal = torch.where(left == -math.inf, right - jump, goal)
-        # nothing known on the left yet: as if the cdf were straight
-        first = near & (left == 0) & (error < 0)
-        goal = torch.where(first, u * error.exp(), goal)
-        size = move.abs()
-        # a step that is NaN or does not halve gives way, and one far into the open
-        good = (size <= 0.5 * last) & (u + move >= left) & (u + move <= right)
-        good = good & ((right - left < math.inf) | (size <= _LEAP * jump))
-        jump = 2 * jump
-        goal = torch.where(good, u + move, goal)
-        last = torch.where(good, size, right - left)
-        spacing = _ROUNDING * y.abs()
-        sure = (size <= spacing) & (error.abs() < 1) | (size <= short) & (error.abs() < 1e-5)
-        settled = good & sure
-        exact = error.abs() <= noise
-        closed = right - left <= 2 * spacing
-        found[place] = origin + torch.where(exact, u, goal)
-        keep = (~(settled | exact | closed)).nonzero().squeeze(-1)
-        if not keep.numel():
-            break
-        place, u, origin, near, target, noise, low, left, right, last, jump, short = (
-            a[keep]
-            for a in (
-                *(place, goal, origin, near, target, noise),
-                *(low, left, right, last, jump, short),
-            )
-        )
-        params = params[0][keep], params[1][keep], params[2][keep]
-    return found
+    args = low.detach(), high.detach(), width.detach(), logits, loc, scale
+    return _plain_likelihood(*args) if is_traced() else _Likelihood.apply(*args)
 
 
-def _first_guess(
-    target: Tensor, below: Tensor, above: Tensor, low: Tensor, high: Tensor, params: Params
-) -> tuple[Tensor, Tensor]:
-    """Where to start, and whether that is y - low instead of y.
+def _plain_likelihood(
+    low: Tensor, high: Tensor, width: Tensor, logits: Tensor, loc: Tensor, scale: Tensor
+) -> Tensor:
+    """The definition, for every kind of derivative."""
+    dtype = loc.dtype
+    low, high, width, logits, loc, scale = (
+        a.double() for a in (low, high, width, logits, loc, scale)
+    )
+    params = torch.log_softmax(logits, -1), loc, scale
+    exact = width == 0
+    density = torch.logsumexp(component_log_prob(torch.where(exact, low, 0.0), *params), -1)
+    ends = torch.where(exact, -math.inf, low), torch.where(exact, math.inf, high)
+    mass = interval_log_mass(*ends, params, width=torch.where(exact, math.inf, width))
+    return torch.where(exact, density, mass.clamp(max=0.0)).to(dtype)
 
-    A quantile of the whole mixture, if float64 can tell its level; else near an end.
+
+class _Likelihood(Function):
+    @staticmethod
+    def forward(ctx: Any, low: Tensor, high: Tensor, width: Tensor, *params: Tensor) -> Tensor:
+        inputs = low, high, width, *params
+        logits, loc, scale = (p.double().contiguous() for p in params)
+        low, high, width = (end.double().unsqueeze(-1) for end in (low, high, width))
+        a = ((low - loc) / scale).clamp_(-_Z_MAX, _Z_MAX)
+        b = ((high - loc) / scale).clamp_(-_Z_MAX, _Z_MAX)
+        value, by_loc, by_scale = _components(a, b, 0.5 * width / scale)
+        exact = width == 0
+        value = value - torch.where(exact, scale.log(), 0.0)
+        log_w = torch.log_softmax(logits, -1)
+        terms = log_w + value
+        total = torch.logsumexp(terms, -1, keepdim=True)
+        share = (terms - total).exp_()
+        if any(ctx.needs_input_grad):
+            slopes = (share - log_w.exp(), share * by_loc / scale, share * by_scale / scale)
+            narrow = (s.to(p.dtype) for s, p in zip(slopes, params, strict=True))
+            ctx.save_for_backward(*inputs, *narrow)
+        # the weights add up to 1 but for rounding
+        return torch.where(exact, total, total.clamp(max=0.0)).squeeze(-1).to(params[1].dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, slopes = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        if torch.is_grad_enabled():  # double backward
+            return gradient_by_autograd(_plain_likelihood, inputs, ctx.needs_input_grad, grad)
+        grad = grad.unsqueeze(-1)
+        return (None, None, None, *(grad * slope for slope in slopes))
+
+
+class _Slopes(NamedTuple):
+    """Of the log-likelihood of one component, in scales.
+
+    Attributes:
+        value: log mass, or log density times the scale.
+        loc: scale times the derivative by loc.
+        scale: scale times the derivative by scale.
     """
-    log_w, loc, scale = params
-    upper = below > above
-    part, beyond = target.exp(), torch.minimum(below, above).exp()
-    level = torch.where(upper, beyond - part, beyond + part).clamp(0.0, 1.0)
-    sign = torch.where(upper, -1.0, 1.0).to(target)
-    y = sign * mixture_icdf(level, log_w, loc * sign.unsqueeze(-1), scale)
-    # next to what lies beyond the end, a small part is lost in rounding
-    told = (part > 1e-8 * beyond) & (y > low) & (y < high)
-    # near its lower end the cdf is straight, near its upper end an exponential if that is denser
-    f_low, f_high = (_log_density(end, params) for end in (low, high))
-    top = (low == -math.inf) | (f_high > f_low) & (high < math.inf)
-    widest = torch.where(log_w > -math.inf, scale, 0.0).amax(-1)
-    room = torch.where(high == math.inf, widest, 0.5 * high - 0.5 * low)
-    rise = torch.minimum((target - f_low).exp(), room)
-    y = torch.where(told, y, torch.where(top, high, low + rise))
-    near = (y - low <= y.abs()) & (low > -math.inf)
-    return torch.where(near, torch.where(told | top, y - low, rise), y), near
+
+    value: Tensor
+    loc: Tensor
+    scale: Tensor
+
+
+def _components(a: Tensor, b: Tensor, half: Tensor) -> _Slopes:
+    """Each entry by the formula it needs: ends a <= b and half the width, in scales."""
+    centre = 0.5 * (a + b)
+    flipped = centre < 0
+    short = (half <= 1) & (centre.abs() * half <= 1)
+    near = torch.where(flipped, -b, a)  # of the mirrored interval, whose centre is above 0
+    far = torch.where(flipped, -a, b)
+    rules: tuple[tuple[Callable[[Tensor, Tensor], _Slopes], Tensor, Tensor, Tensor], ...] = (
+        (_short, short & (half > 0), centre, half),
+        (_in_tail, ~short & (near >= 0), near, far),
+        (_astride, ~short & (near < 0), near, far),
+    )
+    out = _at_point(centre)  # what no rule takes up is exact
+    for rule, chosen, first, second in rules:
+        index = chosen.reshape(-1).nonzero().squeeze(-1)
+        if not len(index):
+            continue
+        everywhere = len(index) == centre.numel()
+        ends = (e.expand_as(centre).reshape(-1) for e in (first, second))
+        found = rule(*(e if everywhere else e[index] for e in ends))
+        if rule is not _short:
+            turned = flipped.reshape(-1) if everywhere else flipped.reshape(-1)[index]
+            found = found._replace(loc=torch.where(turned, -found.loc, found.loc))
+        if everywhere:
+            return _Slopes(*(part.reshape(centre.shape) for part in found))
+        for whole, part in zip(out, found, strict=True):
+            whole.view(-1)[index] = part
+    return out
+
+
+def _at_point(z: Tensor) -> _Slopes:
+    square = z * z
+    return _Slopes(-0.5 * square - HALF_LOG_2PI, z.clone(), square - 1)
+
+
+def _short(m: Tensor, h: Tensor) -> _Slopes:
+    r"""``phi(m) int_{-h}^{h} exp(-m t - t^2 / 2) dt``, a sum of positive terms.
+
+    With S the integral over h, ``phi(a) - phi(b) = phi(m) exp(-h^2 / 2) 2 sinh(m h)`` and
+    ``a phi(a) - b phi(b) = phi(m) exp(-h^2 / 2) (2 m sinh(m h) - 2 h cosh(m h))``: neither cancels
+    when divided by ``phi(m) h S``.
+    """
+    total = _short_sum(m, h)
+    mh = m * h
+    factor = 2 * torch.exp(-0.5 * h * h) / total
+    slope = torch.sinh(mh) / h
+    value = (h * total).log() - 0.5 * m * m - HALF_LOG_2PI
+    return _Slopes(value, factor * slope, factor * (m * slope - torch.cosh(mh)))
+
+
+def _in_tail(a: Tensor, b: Tensor) -> _Slopes:
+    """``Q(a) (1 - q)``, q = Q(b) / Q(a) at most exp(-2); phi / Q from erfcx at any distance."""
+    scaled_a, scaled_b = (torch.special.erfcx(z * SQRT_HALF) for z in (a, b))
+    log_a, log_b = (e.log() - 0.5 * z * z - LOG_2 for e, z in ((scaled_a, a), (scaled_b, b)))
+    q = (log_b - log_a).exp()
+    at_a = _HAZARD / (scaled_a * (1 - q))
+    at_b = _HAZARD * q / (scaled_b * (1 - q))
+    return _Slopes(log_a + torch.log1p(-q), at_a - at_b, a * at_a - b * at_b)
+
+
+def _astride(a: Tensor, b: Tensor) -> _Slopes:
+    """``1 - Phi(a) - Q(b)`` with a < 0 < b, which is more than a third."""
+    outside = 0.5 * (torch.erfc(-a * SQRT_HALF) + torch.erfc(b * SQRT_HALF))
+    norm = 0.5 * _HAZARD / (1 - outside)
+    at_a, at_b = (norm * torch.exp(-0.5 * z * z) for z in (a, b))
+    return _Slopes(torch.log1p(-outside), at_a - at_b, a * at_a - b * at_b)

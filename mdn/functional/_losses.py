@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._diagonal import log_weights, work_dtype
+from ._checks import check_tensor
+from ._diagonal import log_weights
+from ._numerics import HALF_LOG_2PI, work_dtype
 
 __all__ = ["Reduction", "deformed_nll_loss", "nll_ratio_loss", "reduce", "variance_weighted_nll"]
 
 Reduction = Literal["mean", "sum", "none"]
-_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def nll_ratio_loss(logits: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -123,7 +124,7 @@ def variance_weighted_nll(
     z = (y.unsqueeze(-2) - loc) * torch.exp(-log_scale)  # (*, K, D)
     z = z.masked_fill(off.unsqueeze(-1), 0.0)
     weight = r.unsqueeze(-1) * torch.exp(2.0 * beta * log_scale.detach())  # (*, K, D)
-    fit = (weight * (0.5 * z.square() + log_scale + _HALF_LOG_2PI)).sum((-2, -1))
+    fit = (weight * (0.5 * z.square() + log_scale + HALF_LOG_2PI)).sum((-2, -1))
     choice = (r * (log_r - log_pi).masked_fill(off, 0.0)).sum(-1)  # KL(r || pi)
     return fit + weight.sum(-2).mean(-1) * choice
 
@@ -151,8 +152,7 @@ def _exact_terms(y: Tensor, log_pi: Tensor, loc: Tensor, log_scale: Tensor) -> T
 def _log_odds_against(logits: Tensor, target: Tensor) -> Tensor:
     """Checks both; log((1 - p) / p) of the right class, (*), halves in float32."""
     for name, value in (("logits", logits), ("target", target)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+        check_tensor(name, value)
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point; got dtype {logits.dtype}")
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:

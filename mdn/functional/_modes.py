@@ -13,9 +13,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._univariate import mixture_icdf
+from ._numerics import HALF_LOG_2PI
+from ._quantile import mixture_icdf
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+__all__ = ["mixture_hdr", "mixture_modes"]
+
 _CHUNK = 1 << 20  # numbers a working array may hold: 8 MiB
 # Grid around each component, in its scales: beyond 39 the density of any other, however light, is
 # larger.  The steps are coarse, as turning points of the score between them are looked for.
@@ -109,7 +111,7 @@ def _density(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tens
     pull = z.div_(scale)
     score = -(r * pull).sum(0) / total
     bend = (r * (pull.square_() - scale.square().reciprocal())).sum(0) / total - score * score
-    return best + total.log() - _HALF_LOG_2PI, score, bend
+    return best + total.log() - HALF_LOG_2PI, score, bend
 
 
 def _cdf(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -208,7 +210,7 @@ def _region(coverage: float, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple
     lowest, highest = lowest.amin(1), peak.amax(1)
 
     # beyond these every component is below the lowest level
-    reach = scale * (2 * (-scale.log() - _HALF_LOG_2PI - lowest.unsqueeze(1)).clamp(min=0)).sqrt()
+    reach = scale * (2 * (-scale.log() - HALF_LOG_2PI - lowest.unsqueeze(1)).clamp(min=0)).sqrt()
     alive = log_w > -math.inf
     pad = scale.amax(1, keepdim=True)
     far_left = torch.where(alive, loc - reach, math.inf).amin(1, keepdim=True) - pad
@@ -341,7 +343,7 @@ def _climb(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
         r = t.softmax(-1)
         pull = -torch.einsum("nkij,npki->npkj", whiten, z)
         curvature = torch.einsum("npk,nkij->npij", r, precision)
-        return t.logsumexp(-1) - dims * _HALF_LOG_2PI, r, pull, curvature
+        return t.logsumexp(-1) - dims * HALF_LOG_2PI, r, pull, curvature
 
     for _ in range(_MEAN_SHIFTS):
         _, r, pull, curvature = terms(x)

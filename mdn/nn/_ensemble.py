@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from ..distribution import GaussianMixture
+from ..functional._numerics import is_traced
 from ._heads import MIN_SCALE, Layout, _check_features, _check_rows, _check_sizes
 
 __all__ = ["MDNEnsemble"]
@@ -160,7 +161,7 @@ class MDNEnsemble(nn.Module):
         """
         out = self._head_outputs(x)
         own_rows = y.shape == (len(out), out.shape[2], self.layout.out_features)
-        plain = own_rows and not y.requires_grad and not _transformed()
+        plain = own_rows and not y.requires_grad and not is_traced()
         if plain and self.layout.has_log_prob(out):
             return self.layout.log_prob(out.transpose(0, 1).contiguous(), y)
         return self._mixture(out).log_prob(y)
@@ -183,7 +184,7 @@ class MDNEnsemble(nn.Module):
         x = x.expand(members, *x.shape[-2:])
         own: dict[str, Tensor] = {k: p for k, p in self.named_parameters() if k != "input_mask"}
         only_parameters = all(p.requires_grad for p in own.values()) and not x.requires_grad
-        plain = torch.is_grad_enabled() and not _transformed()
+        plain = torch.is_grad_enabled() and not is_traced()
         if self.training and not self.dropout and only_parameters and plain:
             return cast(Tensor, _Outputs.apply(self, list(own), x, *own.values()))
         return _outputs(self, own, x)[0]
@@ -214,12 +215,6 @@ class MDNEnsemble(nn.Module):
         module = cls(**config, generator=torch.Generator())
         module.load_state_dict(tensors)
         return module.eval()
-
-
-def _transformed() -> bool:
-    """Whether torch.func, forward mode or torch.compile wants to see every operation."""
-    functional: bool = torch._C._are_functorch_transforms_active()
-    return functional or forward_ad._current_level >= 0 or torch.compiler.is_compiling()
 
 
 def _outputs(

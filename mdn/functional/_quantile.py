@@ -1,28 +1,24 @@
-"""One target dimension: cdf, quantile and CRPS of Gaussian mixtures.
+"""Quantiles of Gaussian mixtures in one dimension, and their gradients.
 
-Here the event axis is gone: y (*), and logits, loc, scale (*, K).
+The event axis is gone: p (*), and logits, loc, scale (*, K).
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-from ._diagonal import check_weights, log_weights, move_to_front, result_dtype, work_dtype
+from ._checks import check_levels
+from ._diagonal import component_log_prob, log_weights, move_to_front, standardize
+from ._numerics import HALF_LOG_2PI, SQRT_HALF, log_ndtr, result_dtype
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-_SQRT_HALF = math.sqrt(0.5)
-_LOG_HALF = -math.log(2.0)
-_Z_TOP = 38.0  # the upper tail of a normal is below the smallest float64 from here on
+__all__ = ["mixture_icdf"]
+
 _CHUNK = 1 << 18  # numbers in one working array of the solver: 2 MiB, so that it stays in cache
-_CRPS_CHUNK = 1 << 17  # numbers in one working array of the CRPS: enough for several threads
-# Powers of ten that scales may reach either way before their squares leave the dtype.
-_CRPS_DECADES = {torch.float32: 15.0, torch.float64: 150.0}
 _CDF_NOISE = 4 * 2.0**-53  # relative rounding of a cdf in float64: nothing to gain below it
 _STEERING_PASSES = 2  # with the cheaper cdf
 _COMPACT_BELOW = 0.7  # share of open quantiles below which the others are dropped
@@ -31,79 +27,6 @@ _MANY_LEVELS = 16  # from here on knots pay
 _KNOTS = (-1.8, -0.6, 0.6, 1.8)  # in scales around each component
 _DENSE_PASSES = 2  # after which the few that are left are put aside
 _MAX_PASSES = 2200  # bisection alone needs 2100 halvings from 1e308 to 1e-308
-
-
-def mixture_log_cdf(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """Log cdf, (*).  Runs in float64, as torch's float32 tail functions carry only 5 digits."""
-    dtype = result_dtype(y, logits, loc, scale)
-    y64, loc64, scale64 = y.double(), loc.double(), scale.double()
-    weights = log_weights(logits.double())
-    z = ((y64.unsqueeze(-1) - loc64) / scale64).clamp(-1e150, 1e150)
-    lower = torch.logsumexp(weights + _log_ndtr(z), -1)
-    upper = torch.logsumexp(weights + _log_ndtr(-z), -1)
-    near_one = upper < _LOG_HALF  # then the complement carries the digits
-    out = torch.where(near_one, torch.log1p(-torch.where(near_one, upper, -1.0).exp()), lower)
-    out = torch.where(y64 == -math.inf, -math.inf, out)
-    return out.to(dtype)
-
-
-class _LogNdtr(Function):
-    """Log of the normal cdf in float64.
-
-    Torch's own has no rule for vmap, and NaN for a second derivative far above 0.
-    """
-
-    @staticmethod
-    def forward(z: Tensor) -> Tensor:
-        return torch.special.log_ndtr(z)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * _Hazard.apply(ctx.saved_tensors[0])
-
-    jvp = backward
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], z: Tensor) -> tuple[Tensor, int]:
-        return _LogNdtr.apply(z), in_dims[0]
-
-
-class _Hazard(Function):
-    """phi(z) / Phi(z) in float64, with the derivative -h (z + h)."""
-
-    @staticmethod
-    def forward(z: Tensor) -> Tensor:
-        return math.sqrt(2 / math.pi) / torch.special.erfcx(z * -_SQRT_HALF)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-        ctx.save_for_forward(*inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        z, h = ctx.saved_tensors
-        # z + h cancels far below 0; there it is 1/|z| (1 - 2/z^2 + ...)
-        inverse = torch.where(z < -1e3, z, -1e3).reciprocal()
-        gap = torch.where(z < -1e3, -inverse * (1 - 2 * inverse * inverse), z + h)
-        return -grad * h * gap
-
-    jvp = backward
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], z: Tensor) -> tuple[Tensor, int]:
-        return _Hazard.apply(z), in_dims[0]
-
-
-def _log_ndtr(z: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():
-        return torch.special.log_ndtr(z.clamp(max=_Z_TOP))
-    return _LogNdtr.apply(z.clamp(max=_Z_TOP))
 
 
 def mixture_icdf(p: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -119,10 +42,7 @@ class _Quantile(Function):
 
     @staticmethod
     def forward(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-        outside = (p < 0) | (p > 1)
-        if bool(outside.any()):
-            first = tuple(outside.nonzero()[0].tolist())
-            raise ValueError(f"p must lie in [0, 1]; got {p[first].item():g} at index {first}")
+        check_levels(p)
         batch = torch.broadcast_shapes(p.shape, log_w.shape[:-1], loc.shape[:-1], scale.shape[:-1])
         params = torch.broadcast_tensors(log_w, loc, scale)  # (*, K)
         n_components = params[0].shape[-1]
@@ -198,13 +118,14 @@ def _quantile_slopes(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Where the quantile is at an end or NaN, and dy / d(p, log_w, loc, scale), (*, 1 or K)."""
     end = ~torch.isfinite(y)  # there the quantile does not move
-    z = (torch.where(end, 0.0, y).unsqueeze(-1) - loc) / scale
-    log_f = log_w - scale.log() - 0.5 * z * z - _HALF_LOG_2PI  # (*, K)
+    y = torch.where(end, 0.0, y)
+    z = standardize(y.unsqueeze(-1), loc, scale)
+    log_f = component_log_prob(y, log_w, loc, scale)  # (*, K)
     log_p = torch.logsumexp(log_f, -1, keepdim=True)
     r = (log_f - log_p).exp()
     # F_k or -(1 - F_k): the same on normalised weights, but the smaller tail has the digits
     upper = p.unsqueeze(-1) > 0.5
-    tail = (log_w + _log_ndtr(torch.where(upper, -z, z)) - log_p).exp()
+    tail = (log_w + log_ndtr(torch.where(upper, -z, z)) - log_p).exp()
     return end, ((-log_p).exp(), torch.where(upper, tail, -tail), r, r * z)
 
 
@@ -235,7 +156,7 @@ def _solve(
     y = quantile.mul_(weight).sum(0).clamp(low, high)
     del quantile
     inv = scale.reciprocal()
-    slope = weight * inv * math.exp(-_HALF_LOG_2PI)
+    slope = weight * inv * math.exp(-HALF_LOG_2PI)
     half = 0.5 * weight
     # Halley's error is cubic: after a step this short (in scales) nothing is left to correct
     short = 1e-6 * torch.where(alive, scale, math.inf).amin(0)
@@ -255,9 +176,9 @@ def _solve(
     for passes in range(steer + max_passes):
         z = (y * sign - loc).mul_(inv).mul_(sign)
         if passes < steer:
-            cdf = torch.erf(z * _SQRT_HALF).add_(1.0).mul_(half).sum(0)
+            cdf = torch.erf(z * SQRT_HALF).add_(1.0).mul_(half).sum(0)
         else:
-            cdf = torch.erfc(z * -_SQRT_HALF).mul_(half).sum(0)
+            cdf = torch.erfc(z * -SQRT_HALF).mul_(half).sum(0)
         parts = torch.exp(z.square().mul_(-0.5)).mul_(slope)
         pdf = parts.sum(0)
         above = cdf > q
@@ -321,7 +242,7 @@ def _interpolated(
     offsets = torch.tensor(_KNOTS, dtype=p.dtype, device=p.device).reshape(-1, 1, 1)
     x = (loc.transpose(0, 1) + offsets / inv.transpose(0, 1)).flatten(0, 1).sort(0).values  # (G, n)
     z = (x - loc).mul_(inv)  # (K, G, n)
-    cdf = torch.erf(z * _SQRT_HALF).add_(1.0).mul_(half).sum(0).t().contiguous()  # (n, G)
+    cdf = torch.erf(z * SQRT_HALF).add_(1.0).mul_(half).sum(0).t().contiguous()  # (n, G)
     pdf = torch.exp(z.square_().mul_(-0.5)).mul_(slope).sum(0).t()
     x = x.t()
     right = torch.searchsorted(cdf, p.t().contiguous()).clamp_(1, cdf.shape[1] - 1)
@@ -339,122 +260,3 @@ def _interpolated(
     lower = torch.where(outside, -math.inf, x0)
     upper = torch.where(outside, math.inf, x1)
     return lower.t(), upper.t(), guess.t()
-
-
-def mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """CRPS, (*): E|Y - y| - E|Y - Y'| / 2, the pairs taken along K - 1 diagonals."""
-    dtype = result_dtype(y, logits, loc, scale)
-    args = tuple(a.to(work_dtype(dtype)) for a in (y, logits, loc, scale))
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    tracked = torch.is_grad_enabled() and any(a.requires_grad for a in args)
-    in_place = not (traced or tracked or forward_ad._current_level >= 0)
-    k = loc.shape[-1]
-    batch = torch.broadcast_shapes(y.shape, *(a.shape[:-1] for a in args[1:]))
-    n = math.prod(batch)
-    if in_place and n:
-        ends = torch.stack(torch.aminmax(args[3])).abs().log10()
-        in_place = bool((ends.abs() < _CRPS_DECADES[args[3].dtype]).all())  # squares and inverses
-    step = max(1, (_CRPS_CHUNK if in_place else _CHUNK) // k)
-    if not in_place and (n <= step or traced):
-        return _crps(*args).to(dtype)
-    points = args[0].expand(batch).reshape(n)
-    flat = [a.expand(*batch, k).reshape(n, k) for a in args[1:]]
-    score = _crps
-    if in_place:
-        check_weights(flat[0])
-        score = partial(_crps_in_place, work=points.new_empty(8, min(step, n) * k))
-    parts = [
-        score(points[i : i + step], *(a[i : i + step] for a in flat)) for i in range(0, n, step)
-    ]
-    out = torch.cat(parts) if parts else points
-    return out.reshape(batch).to(dtype)
-
-
-def _crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    w = log_weights(logits).exp()
-    w, loc, scale = (a.movedim(-1, 0).contiguous() for a in (w, loc, scale))  # rows last: faster
-    score = (w * _mean_abs(y - loc, scale)).sum(0)
-    score = score - (w * w * scale).sum(0) * (1.0 / math.sqrt(math.pi))
-    for k in range(1, loc.shape[0]):
-        spread = torch.hypot(scale[k:], scale[:-k])
-        score = score - (w[k:] * w[:-k] * _mean_abs(loc[k:] - loc[:-k], spread)).sum(0)
-    return score
-
-
-def _crps_in_place(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, work: Tensor) -> Tensor:
-    """The same without gradients and without new arrays at every step; y (n), the rest (n, K).
-
-    With s' = s sqrt(2) and t = m / s', ``E|m + s Z| = m erf(t) + s' exp(-t^2) / sqrt(pi)``.
-    ``work`` (8, n K or more) is room for what is computed on the way.
-    """
-    n, k = loc.shape
-    gap, size, square, w, m, inv, t, e = (a[: k * n].view(k, n) for a in work)  # rows last: faster
-    torch.sub(y, gap.copy_(loc.t()), out=gap)
-    size.copy_(scale.t())
-    torch.sub(w.copy_(logits.t()), w.amax(0), out=w).exp_()
-    w.div_(w.sum(0))
-    score = torch.mul(w, w, out=t).mul_(size).sum(0).mul_(-1.0 / math.sqrt(math.pi))
-    torch.mul(size, size, out=square).mul_(2.0)
-
-    def pairs(m: Tensor, square: Tensor, inv: Tensor, t: Tensor, e: Tensor) -> Tensor:
-        torch.rsqrt(square, out=inv)  # half the time of a root and a division
-        torch.mul(m, inv, out=t)
-        torch.erf(t, out=e).mul_(m)
-        return e.add_(t.square_().neg_().exp_().mul_(square).mul_(inv), alpha=math.pi**-0.5)
-
-    score += pairs(gap, square, inv, t, e).mul_(w).sum(0)
-    for j in range(1, k):
-        part = [a[: k - j] for a in (m, size, inv, t, e)]  # size is free by now
-        torch.sub(gap[j:], gap[:-j], out=part[0])
-        torch.add(square[j:], square[:-j], out=part[1])
-        score -= pairs(*part).mul_(w[j:]).mul_(w[:-j]).sum(0)
-    return score
-
-
-def _mean_abs(m: Tensor, s: Tensor) -> Tensor:
-    """E|m + s Z| for a standard normal Z."""
-    return _MeanAbs.forward(m, s) if torch.compiler.is_compiling() else _MeanAbs.apply(m, s)
-
-
-class _MeanAbs(Function):
-    """The derivatives of E|m + s Z| are erf(z / sqrt 2) and 2 phi(z): no m / s^2 to overflow."""
-
-    @staticmethod
-    def forward(m: Tensor, s: Tensor) -> Tensor:
-        z = _ratio(m, s)
-        return s * _two_phi(z) + m * torch.erf(z * _SQRT_HALF)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        m, s = ctx.saved_tensors
-        z = _ratio(m, s)
-        g_m, g_s = grad * torch.erf(z * _SQRT_HALF), grad * _two_phi(z)
-        return g_m.sum_to_size(m.shape), g_s.sum_to_size(s.shape)
-
-    @staticmethod
-    def jvp(ctx: Any, d_m: Tensor | None, d_s: Tensor | None) -> Tensor:
-        z = _ratio(*ctx.saved_tensors)
-        move = torch.zeros_like(z)
-        if d_m is not None:
-            move = move + d_m * torch.erf(z * _SQRT_HALF)
-        return move if d_s is None else move + d_s * _two_phi(z)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], m: Tensor, s: Tensor) -> tuple[Tensor, int]:
-        m, s = (move_to_front(a, d, info.batch_size) for a, d in zip((m, s), in_dims, strict=True))
-        rank = max(m.ndim, s.ndim)
-        m, s = (a.reshape(len(a), *(1,) * (rank - a.ndim), *a.shape[1:]) for a in (m, s))
-        return _MeanAbs.apply(m, s), 0
-
-
-def _ratio(m: Tensor, s: Tensor) -> Tensor:
-    return (m / s).clamp(-1e15, 1e15)  # beyond, phi is 0 and the square would overflow
-
-
-def _two_phi(z: Tensor) -> Tensor:
-    return torch.exp(-0.5 * z * z) * (2 * math.exp(-_HALF_LOG_2PI))

@@ -1,0 +1,97 @@
+"""Gauss-Legendre quadrature, and integrals of many functions of one number at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["gauss_legendre", "integrate"]
+
+_SPLITS = 12  # halvings of a panel at most
+_AGREE = 1e-7  # the 7- and 15-point rules differ by this share of the total at most
+_CHUNK = 1 << 19  # places evaluated at a time in an integral
+# Abscissas and weights of the 15-point Kronrod rule on [-1, 1], from the end to the middle
+# (QUADPACK, qk15); every second abscissa is one of Gauss's 7-point rule.
+_KRONROD_X = (
+    0.991455371120812639206854697526329,
+    0.949107912342758524526189684047851,
+    0.864864423359769072789712788640926,
+    0.741531185599394439863864773280788,
+    0.586087235467691130294144691693013,
+    0.405845151377397166906606412076961,
+    0.207784955007898467600689403773245,
+    0.0,
+)
+_KRONROD_W = (
+    0.022935322010529224963732008058970,
+    0.063092092629978553290700663189204,
+    0.104790010322250183839876322541518,
+    0.140653259715525918745189590510238,
+    0.169004726639267902826583426598550,
+    0.190350578064785409913256402421014,
+    0.204432940075298892414161999234649,
+    0.209482141084727828012999174891714,
+)
+
+
+def gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the n-point rule on [-1, 1], float64.
+
+    The weights are Christoffel's, 1 / sum_k (k + 1/2) P_k(x)^2: NumPy's own are off by 1e-12 near
+    the ends.
+    """
+    x = np.polynomial.legendre.leggauss(n)[0]
+    squares = np.polynomial.legendre.legvander(x, n - 1) ** 2
+    return torch.from_numpy(x), torch.from_numpy(1 / (squares @ (np.arange(n) + 0.5)))
+
+
+def integrate(f: Callable[[Tensor], Tensor], cuts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Integrals over the panels between ``cuts``, which are halved until two rules agree.
+
+    The 15-point Kronrod rule against Gauss's 7-point one, whose difference is at most 1e-7 of the
+    total; the error of the former is far smaller wherever f is smooth between the cuts.
+
+    Args:
+        f: from (M, *) to (M, *), of one sign.
+        cuts: (P + 1, *), sorted along the first axis, finite.
+
+    Returns:
+        (*) integrals, and places and weights (M, *) of which they are the weighted sums.
+    """
+    outer = torch.tensor(_KRONROD_X[:-1], dtype=cuts.dtype, device=cuts.device)
+    node = torch.cat([-outer, cuts.new_zeros(1), outer.flip(0)])
+    w_outer = torch.tensor(_KRONROD_W[:-1], dtype=cuts.dtype, device=cuts.device)
+    w15 = torch.cat([w_outer, cuts.new_tensor(_KRONROD_W[-1:]), w_outer.flip(0)])
+    w7 = torch.from_numpy(np.polynomial.legendre.leggauss(7)[1]).to(cuts)
+    axes = (-1, *(1,) * (cuts.ndim - 1))
+
+    low, high = cuts[:-1], cuts[1:]
+    total = cuts.new_zeros(cuts.shape[1:])
+    places, weights = [], []
+    for depth in range(_SPLITS + 1):
+        half = 0.5 * (high - low)  # (P, *)
+        x = (0.5 * low + 0.5 * high).unsqueeze(1) + half.unsqueeze(1) * node.view(axes)
+        step = max(1, _CHUNK // max(1, x[0].numel()))
+        value = torch.cat(
+            [f(x[i : i + step].flatten(0, 1)) for i in range(0, len(x), step)]
+        ).view_as(x)
+        fine = half * (value * w15.view(axes)).sum(1)
+        coarse = half * (value[:, 1::2] * w7.view(axes)).sum(1)
+        whole = total + fine.sum(0)
+        off = (fine - coarse).abs() > _AGREE * whole
+        # one panel is split in all the mixtures, so that their places stay one tensor
+        split = off.reshape(len(off), -1).any(1) & (depth < _SPLITS)
+        total = total + fine[~split].sum(0)
+        places.append(x[~split].flatten(0, 1))
+        weights.append((half.unsqueeze(1) * w15.view(axes))[~split].flatten(0, 1))
+        if not bool(split.any()):
+            break
+        middle = 0.5 * low + 0.5 * high
+        low, high = (
+            torch.cat([low[split], middle[split]]),
+            torch.cat([middle[split], high[split]]),
+        )
+    return total, torch.cat(places), torch.cat(weights)
