@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .functional._diagonal import check_event
+from .functional._checks import check_event
 
 __all__ = [
     "check_target",
