@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.linalg import solve_triangular
 
 from ._diagonal import log_weights
 
@@ -28,6 +29,8 @@ def mixture_sample(
         factor: scales (n, K, D, 1) or lower triangular factors (n, K, D, D).
         generator: source of randomness.
     """
+    # a draw has no derivative of its own, in forward mode either
+    log_w, loc, factor = (a.detach() for a in (log_w, loc, factor))
     n, k, d = loc.shape
     diagonal = factor.shape[-1] == 1
     out = loc.new_empty(draws, n, d)
@@ -68,7 +71,11 @@ def implicit_sample(y: Tensor, logits: Tensor, loc: Tensor, scale_tril: Tensor) 
 
 
 class _Implicit(Function):
-    """y as a function of the parameters, its place u under the cdfs held fixed."""
+    """y as a function of the parameters, with the conditional cdfs u at y held fixed.
+
+    From ``u(y, parameters) = const``: ``dy = -J^-1 (du/d parameters) d parameters``, J = du/dy.
+    The derivative of the draw itself is ignored.
+    """
 
     @staticmethod
     def forward(y: Tensor, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
@@ -77,31 +84,46 @@ class _Implicit(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, *params = (a.detach().double().requires_grad_() for a in ctx.saved_tensors)
-        with torch.enable_grad():
-            u = _places(y, *params)  # (S, *, D)
-            rows = [
-                torch.autograd.grad(u[..., d].sum(), y, retain_graph=True)[0]
-                for d in range(u.shape[-1])
-            ]
-            jacobian = torch.stack(rows, -2)  # du_i / dy_j, lower triangular
-            pull = torch.linalg.solve_triangular(
-                jacobian.mT, grad.double().unsqueeze(-1), upper=True
-            ).squeeze(-1)
-            found = torch.autograd.grad(u, params, -pull)
+        u, jacobian, params = _linearized(*ctx.saved_tensors)
+        on_u = solve_triangular(jacobian.mT, grad.double().unsqueeze(-1), upper=True)
+        found = torch.autograd.grad(u, params, -on_u.squeeze(-1))
         saved = ctx.saved_tensors[1:]
         return None, *(g.to(a.dtype) for g, a in zip(found, saved, strict=True))
 
+    @staticmethod
+    @torch.enable_grad()
+    def jvp(ctx: Any, _: Tensor | None, *tangents: Tensor | None) -> Tensor:
+        u, jacobian, params = _linearized(*ctx.saved_tensors)
+        # the tangent of u is the derivative by w of the gradient of w'u
+        w = torch.zeros_like(u, requires_grad=True)
+        grads = torch.autograd.grad(u, params, w, create_graph=True)
+        moved = [(g, t.double()) for g, t in zip(grads, tangents, strict=True) if t is not None]
+        d_u = torch.autograd.grad([g for g, _ in moved], w, [t for _, t in moved])[0]
+        out = solve_triangular(jacobian, -d_u.unsqueeze(-1), upper=False)
+        return out.squeeze(-1).to(ctx.saved_tensors[0].dtype)
 
-def _places(y: Tensor, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
+
+@torch.enable_grad()
+def _linearized(*inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """u at y (S, *, D), du_i / dy_j (lower triangular), and the parameters that u depends on."""
+    y, *params = (a.detach().double().requires_grad_() for a in inputs)
+    u = _conditional_cdfs(y, *params)
+    rows = [
+        torch.autograd.grad(u[..., d].sum(), y, retain_graph=True)[0] for d in range(u.shape[-1])
+    ]
+    return u, torch.stack(rows, -2), params
+
+
+def _conditional_cdfs(y: Tensor, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
     """u_d = P(Y_d <= y_d | y_1, ..., y_{d-1}), S + (*, D): a mixture of normal cdfs in each d."""
     # the inverse factor is small and shared by the draws
     eye = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device).expand_as(scale_tril)
-    whiten = torch.linalg.solve_triangular(scale_tril, eye, upper=False)
+    whiten = solve_triangular(scale_tril, eye, upper=False)
     z = torch.einsum("...kij,...kj->...ki", whiten, y.unsqueeze(-2) - loc)  # (S, *, K, D)
     log_r = log_weights(logits)  # of the components given the dimensions before d
     out = []
