@@ -4,10 +4,10 @@ Run from the root of the repository::
 
     python -m benchmarks.stability [--verbose]
 
-Every implementation is given the torture grid of ``tests/cases.py`` in four dtypes; value and all
-gradients are compared with 100-digit arithmetic at the same rounded inputs. A case fails on a NaN,
-on an infinity where the truth is representable, or on an error above 1 % (half types: 5 %) of the
-natural scale of the tensor. The exit status is 1 if ours fails anything in float32 or float64.
+Every implementation is given the hard rows of ``benchmarks/torture.py`` in four dtypes; value and
+all gradients are compared with 100-digit arithmetic at the same rounded inputs. A case fails on a
+NaN, on an infinity where the truth is representable, or on an error above 1 % (half types: 5 %) of
+the natural scale of the tensor. The exit status is 1 if ours fails anything in float32 or float64.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from benchmarks.exact import Fault, judge
+from benchmarks.torture import TORTURE, Case, is_meaningful, rounded
 from mdn.functional import gaussian_mixture_log_prob
-from tests import oracles
-from tests.cases import TORTURE, Case, is_meaningful, rounded
 
 __all__ = ["IMPLEMENTATIONS", "failures", "main"]
 
@@ -64,14 +64,14 @@ IMPLEMENTATIONS: dict[str, LogProb] = {
 }
 
 
-def failures(log_prob: LogProb, case: Case, dtype: torch.dtype) -> list[oracles.Fault]:
+def failures(log_prob: LogProb, case: Case, dtype: torch.dtype) -> list[Fault]:
     """What is visibly wrong with value and gradients of one case."""
     row = rounded(case, dtype)
     inputs = [torch.tensor([a], dtype=dtype, requires_grad=True) for a in row]  # a batch of one
     value = log_prob(*inputs)
     grads = torch.autograd.grad(value.sum(), inputs)
     got = {"value": value} | dict(zip(row._fields, grads, strict=True))
-    return oracles.judge(row, dtype, got, strict=False)
+    return judge(row, dtype, got, strict=False)
 
 
 def main(argv: list[str] | None = None) -> int:

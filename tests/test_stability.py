@@ -11,10 +11,12 @@ import pytest
 import scipy.stats
 import torch
 
+from benchmarks import exact
+from benchmarks.exact import Row, mp
+from benchmarks.torture import TORTURE, Case, is_meaningful, rounded
 from mdn.functional import gaussian_mixture_log_cdf, gaussian_mixture_log_prob
 from tests import oracles
-from tests.cases import MIXTURES, TORTURE, Case, is_meaningful, rounded
-from tests.oracles import Row, mp
+from tests.cases import MIXTURES
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # log_cdf in ulp of its dtype: z, log_ndtr and logsumexp round a few times each; 1e-12 is the
@@ -41,7 +43,7 @@ def evaluate(rows: Iterable[Row], dtype: torch.dtype) -> list[dict[str, torch.Te
     return [{name: part[i] for name, part in parts.items()} for i in range(len(value))]
 
 
-def report(name: str, faults: list[oracles.Fault]) -> list[str]:
+def report(name: str, faults: list[exact.Fault]) -> list[str]:
     return [f"{name}: {fault}" for fault in faults]
 
 
@@ -57,7 +59,7 @@ def report(name: str, faults: list[oracles.Fault]) -> list[str]:
 def test_value_and_gradients_match_mpmath(case: Case, dtype: torch.dtype) -> None:
     """|got - truth| <= a few ulp of every intermediate; no NaN; inf only where truth overflows."""
     row = rounded(case, dtype)
-    assert not report(case.name, oracles.judge(row, dtype, evaluate([row], dtype)[0]))
+    assert not report(case.name, exact.judge(row, dtype, evaluate([row], dtype)[0]))
 
 
 @each_dtype
@@ -71,7 +73,7 @@ def test_hard_and_easy_rows_of_one_batch_do_not_disturb_each_other(dtype: torch.
     for group in groups.values():
         rows = [rounded(case, dtype) for case in group]
         for case, row, got in zip(group, rows, evaluate(rows, dtype), strict=True):
-            wrong += report(case.name, oracles.judge(row, dtype, got))
+            wrong += report(case.name, exact.judge(row, dtype, got))
     assert not wrong
 
 
@@ -100,7 +102,7 @@ def test_a_pruned_component_has_exactly_zero_gradient(dtype: torch.dtype, y: flo
         got = evaluate([row], dtype)[0]
         for name in ("logits", "loc", "log_scale"):
             assert got[name][1].abs().sum() == 0.0, (name, mean, log_scale)
-        assert not oracles.judge(row, dtype, got)
+        assert not exact.judge(row, dtype, got)
 
 
 @each_dtype
@@ -149,20 +151,20 @@ def test_oracle_gradient_is_the_derivative_of_the_oracle_value() -> None:
             else [[next(numbers) for _ in range(s[1])] for _ in range(s[0])]
             for s in shapes
         ]
-        return oracles.log_prob(Row(*parts))
+        return exact.log_prob(Row(*parts))
 
-    grad = oracles.gradient(row)
-    exact = [*grad["y"], *grad["logits"], *itertools.chain(*grad["loc"], *grad["log_scale"])]
-    for i, g in enumerate(exact):
+    grad = exact.gradient(row)
+    derivatives = [*grad["y"], *grad["logits"], *itertools.chain(*grad["loc"], *grad["log_scale"])]
+    for i, g in enumerate(derivatives):
         numeric = mp.diff(lambda v, i=i: value(i, v), flat[i])
-        assert abs(numeric - g) < mp.mpf(10) ** -(oracles.DIGITS // 3)
+        assert abs(numeric - g) < mp.mpf(10) ** -(exact.DIGITS // 3)
 
 
 def test_oracle_value_matches_scipy() -> None:
     """One component: the product of normal densities."""
     row = rounded(next(c for c in TORTURE if c.name == "moderate K=1 D=8"), torch.float64)
     expected = scipy.stats.norm.logpdf(row.y, row.loc[0], [math.exp(s) for s in row.log_scale[0]])
-    assert float(oracles.log_prob(row)) == pytest.approx(expected.sum(), rel=1e-14)
+    assert float(exact.log_prob(row)) == pytest.approx(expected.sum(), rel=1e-14)
 
 
 @pytest.mark.parametrize("name", ["one component", "overlapping", "zero weight"])
@@ -181,7 +183,7 @@ def test_oracle_cdf_icdf_and_crps_agree_with_quadrature(name: str) -> None:
         return oracles.cdf(x, logits, loc, scale)
 
     slope = (f(y + step) - f(y - step)) / (2 * step)
-    assert abs(slope - mp.exp(oracles.log_prob(row))) < mp.mpf("1e-50")
+    assert abs(slope - mp.exp(exact.log_prob(row))) < mp.mpf("1e-50")
     both = mp.exp(oracles.log_cdf(y, logits, loc, scale)) + mp.exp(
         oracles.log_sf(y, logits, loc, scale)
     )
@@ -203,13 +205,13 @@ def test_judge_accepts_the_rounded_truth_and_nothing_visibly_off(dtype: torch.dt
     """The truth rounded to the dtype passes; NaN, inf and 6 % of the natural scale do not."""
     for case in (c for c in TORTURE if is_meaningful(c, dtype)):
         row = rounded(case, dtype)
-        b = oracles.bounds(row, dtype)
+        b = exact.bounds(row, dtype)
         limit = torch.finfo(dtype).max
         good = {}
         for name, truths in b.truth.items():
-            exact = torch.tensor([float(v) for v in truths], dtype=torch.float64)
-            good[name] = (exact if name == "value" else exact.clamp(-limit, limit)).to(dtype)
-        assert not oracles.judge(row, dtype, good), case.name
+            nearest = torch.tensor([float(v) for v in truths], dtype=torch.float64)
+            good[name] = (nearest if name == "value" else nearest.clamp(-limit, limit)).to(dtype)
+        assert not exact.judge(row, dtype, good), case.name
         for name, right in good.items():
             wrong = [right * math.nan, torch.full_like(right, math.inf)]
             off = right.double() + 0.06 * float(b.scale[name])
@@ -217,5 +219,5 @@ def test_judge_accepts_the_rounded_truth_and_nothing_visibly_off(dtype: torch.dt
             if fits and case.name != ILL_POSED:
                 wrong.append(off.to(dtype))
             for tensor, strict in itertools.product(wrong, (True, False)):
-                faults = oracles.judge(row, dtype, good | {name: tensor}, strict=strict)
+                faults = exact.judge(row, dtype, good | {name: tensor}, strict=strict)
                 assert faults or (not strict and b.scale[name] > limit), (case.name, name)
