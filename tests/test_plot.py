@@ -303,8 +303,8 @@ def test_single_observation_still_makes_an_image(ax: Axes) -> None:
         ((fork, [], []), ValueError, r"x must have shape .*got \(0, 1\)"),
         ((fork, [1.0, np.nan], [1.0, 2.0]), ValueError, "x must be finite; got nan in row 1"),
         ((fork, [1.0, 2.0], [np.inf, 2.0]), ValueError, "y must be finite; got inf in row 0"),
-        ((fork, ["a", "b"], [1.0, 2.0]), TypeError, "x must hold numbers; got list"),
-        (("fork", [1.0], [1.0]), TypeError, "model must have predict_distribution.*got str"),
+        ((fork, ["a", "b"], [1.0, 2.0]), TypeError, "x must hold numbers; got ndarray .*'a'"),
+        (("fork", [1.0], [1.0]), TypeError, "model must be a regressor.*got str"),
         ((torch.nn.Linear, [1.0], [1.0]), TypeError, "got the class Linear"),
         ((torch.nn.Linear(1, 1), [1.0], [1.0]), TypeError, "torch Distribution; got Tensor"),
         (
@@ -326,7 +326,7 @@ def test_single_observation_still_makes_an_image(ax: Axes) -> None:
         (
             (lambda x: fork(x[:3]), [1.0], [1.0]),
             ValueError,
-            r"batch shape \(300,\) for 300 rows; got \(3,\)",
+            r"batch shape \(300,\) for the 300 rows of X; got \(3,\)",
         ),
     ],
 )
@@ -505,14 +505,14 @@ def test_conditional_style_and_labels_of_the_user_win(ax: Axes) -> None:
     ("arguments", "options", "error", "match"),
     [
         ((fork,), {}, TypeError, "x must hold rows of features unless there is a distribution"),
-        ((3.0, [1.0]), {}, TypeError, "model must have predict_distribution.*got float"),
+        ((3.0, [1.0]), {}, TypeError, "model must be a regressor.*got float"),
         ((fork, np.ones(7)), {}, ValueError, "x must have 1 to 6 rows to be told apart; got 7"),
         ((fork, [1.0]), {"labels": ["a", "b"]}, ValueError, r"labels must be a list of 1 names"),
         ((fork, [1.0]), {"labels": "a"}, ValueError, r"labels must be a list of 1 names.*got 'a'"),
         ((fork, [1.0]), {"region": "HDR"}, ValueError, "region must be .central. or .hdr.*'HDR'"),
         ((StudentT(),), {"region": "hdr"}, TypeError, r"modes\(\) and hdr\(\).*got StudentT"),
         ((fork, [1.0]), {"coverage": 1.5}, ValueError, "coverage must lie between 0 and 1"),
-        ((fork(torch.ones(2, 1)), [1.0]), {}, ValueError, "one row for each of the 2 dist.*got 1"),
+        ((fork(torch.ones(2, 1)), [1.0]), {}, ValueError, r"batch shape \(1,\).* got \(2,\)"),
         ((fork(torch.ones(2, 1)).expand((3, 2)),), {}, ValueError, r"\(\) or \(N,\); got \(3, 2\)"),
         (
             (torch.distributions.MultivariateNormal(torch.zeros(1), torch.eye(1)),),

@@ -294,7 +294,7 @@ def plain(x: torch.Tensor) -> torch.distributions.Distribution:
         (lambda: plot_fan(plain, [1.0]), TypeError, r"icdf\(\), as a mixture; got Multi"),
         (lambda: plot_modes(fork, [1.0], [1.0, 2.0]), ValueError, "as many rows as x"),
         (lambda: plot_modes(plain, [1.0]), TypeError, r"modes\(\), as a mixture; got Multi"),
-        (lambda: plot_modes("fork", [1.0]), TypeError, "model must have predict_distribution"),
+        (lambda: plot_modes("fork", [1.0]), TypeError, "model must be a regressor"),
         (lambda: plot_weights(plain, [1.0]), TypeError, "mixture, with weights; got Multivar"),
         (lambda: plot_weights(fork, [1.0], feature=-1), ValueError, "feature must be a column"),
         (lambda: plot_ridge(fork), TypeError, "x must hold rows of features unless"),

@@ -30,8 +30,8 @@ from __future__ import annotations
 from ._calibration import plot_coverage, plot_pit, plot_sharpness
 from ._conditional import plot_conditional, plot_ridge
 from ._contours import plot_contours
-from ._density import plot_density, plot_feature
-from ._feature import plot_fan, plot_modes, plot_weights
+from ._density import plot_density
+from ._feature import plot_fan, plot_feature, plot_modes, plot_weights
 from ._loss import plot_history, plot_units, plot_waterfall
 from ._style import panels
 

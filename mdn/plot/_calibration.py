@@ -1,19 +1,19 @@
-"""Whether p(y|x) holds: what the functions of mdn.calibration return, drawn."""
+"""Calibration: what the functions of mdn.calibration return, drawn."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import cbook
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from . import _inputs as ask
+from ..prediction import kind_of
+from . import _inputs as inputs
 from . import _style as look
 from ._inputs import Floats
 
@@ -26,7 +26,7 @@ _MARKERS = "os^Dv*"
 
 
 def plot_pit(histogram: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
-    """Draw a PIT histogram with the band in which its bars lie if the model is calibrated.
+    """Draws a PIT histogram with the band in which its bars lie if the model is calibrated.
 
     A hump says that the prediction is too wide, a valley too narrow, a slope biased.  Bars outside
     the band are hatched; of B bins about B (1 - band) are by chance.
@@ -54,62 +54,49 @@ def plot_pit(histogram: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
         >>> [float(bar.get_height()) for bar in ax.containers[0]]
         [3.0, 3.0]
     """
-    wanted = ("counts", "edges", "low", "high", "expected", "band")
-    ask.fields(histogram, "histogram", wanted, "mdn.calibration.pit_histogram")
-    counts, edges = (ask.vector(getattr(histogram, f), f) for f in ("counts", "edges"))
+    fields = ("counts", "edges", "low", "high", "expected", "band")
+    _check_fields(histogram, "histogram", fields, "pit_histogram")
+    counts, edges = (inputs.check_vector(getattr(histogram, f), f) for f in ("counts", "edges"))
     if len(edges) != len(counts) + 1:
         raise ValueError(
             f"edges must be {len(counts) + 1} for {len(counts)} bins; got {len(edges)}"
         )
-    out = (counts < histogram.low) | (counts > histogram.high)
+    outside = (counts < histogram.low) | (counts > histogram.high)
 
-    ax = look.axes(ax)
-    ax.fill_between(
-        edges[[0, -1]],
-        histogram.low,
-        histogram.high,
-        color=look.GREY,
-        alpha=0.6,
-        linewidth=0,
-        zorder=2,
-        label=f"{look.percent(histogram.band)} band if calibrated",
-    )
+    ax = look.get_axes(ax)
+    ends = edges[[0, -1]]
+    band = f"{look.percent(histogram.band)} band if calibrated"
+    look.draw_area(ax, ends, histogram.low, histogram.high, zorder=2, label=band)
     ax.hlines(
         histogram.expected,
-        *edges[[0, -1]],
+        *ends,
         color=look.BLACK,
         linestyle="--",
         linewidth=1.5,
         zorder=3,
         label=f"expected, {histogram.expected:.4g} rows",
     )
-    default = {
-        "width": np.diff(edges),
-        "align": "edge",
-        "color": [look.ORANGE if o else look.SKY for o in out],
-        "edgecolor": look.BLACK,
-        "linewidth": 0.8,
-        "zorder": 1,
-    }
-    bars = ax.bar(edges[:-1], counts, **{**default, **cbook.normalize_kwargs(style, Patch)})
-    for bar in np.array(bars.patches)[out]:
+    colors = [look.ORANGE if out else look.SKY for out in outside]
+    defaults = {"color": colors, "edgecolor": look.BLACK, "linewidth": 0.8, "zorder": 1}
+    options = look.with_defaults(style, Patch, **defaults)
+    bars = ax.bar(edges[:-1], counts, **{"width": np.diff(edges), "align": "edge", **options})
+    for bar in np.array(bars.patches)[outside]:
         bar.set_hatch("//")
     handles, names = ax.get_legend_handles_labels()
-    for label, chosen in (("rows in the bin", ~out), ("rows outside the band", out)):
+    for label, chosen in (("rows in the bin", ~outside), ("rows outside the band", outside)):
         if chosen.any():
             handles.append(bars.patches[int(np.argmax(chosen))])
             names.append(label)
             handles[-1].set_label(label)
-    ax.set_xlim(edges[0], edges[-1])
+    ax.set_xlim(*ends)
     ax.set_ylim(0, 1.3 * max(counts.max(), histogram.high))  # the legend stands above the bars
-    ax.set_xlabel(ax.get_xlabel() or "PIT: predicted probability of a smaller y")
-    ax.set_ylabel(ax.get_ylabel() or "rows")
+    look.set_labels(ax, "PIT: predicted probability of a smaller y", "rows")
     ax.legend(handles, names, loc="upper center", ncols=2, fontsize="small", frameon=False)
     return ax
 
 
 def plot_coverage(curves: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
-    """Draw the share of rows inside the predicted regions against what these promise.
+    """Draws the share of rows inside the predicted regions against what these promise.
 
     On the diagonal a region holds what it promises; below it the model is too narrow, above it too
     wide.  The band is where chance leaves a calibrated model, level by level.
@@ -140,33 +127,26 @@ def plot_coverage(curves: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
     named = curves if isinstance(curves, Mapping) else {"observed": curves}
     if not 1 <= len(named) <= len(look.CURVES):
         raise ValueError(f"curves must be 1 to {len(look.CURVES)}; got {len(named)}")
-    wanted = ("nominal", "observed", "low", "high", "n", "band")
+    fields = ("nominal", "observed", "low", "high", "n", "band")
     for name, curve in named.items():
         what = f"curves[{name!r}]" if named is curves else "curves"
-        ask.fields(curve, what, wanted, "mdn.calibration.coverage_curve")
+        _check_fields(curve, what, fields, "coverage_curve")
     first = next(iter(named.values()))
     kinds = sorted({(c.n, c.band) for c in named.values()})
     if len(kinds) > 1:
         raise ValueError(f"curves must have the same rows and band; got (n, band) {kinds}")
 
-    ax = look.axes(ax)
-    low, high = (np.concatenate([[0.0], end, [1.0]]) for end in (first.low, first.high))
-    promised = np.concatenate([[0.0], first.nominal, [1.0]])
-    ax.fill_between(
-        *(promised, low, high),
-        color=look.GREY,
-        alpha=0.6,
-        linewidth=0,
-        label=f"{look.percent(first.band)} band if calibrated",
+    ax = look.get_axes(ax)
+    nominal, low, high = (
+        np.concatenate([[0.0], values, [1.0]]) for values in (first.nominal, first.low, first.high)
     )
+    look.draw_area(ax, nominal, low, high, label=f"{look.percent(first.band)} band if calibrated")
     ax.plot([0, 1], [0, 1], color=look.BLACK, linewidth=0.8, label="promised")
-    style = cbook.normalize_kwargs(style, Line2D)
-    for (name, curve), (colour, dashes) in zip(named.items(), look.CURVES, strict=False):
-        default = {"color": colour, "linestyle": dashes, "marker": ".", "linewidth": 1.8}
-        ax.plot(curve.nominal, curve.observed, **{**default, "label": name, **style})
+    for i, (name, curve) in enumerate(named.items()):
+        options = {"marker": ".", "linewidth": 1.8}
+        look.draw_curve(ax, i, curve.nominal, curve.observed, name, style, **options)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    ax.set_xlabel(ax.get_xlabel() or "promised coverage")
-    ax.set_ylabel(ax.get_ylabel() or f"share of the {first.n} rows inside")
+    look.set_labels(ax, "promised coverage", f"share of the {first.n} rows inside")
     hint = "above the diagonal: too wide\nbelow: too narrow"
     ax.legend(loc="best", fontsize="small", title=hint, title_fontsize="small", alignment="left")
     return ax
@@ -181,7 +161,7 @@ def plot_sharpness(
     ax: Axes | None = None,
     **style: Any,
 ) -> Axes:
-    r"""Draw the error of the rows against their predicted spread: do the widths mean anything?
+    r"""Draws the error of the rows against their predicted spread: do the widths mean anything?
 
     The rows are cut into bins of equal counts by their spread; a point is a bin, its bar an
     interval of about 90 %.  For standard deviations the root of the mean of :math:`\sigma^2` stands
@@ -216,45 +196,35 @@ def plot_sharpness(
         array([1.29, 1.97, 2.43, 2.63])
     """
     spreads = _spreads(spread)
-    miss = np.abs(ask.vector(error, "error", len(spreads[0].values)))
-    if n_bins < 1 or len(miss) < _FEW * n_bins:
+    errors = np.abs(inputs.check_vector(error, "error", len(spreads[0].values)))
+    if n_bins < 1 or len(errors) < _FEW * n_bins:
         raise ValueError(
-            f"n_bins must leave {_FEW} rows or more for each bin; got {n_bins} for {len(miss)} rows"
+            f"n_bins must leave {_FEW} rows or more for each bin; "
+            f"got {n_bins} for {len(errors)} rows"
         )
-    binned = [_binned(s, miss, n_bins) for s in spreads]  # each (4, B)
-
-    ax = look.axes(ax)
+    binned = [_binned(s, errors, n_bins) for s in spreads]  # each (4, B)
     x, tops = np.concatenate([b[0] for b in binned]), [b[3].max() for b in binned]
     pad = 0.12 * np.ptp(x) or 0.1 * x.max()
     low, high = max(0.0, x.min() - pad), x.max() + pad
+
+    ax = look.get_axes(ax)
     ax.plot([low, high], [low, high], color=look.BLACK, linewidth=0.8, label="error as predicted")
     if len(spreads) == 1:
-        ax.scatter(
-            *(spreads[0].values, miss),
-            s=7,
-            color=look.GREY,
-            linewidths=0,
-            alpha=0.7,
-            zorder=1,
-            rasterized=True,
-            label="|error| of a row",
-        )
-        tops.append(float(np.quantile(miss, _MOST_ROWS)))
-    style = cbook.normalize_kwargs(style, Line2D)
-    for s, (centre, middle, lower, upper), (colour, _), marker in zip(
-        spreads, binned, look.CURVES, _MARKERS, strict=False
-    ):
-        default = {"color": colour, "marker": marker, "linestyle": "none", "capsize": 3}
+        pale = {"s": 7, "color": look.GREY, "linewidths": 0, "alpha": 0.7, "zorder": 1}
+        look.draw_points(ax, spreads[0].values, errors, "|error| of a row", **pale)
+        tops.append(float(np.quantile(errors, _MOST_ROWS)))
+    for i, (s, (centre, middle, lower, upper)) in enumerate(zip(spreads, binned, strict=True)):
+        defaults = {"color": look.CURVES[i][0], "marker": _MARKERS[i], "linestyle": "none"}
+        options = look.with_defaults(style, Line2D, label=s.name, zorder=3, **defaults)
         bars = np.stack([middle - lower, upper - middle])
-        ax.errorbar(*(centre, middle, bars), **{**default, "label": s.name, "zorder": 3, **style})
+        ax.errorbar(centre, middle, bars, **{"capsize": 3, **options})
     ax.set(xlim=(low, high), ylim=(0.0, 1.05 * max(high, *tops)))
-    ax.set_xlabel(ax.get_xlabel() or look.with_unit(spreads[0].what, y_unit))
-    ax.set_ylabel(ax.get_ylabel() or look.with_unit("error", y_unit))
-    look.legend(ax, len(miss))
+    look.set_labels(ax, look.with_unit(spreads[0].what, y_unit), look.with_unit("error", y_unit))
+    look.add_legend(ax, len(errors))
     return ax
 
 
-# -- what to draw, as numbers ---------------------------------------------------------------------
+# -- what is drawn, as numbers ---------------------------------------------------------------------
 
 
 class _Spread(NamedTuple):
@@ -267,9 +237,10 @@ class _Spread(NamedTuple):
 
 
 def _spreads(spread: Any) -> list[_Spread]:
+    """Returns the standard deviations, or the half-widths of each coverage."""
     if hasattr(spread, "coverage") and hasattr(spread, "width"):
-        coverage = ask.vector(spread.coverage, "coverage")
-        width = ask.numeric(spread.width, "width").reshape(-1, len(coverage))  # (N, C)
+        coverage = inputs.check_vector(spread.coverage, "coverage")
+        width = inputs.check_numbers(spread.width, "width").reshape(-1, len(coverage))  # (N, C)
         if len(coverage) > len(look.CURVES):
             raise ValueError(f"spread must be of 1 to {len(look.CURVES)} coverages; got {coverage}")
         what = "predicted half-width of the interval"
@@ -278,9 +249,8 @@ def _spreads(spread: Any) -> list[_Spread]:
             for w, c in zip(width.T, coverage, strict=True)
         ]
     else:
-        std = ask.vector(spread, "spread")
-        what = "predicted standard deviation"
-        found = [_Spread(std, what, "root-mean-square error of a bin", None)]
+        what, name = "predicted standard deviation", "root-mean-square error of a bin"
+        found = [_Spread(inputs.check_vector(spread, "spread"), what, name, None)]
     for s in found:
         if not (s.values > 0).all():
             row = int(np.flatnonzero(s.values <= 0)[0])
@@ -288,12 +258,12 @@ def _spreads(spread: Any) -> list[_Spread]:
     return found
 
 
-def _binned(spread: _Spread, miss: Floats, n_bins: int) -> Floats:
-    """Mean spread and error of bins of equal counts, and the ends of its interval, (4, B)."""
+def _binned(spread: _Spread, errors: Floats, n_bins: int) -> Floats:
+    """Returns mean spread and error of bins of equal counts, and the ends of its bar, (4, B)."""
     c = spread.coverage
     columns = []
     for rows in np.array_split(np.argsort(spread.values, kind="stable"), n_bins):
-        width, part, n = spread.values[rows], miss[rows], len(rows)
+        width, part, n = spread.values[rows], errors[rows], len(rows)
         if c is None:
             square = part**2
             step = _Z90 * square.std(ddof=1) / math.sqrt(n)
@@ -304,3 +274,11 @@ def _binned(spread: _Spread, miss: Floats, n_bins: int) -> Floats:
             levels = (c + step * np.array([0, -1, 1])).clip(0.0, 1.0)
             columns.append([width.mean(), *np.quantile(part, levels)])
     return np.array(columns).T
+
+
+def _check_fields(thing: Any, name: str, fields: Sequence[str], function: str) -> None:
+    """Checks that the thing is what a function of mdn.calibration returns, or looks like it."""
+    if not all(hasattr(thing, field) for field in fields):
+        raise TypeError(
+            f"{name} must be what mdn.calibration.{function} returns; got {kind_of(thing)}"
+        )

@@ -1,4 +1,4 @@
-"""p(y|x) as curves: at one x taken apart, at a few overlaid, at many one above the other."""
+"""p(y|x) as curves: at one x with its components, at a few overlaid, at many as a ridge."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib import cbook
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from . import _inputs as ask
+from . import _inputs as inputs
 from . import _style as look
 from ._inputs import Floats
 
@@ -39,7 +38,7 @@ def plot_conditional(
     n_grid: int = 500,
     **style: Any,
 ) -> Axes:
-    r"""Draw the density p(y|x) at one x, taken apart, or at up to six, overlaid.
+    r"""Draws the density p(y|x) at one x, taken apart, or at up to six, overlaid.
 
     One row: the density, its weighted components :math:`\pi_k p_k(y)`, a shaded region, mean,
     median and modes.  Several rows: the densities and their modes.  Modes lower than 1 % of the
@@ -87,21 +86,22 @@ def plot_conditional(
     """
     if region not in ("central", "hdr"):
         raise ValueError(f'region must be "central" or "hdr"; got {region!r}')
-    needs = ("modes", "interval") if region == "central" else ("modes", "hdr")
-    dist, values = ask.conditional(model_or_dist, x, needs)
+    central = region == "central"
+    table = None if x is None else inputs.as_table(x)
+    dist = inputs.distribution_at(model_or_dist, table)
+    inputs.check_methods(dist, "modes", "interval" if central else "hdr")
     n = dist.batch_shape[0]
-    if n > len(look.CURVES) or n < 1:
+    if not 1 <= n <= len(look.CURVES):
         raise ValueError(f"x must have 1 to {len(look.CURVES)} rows to be told apart; got {n}")
-    names = ask.labels(labels, n) or look.row_names(values, n)
+    names = inputs.check_labels(labels, _curve_names(table, n))
 
-    lower, median, upper = ask.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
-    modes, log_heights = map(ask.array, dist.modes())
+    lower, median, upper = inputs.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
+    modes, log_heights = map(inputs.to_array, dist.modes())
     log_heights = np.where(np.isnan(log_heights), -math.inf, log_heights)
     major = log_heights >= log_heights.max(1, keepdims=True) + math.log(_MINOR_MODE)  # (N, K)
     modes = np.where(major, modes[..., 0], modes[:, :1, 0])  # (N, K), no NaN left
-    mean = ask.array(dist.mean)[:, 0]
-    central = region == "central"
-    pieces = ask.array(dist.interval(coverage)[:, None] if central else dist.hdr(coverage)[0])
+    mean = inputs.to_array(dist.mean)[:, 0]
+    pieces = inputs.to_array(dist.interval(coverage)[:, None] if central else dist.hdr(coverage)[0])
 
     low, high = min(lower.min(), modes.min()), max(upper.max(), modes.max())
     if n == 1:
@@ -109,38 +109,30 @@ def plot_conditional(
     edges = np.where(np.isnan(pieces), mean[:, None, None], pieces).reshape(n, -1)  # (N, 2 M)
     marks = np.concatenate([mean[:, None], median[:, None], edges, modes], axis=1)
     grid = _curve_grid(dist, low, high, marks, n_grid)  # (G, N)
-    density = np.exp(ask.on_grid(dist, dist.log_prob, grid))
+    density = np.exp(inputs.evaluate(dist, dist.log_prob, grid[..., None]))
 
-    ax = look.axes(ax)
-    style = cbook.normalize_kwargs(style, Line2D)
-    curves = []
-    for i, ((colour, dashes), name) in enumerate(zip(look.CURVES[:n], names, strict=True)):
-        default = {"color": colour, "linestyle": dashes, "linewidth": 2.0, "label": name}
-        curves += ax.plot(grid[:, i], density[:, i], **{**default, "zorder": 3, **style})
+    ax = look.get_axes(ax)
+    for i, name in enumerate(names):
+        look.draw_curve(ax, i, grid[:, i], density[:, i], name, style, zorder=3)
     if n == 1:
-        if components:
+        if components and hasattr(dist, "responsibilities"):
             _draw_components(ax, dist, grid, density)
         what = "central interval" if central else "highest-density region"
-        _draw_region(ax, grid[:, 0], density[:, 0], pieces[0], f"{look.percent(coverage)} {what}")
+        y = grid[:, 0, None]
+        inside = ((y >= pieces[0, :, 0]) & (y <= pieces[0, :, 1])).any(1)
+        options = {"where": inside, "alpha": 0.5, "label": f"{look.percent(coverage)} {what}"}
+        look.draw_area(ax, grid[:, 0], density[:, 0], zorder=0.5, **options)
         _draw_averages(ax, grid[:, 0], density[:, 0], mean[0], median[0], y_unit)
     for i in range(n):
-        at = modes[i, major[i]]
-        what = "modes"
+        at, heights = modes[i, major[i]], np.exp(log_heights[i, major[i]])
+        label = "modes" if i == n - 1 else "_modes"
         if n == 1:
-            what = f"mode{'s' * (len(at) > 1)} {look.numbers(at, high - low, y_unit)}"
-        ax.plot(
-            *(at, np.exp(log_heights[i, major[i]])),
-            "o",
-            color=look.BLACK,
-            markeredgecolor="white",
-            zorder=4,
-            label=what if i == n - 1 else "_modes",
-        )
+            label = f"mode{'s' * (len(at) > 1)} {_format_values(at, high - low, y_unit)}"
+        ax.plot(at, heights, "o", color=look.BLACK, markeredgecolor="white", zorder=4, label=label)
 
-    ax.set_xlabel(y_label or ax.get_xlabel() or look.with_unit("y", y_unit))
-    ax.set_ylabel(ax.get_ylabel() or look.per_unit(y_unit))
+    look.set_labels(ax, look.with_unit("y", y_unit), look.density_label(y_unit), y_label)
     # The legend stands in two columns above the curves; sticky, 0 is the lower end of the axis.
-    curves[0].sticky_edges.y.append(0.0)
+    ax.lines[-1].sticky_edges.y.append(0.0)
     n_rows = math.ceil(len(ax.get_legend_handles_labels()[1]) / 2)
     ax.update_datalim([(low, 0.0), (high, density.max() * (1.02 + 0.075 * n_rows))])
     ax.autoscale_view()
@@ -161,7 +153,7 @@ def plot_ridge(
     n_grid: int = 500,
     **style: Any,
 ) -> Axes:
-    r"""Draw the densities at up to 40 x one above the other: how the shape of p(y|x) moves.
+    r"""Draws the densities at up to 40 x one above the other: how the shape of p(y|x) moves.
 
     The first row is the lowest.  All have one scale, so equal areas are equal probabilities; the
     highest reaches 1.8 rows up.  White ticks are the medians.
@@ -196,87 +188,92 @@ def plot_ridge(
         >>> round(float(ax.lines[-1].get_ydata().max()), 6)
         1.8
     """
-    dist, values = ask.conditional(model_or_dist, x, [])
+    table = None if x is None else inputs.as_table(x)
+    dist = inputs.distribution_at(model_or_dist, table)
     n = dist.batch_shape[0]
     if not 1 <= n <= _MOST_RIDGES:
         raise ValueError(f"x must have 1 to {_MOST_RIDGES} rows; got {n}")
-    names = [str(i) for i in range(n)] if values is None else look.row_values(values)
-    names = ask.labels(labels, n) or names
+    rows = [str(i) for i in range(n)] if table is None else inputs.row_values(table)
+    names = inputs.check_labels(labels, rows)
 
-    low, median, high = ask.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
+    low, median, high = inputs.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
     grid = _curve_grid(dist, low.min(), high.max(), median[:, None], n_grid)  # (G, N)
-    density = np.exp(ask.on_grid(dist, dist.log_prob, grid))
+    density = np.exp(inputs.evaluate(dist, dist.log_prob, grid[..., None]))
     height = density * (_OVERLAP / density.max())
 
-    ax = look.axes(ax)
-    style = cbook.normalize_kwargs(style, Line2D)
+    ax = look.get_axes(ax)
     for i in reversed(range(n)):  # a lower row stands before those above it
         order = 2 + (n - i) / n
-        line = {"color": look.BLUE, "linewidth": 1.3, "zorder": order, **style}
         y, top = grid[:, i], i + height[:, i]
-        ax.fill_between(y, i, top, color=look.SKY, alpha=0.75, linewidth=0, zorder=order)
+        look.draw_area(ax, y, i, top, color=look.SKY, alpha=0.75, zorder=order)
         at = np.interp(median[i], y, top)
         ax.vlines(median[i], i, at, color="white", linewidth=1.5, zorder=order)
-        ax.plot(y, top, **line)
+        ax.plot(
+            y,
+            top,
+            **look.with_defaults(style, Line2D, color=look.BLUE, linewidth=1.3, zorder=order),
+        )
     ax.set_yticks(np.arange(n), names)
     ax.set_ylim(-0.1, max(n - 0.5, (np.arange(n) + height.max(0)).max() + 0.1))
     ax.set_xlim(low.min(), high.max())
-    ax.set_xlabel(y_label or ax.get_xlabel() or look.with_unit("y", y_unit))
-    ax.set_ylabel(x_label or ax.get_ylabel() or ("row" if values is None else "x"))
+    look.set_labels(
+        ax, look.with_unit("y", y_unit), "row" if table is None else "x", y_label, x_label
+    )
     return ax
 
 
-# -- what to draw, as numbers ---------------------------------------------------------------------
+# -- what is drawn, as numbers and text -----------------------------------------------------------
 
 
 def _curve_grid(dist: Any, low: float, high: float, marks: Floats, n_grid: int) -> Floats:
-    """Points of N curves, (G, N), sorted: even, dense where the mass is, and the marks (N, M)."""
+    """Returns points of N curves, (G, N), rising: even, dense where p is, and the marks (N, M)."""
     n = len(marks)
     even = np.repeat(np.linspace(low, high, n_grid)[:, None], n, axis=1)
     if hasattr(dist, "loc") and hasattr(dist, "scale"):
-        loc, scale = ask.array(dist.loc)[..., 0], ask.array(dist.scale)[..., 0]  # (N, K)
+        loc, scale = (
+            inputs.to_array(dist.loc)[..., 0],
+            inputs.to_array(dist.scale)[..., 0],
+        )  # (N, K)
         dense = (loc + _OFFSETS[:, None, None] * scale).transpose(0, 2, 1).reshape(-1, n)
     else:
-        levels = np.linspace(_TAIL, 1 - _TAIL, n_grid)
-        dense = ask.quantiles(dist, levels)
+        dense = inputs.quantiles(dist, np.linspace(_TAIL, 1 - _TAIL, n_grid))
     return np.sort(np.concatenate([even, dense, marks.T]).clip(low, high), axis=0)
+
+
+def _curve_names(table: Any, n: int) -> list[str]:
+    """Returns names of curves: the values of x, or the numbers of the rows."""
+    if table is None:
+        return ["p(y|x)"] if n == 1 else [f"row {i}" for i in range(n)]
+    one = table.shape[1] == 1
+    return [f"p(y|x = {row})" if one else f"p(y|x = ({row}))" for row in inputs.row_values(table)]
+
+
+def _format_values(values: ArrayLike, span: float, unit: str | None) -> str:
+    """Returns rising values to a thousandth of the span; their count if above three."""
+    if np.size(values) > 3:
+        return f"({np.size(values)})"
+    rounded = np.round(np.sort(np.ravel(values)), 3 - math.floor(math.log10(span))) + 0.0  # no -0
+    return " ".join([", ".join(f"{v:.10g}" for v in rounded), *([unit] if unit else [])])
 
 
 # -- drawing --------------------------------------------------------------------------------------
 
 
 def _draw_components(ax: Axes, dist: Any, grid: Floats, density: Floats) -> None:
-    """pi_k p_k(y) = p(y) r_k(y), with the responsibilities r: so of any family."""
-    if not hasattr(dist, "responsibilities"):
-        return
-    y = ask.like(dist, grid).unsqueeze(-1)
-    parts = density[..., None] * np.exp(ask.array(dist.responsibilities(y)))  # (G, 1, K)
-    for k, part in enumerate(parts[:, 0].T):
+    """Draws pi_k p_k(y) = p(y) r_k(y) with the responsibilities r, so of any family."""
+    log_shares = inputs.evaluate(dist, dist.responsibilities, grid[..., None])  # (G, 1, K)
+    for k, part in enumerate((density[..., None] * np.exp(log_shares))[:, 0].T):
         label = "weighted components" if k == 0 else "_component"
-        ax.fill_between(grid[:, 0], part, color=look.SKY, alpha=0.25, linewidth=0)
+        look.draw_area(ax, grid[:, 0], part, color=look.SKY, alpha=0.25)
         ax.plot(grid[:, 0], part, color=look.SKY, linewidth=1, label=label)
-
-
-def _draw_region(ax: Axes, y: Floats, density: Floats, pieces: Floats, label: str) -> None:
-    """Intervals (M, 2), padded with NaN, shaded below the curve."""
-    inside = ((y[:, None] >= pieces[:, 0]) & (y[:, None] <= pieces[:, 1])).any(1)
-    ax.fill_between(
-        *(y, density),
-        where=inside,
-        color=look.GREY,
-        alpha=0.5,
-        linewidth=0,
-        zorder=0.5,
-        label=label,
-    )
 
 
 def _draw_averages(
     ax: Axes, y: Floats, density: Floats, mean: float, median: float, unit: str | None
 ) -> None:
-    """Mean and median of one curve."""
+    """Draws the mean and the median of one curve."""
     looks = {"mean": (mean, look.VERMILLION, "--"), "median": (median, look.GREEN, ":")}
-    for name, (at, colour, dashes) in looks.items():
-        label = f"{name} {look.numbers(at, y[-1] - y[0], unit)}"
+    for name, (at, color, dashes) in looks.items():
+        label = f"{name} {_format_values(at, y[-1] - y[0], unit)}"
         # as high as the peak, not as the curve: between two modes the mean may have no density
-        ax.plot([at, at], [0, density.max()], dashes, color=colour, linewidth=2, label=label)
+        ax.plot([at, at], [0, density.max()], dashes, color=color, linewidth=2, label=label)

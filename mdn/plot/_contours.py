@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from . import _inputs as ask
+from ..prediction import kind_of
+from . import _inputs as inputs
 from . import _style as look
 from ._inputs import Floats
 
@@ -34,7 +36,7 @@ def plot_contours(
     n_grid: int = 200,
     **style: Any,
 ) -> Axes:
-    r"""Draw the density of two targets at one x as contours, with draws from it.
+    r"""Draws the density of two targets at one x as contours, with draws from it.
 
     The contour of coverage c is the edge of the smallest region with probability c, the set
     :math:`\{y : p(y|x) \ge t\}`; t is the :math:`1 - c` quantile of p at 20,000 draws.  The draws
@@ -70,49 +72,37 @@ def plot_contours(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['50 % region', '90 % region', '300 draws']
     """
-    wanted = ask.coverages(coverage)
+    wanted = inputs.check_coverages(coverage)
     if len(wanted) > len(_DASHES):
         raise ValueError(f"coverage must be at most {len(_DASHES)} values; got {len(wanted)}")
     if not 0 <= n_samples <= _N_DRAWS:
         raise ValueError(f"n_samples must lie between 0 and {_N_DRAWS}; got {n_samples}")
-    if n_grid < 2:
-        raise ValueError(f"n_grid must be at least 2; got {n_grid}")
-    names = ask.labels(labels, 2)
-    row = None if x is None else np.atleast_2d(ask.numeric(x, "x"))
-    dist, _ = ask.conditional(model_or_dist, row, ["log_prob"], n_targets=2)
+    names = inputs.check_labels(labels, ["", ""])
+    dist = inputs.distribution_at(model_or_dist, None if x is None else _one_row(x), n_targets=2)
     if tuple(dist.batch_shape) != (1,):
         raise ValueError(f"this plot shows one x; got {dist.batch_shape[0]} rows")
 
-    points = ask.draws(dist, _N_DRAWS)[:, 0]  # (S, 2)
-    with torch.no_grad():
-        at_draws = ask.array(dist.log_prob(ask.like(dist, points[:, None])))[:, 0]  # (S,)
+    points = _draws(dist)  # (S, 2)
+    at_draws = inputs.evaluate(dist, dist.log_prob, points[:, None])[:, 0]  # (S,)
     levels = np.quantile(at_draws, 1 - np.array(wanted))[::-1]  # rising
-    axes = [_lines(points[:, i], n_grid) for i in (0, 1)]
-    log_density = _on_plane(dist, *axes).clip(levels[0] - 50)  # to minus infinity no line is drawn
+    axes = [_grid_lines(points[:, i], n_grid) for i in (0, 1)]
+    plane = np.stack(np.meshgrid(*axes), axis=-1)[:, :, None]  # (G2, G1, 1, 2)
+    log_density = inputs.evaluate(dist, dist.log_prob, plane)[..., 0]
+    log_density = log_density.clip(levels[0] - 50)  # to minus infinity no line is drawn
 
-    ax = look.axes(ax)
+    ax = look.get_axes(ax)
     shades = look.blues()(np.linspace(0.12, 0.5, len(wanted)))
     ax.contourf(*axes, log_density, [*levels, np.inf], colors=shades, zorder=1)
-    shown = points[:n_samples]
     if n_samples:
-        ax.scatter(
-            *(shown[:, 0], shown[:, 1]),
-            s=9,
-            color=look.BLACK,
-            edgecolors="white",
-            linewidths=0.4,
-            zorder=2,
-            rasterized=True,
-            label=f"{n_samples} draws",
-        )
+        label, (first, second) = f"{n_samples} draws", points[:n_samples].T
+        look.draw_points(ax, first, second, label, s=9, linewidths=0.4, zorder=2)
     dashes = _DASHES[: len(wanted)][::-1]
-    default = {"colors": look.BLUE, "linestyles": dashes, "linewidths": 1.6, "zorder": 3}
-    drawn = ax.contour(*axes, log_density, levels, **{**default, **style})
+    defaults = {"colors": look.BLUE, "linestyles": dashes, "linewidths": 1.6, "zorder": 3}
+    drawn = ax.contour(*axes, log_density, levels, **{**defaults, **style})
     ax.set_xlim(axes[0][0], axes[0][-1])
     ax.set_ylim(axes[1][0], axes[1][-1] + _HEAD * np.ptp(axes[1]))
 
-    ax.set_xlabel((names or [""])[0] or ax.get_xlabel() or "y[0]")
-    ax.set_ylabel((names or ["", ""])[1] or ax.get_ylabel() or "y[1]")
+    look.set_labels(ax, "y[0]", "y[1]", *names)
     signs = drawn.legend_elements()[0][::-1]
     for sign, dash in zip(signs, dashes[::-1] if "linestyles" not in style else [], strict=False):
         sign.set(linestyle=dash)  # Matplotlib has stretched the dashes twice
@@ -129,17 +119,25 @@ def plot_contours(
     return ax
 
 
-def _lines(draws: Floats, n: int) -> Floats:
-    """Grid lines along one axis: n even ones, and n that follow the draws."""
+def _one_row(x: Any) -> Any:
+    """Returns one row of features, given as (F,) or (1, F), as a table."""
+    table = inputs.as_table(x)
+    return table.T if np.ndim(x) == 1 else table  # numbers alone became a column
+
+
+def _draws(dist: Any) -> Floats:
+    """Returns draws with a seed of their own, (S, 2); the global random state stays as it was."""
+    if "generator" not in inspect.signature(dist.sample).parameters:
+        raise TypeError(
+            f"this plot needs sample(shape, generator=), as of a mixture; got {kind_of(dist)}"
+        )
+    draws = dist.sample((_N_DRAWS,), generator=torch.Generator().manual_seed(0))
+    return inputs.to_array(draws)[:, 0]
+
+
+def _grid_lines(draws: Floats, n: int) -> Floats:
+    """Returns grid lines along one axis: n even ones, and n that follow the draws."""
     low, high = np.quantile(draws, [_TAIL, 1 - _TAIL])
-    even = ask.span(np.array([low, high]), _MARGIN, n)
+    even = inputs.even_steps(np.array([low, high]), _MARGIN, n)
     dense = np.quantile(draws, np.linspace(_TAIL, 1 - _TAIL, n))
     return np.unique(np.concatenate([even, dense]))
-
-
-def _on_plane(dist: Any, first: Floats, second: Floats) -> Floats:
-    """Log density, (second, first)."""
-    plane = np.stack(np.meshgrid(first, second), axis=-1)  # (G2, G1, 2)
-    with torch.no_grad():
-        parts = torch.as_tensor(plane).unsqueeze(-2).split(32)  # (32, G1, 1, 2), to save memory
-        return np.concatenate([ask.array(dist.log_prob(ask.like(dist, p)))[..., 0] for p in parts])

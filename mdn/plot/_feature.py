@@ -1,4 +1,4 @@
-"""What becomes of p(y|x) along one feature: intervals, branches and weights."""
+"""How p(y|x) changes along one feature: density, intervals, modes and weights."""
 
 from __future__ import annotations
 
@@ -7,20 +7,106 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import cbook
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
-from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from . import _inputs as ask
+from ..prediction import kind_of
+from . import _inputs as inputs
 from . import _style as look
+from ._density import draw_image
 from ._inputs import Floats
 
-__all__ = ["plot_fan", "plot_modes", "plot_weights"]
+__all__ = ["plot_feature", "plot_fan", "plot_modes", "plot_weights"]
 
+_TAIL = 0.005  # probability left out at the top and at the bottom of plot_feature
 _LEAST_MODE = 0.05  # share of the highest density at an x below which a mode is no branch
 _PALE, _DARK = 0.2, 0.62  # of the colour map: the widest interval and the narrowest
+
+
+def plot_feature(
+    model: Any,
+    x: ArrayLike,
+    *,
+    feature: int = 0,
+    at: ArrayLike | None = None,
+    coverage: float = 0.9,
+    x_label: str | None = None,
+    y_label: str | None = None,
+    y_unit: str | None = None,
+    ax: Axes | None = None,
+    n_grid: int = 300,
+    **style: Any,
+) -> Axes:
+    r"""Draws how p(y|x) changes with one feature while the others stay: what the model has learnt.
+
+    The image of `plot_density` from the 0.5 % to the 99.5 % quantile, with the median and a central
+    interval.  Ticks along the bottom are the values of the feature in x: where there are none, the
+    model extrapolates.  What is drawn is the model's, not an effect of the feature: in the data the
+    others may vary with it.
+
+    Args:
+        model: as in `plot_density`; its distributions need ``icdf``.
+        x: features, (N, F), array or data frame, for the range of the feature.
+        feature: column of x that varies.
+        at: a row of x, (F,), that is varied; a line marks its own value.  The medians if None.
+        coverage: probability of the interval, in (0, 1).
+        x_label: what the feature is, with its unit.
+        y_label: what the target is, with its unit.
+        y_unit: unit of y, for the colour bar, as "min".
+        ax: where to draw; a new figure if None.
+        n_grid: cells along either axis.
+        **style: keywords of ``Axes.pcolormesh``, as ``cmap`` or ``vmax``.
+
+    Returns:
+        The Axes; the image is the first of ``ax.collections``.
+
+    Raises:
+        ValueError: no such feature, ``at`` of another length, a coverage out of range, or a density
+            that is not finite.
+        TypeError: the model is of another kind, or its distribution has no inputs.quantiles.
+
+    Example:
+        >>> import torch
+        >>> from mdn import GaussianMixture
+        >>> def model(x):  # the width is the second feature
+        ...     return GaussianMixture(torch.zeros(1), x[:, None, :1], x[:, None, 1:])
+        >>> ax = plot_feature(model, [[0.0, 1.0], [4.0, 2.0], [2.0, 3.0]], at=[2.0, 3.0])
+        >>> ax.get_legend_handles_labels()[1]
+        ['median', '90 % central interval', 'the given row, at 2', 'rows of x']
+        >>> ax.get_xlabel()
+        'x0\n(the other feature as given)'
+    """
+    coverage = inputs.check_coverage(coverage)
+    grid = inputs.feature_grid(model, x, feature, at, n_grid)
+    levels = [_TAIL, 0.5 - coverage / 2, 0.5, 0.5 + coverage / 2, 1 - _TAIL]
+    low, lower, median, upper, high = inputs.quantiles(grid.dist, np.array(levels))
+    ys = inputs.even_steps(np.array([low.min(), high.max()]), 0.02, n_grid)
+
+    ax = look.get_axes(ax)
+    draw_image(ax, grid, ys, y_unit, style)
+    look.draw_line(ax, grid.values, median, "median")
+    for line, name in ((lower, "_lower"), (upper, f"{look.percent(coverage)} central interval")):
+        look.draw_line(ax, grid.values, line, name, linestyle="--", lw=1.3)
+    if grid.at is not None:
+        ax.axvline(
+            grid.at, color=look.BLACK, ls=":", lw=1.5, label=f"the given row, at {grid.at:.4g}"
+        )
+    ax.plot(
+        grid.data,
+        np.zeros(len(grid.data)),
+        "|",
+        transform=ax.get_xaxis_transform(),
+        color=look.BLACK,
+        markersize=12,  # half of it is below the frame
+        markeredgewidth=0.6,
+        alpha=0.5,
+        label="rows of x",
+    )
+    ax.set_xlim(grid.values[0], grid.values[-1])
+    ax.set_ylim(ys[0], ys[-1])
+    look.label_feature_plot(ax, grid, "", x_label, look.with_unit("y", y_unit), y_label)
+    return ax
 
 
 def plot_fan(
@@ -38,7 +124,7 @@ def plot_fan(
     n_grid: int = 300,
     **style: Any,
 ) -> Axes:
-    r"""Draw nested central intervals and the median of p(y|x) over one feature: a fan chart.
+    r"""Draws nested central intervals and the median of p(y|x) over one feature: a fan chart.
 
     An interval of coverage c goes from the quantile :math:`(1 - c)/2` to :math:`(1 + c)/2`.  It
     hides a gap between two modes; `plot_density` and `plot_modes` show it.
@@ -62,7 +148,7 @@ def plot_fan(
 
     Raises:
         ValueError: no such feature, ``at`` or y of another length, or a coverage out of range.
-        TypeError: the model is of another kind, or its distribution has no quantiles.
+        TypeError: the model is of another kind, or its distribution has no inputs.quantiles.
 
     Example:
         >>> import torch
@@ -73,33 +159,27 @@ def plot_fan(
         >>> ax.get_legend_handles_labels()[1]
         ['90 % central interval', '50 % central interval', 'median']
     """
-    wanted = ask.coverages(coverage)[::-1]  # the widest first, so that the others lie on top
-    walk = ask.along(model, x, feature, at, n_grid)
-    target = None if y is None else ask.target(y, len(walk.rows))
+    wanted = inputs.check_coverages(coverage)[
+        ::-1
+    ]  # the widest first, so that the others lie on top
+    grid = inputs.feature_grid(model, x, feature, at, n_grid)
+    target = None if y is None else inputs.check_target(y, len(grid.data))
     tails = [0.5 + s * 0.5 * c for s in (-1, 1) for c in wanted]
-    *ends, median = ask.quantiles(walk.dist, np.array([*tails, 0.5]))
+    *ends, median = inputs.quantiles(grid.dist, np.array([*tails, 0.5]))
 
-    ax = look.axes(ax)
-    style = cbook.normalize_kwargs(style, PolyCollection)
+    ax = look.get_axes(ax)
     shades = np.linspace(_PALE, _DARK, len(wanted)) if len(wanted) > 1 else [_PALE]
     for i, (c, shade) in enumerate(zip(wanted, shades, strict=True)):
-        default = {"facecolor": look.blues()(shade), "edgecolor": look.BLUE, "linewidth": 0.4}
-        label = f"{look.percent(c)} central interval"
-        ends_i = ends[i], ends[i + len(wanted)]
-        ax.fill_between(walk.values, *ends_i, **{**default, "label": label, **style})
-    ax.plot(
-        *(walk.values, median),
-        color=look.VERMILLION,
-        lw=2,
-        path_effects=look.halo(),
-        label="median",
-    )
+        defaults = {"facecolor": look.blues()(shade), "edgecolor": look.BLUE, "linewidth": 0.4}
+        defaults["label"] = f"{look.percent(c)} central interval"
+        options = look.with_defaults(style, PolyCollection, **defaults)
+        ax.fill_between(grid.values, ends[i], ends[i + len(wanted)], **options)
+    look.draw_line(ax, grid.values, median, "median")
     if target is not None:
-        look.scatter_data(ax, walk.rows[:, feature], target)
-    y_label = y_label or ax.get_ylabel() or look.with_unit("y", y_unit)
-    look.label_axes(ax, walk, "" if target is None else "intervals and median: ", x_label, y_label)
+        look.draw_points(ax, grid.data, target)
     ax.margins(x=0.0)
-    look.legend(ax, len(walk.rows))
+    drawn = "" if target is None else "intervals and median: "
+    look.label_feature_plot(ax, grid, drawn, x_label, look.with_unit("y", y_unit), y_label)
     return ax
 
 
@@ -117,7 +197,7 @@ def plot_modes(
     n_grid: int = 300,
     **style: Any,
 ) -> Axes:
-    r"""Draw the modes of p(y|x) over one feature: the branches of the values that are likely.
+    r"""Draws the modes of p(y|x) over one feature: the branches of the values that are likely.
 
     At every x the highest mode is dark, the others are light, and the size of a point is the
     height of its mode against the highest.  Those below 5 % of it are left out.  Points are not
@@ -155,37 +235,34 @@ def plot_modes(
         >>> ax.get_legend_handles_labels()[1]
         ['highest mode', 'other modes', 'mean of y given x']
     """
-    walk = ask.along(model, x, feature, at, n_grid)
-    target = None if y is None else ask.target(y, len(walk.rows))
-    places, log_heights = map(ask.array, ask.having(walk.dist, "modes").modes())
-    places = places[..., 0]  # (G, K)
+    grid = inputs.feature_grid(model, x, feature, at, n_grid)
+    target = None if y is None else inputs.check_target(y, len(grid.data))
+    inputs.check_methods(grid.dist, "modes")
+    modes, log_heights = map(inputs.to_array, grid.dist.modes())  # (G, K, 1), (G, K)
     log_heights = np.where(np.isnan(log_heights), -math.inf, log_heights)
     share = np.exp(log_heights - log_heights.max(1, keepdims=True))
-    kept = share >= _LEAST_MODE
-    first = np.zeros_like(kept)
-    first[:, 0] = True  # they come by falling density
+    drawn = share >= _LEAST_MODE
+    highest = np.arange(share.shape[1]) == 0  # they come by falling density
 
-    ax = look.axes(ax)
+    ax = look.get_axes(ax)
     if target is not None:
-        look.scatter_data(ax, walk.rows[:, feature], target, look.GREY)
-    style = cbook.normalize_kwargs(style, PathCollection)
-    looks = (("highest mode", kept & first, look.BLUE), ("other modes", kept & ~first, look.ORANGE))
-    for label, chosen, colour in looks:
-        if chosen.any():
-            default = {"s": 4 + 14 * share[chosen], "color": colour, "linewidths": 0, "zorder": 3}
-            at_x = np.broadcast_to(walk.values[:, None], kept.shape)[chosen]
-            ax.scatter(at_x, places[chosen], **{**default, "label": label, **style})
-    ax.plot(
-        walk.values,
-        ask.array(walk.dist.mean)[:, 0],
-        "--",
-        color=look.VERMILLION,
-        lw=1.6,
-        label="mean of y given x",
+        look.draw_points(ax, grid.data, target, color=look.GREY)
+    looks = (
+        ("highest mode", drawn & highest, look.BLUE),
+        ("other modes", drawn & ~highest, look.ORANGE),
     )
-    y_label = y_label or ax.get_ylabel() or look.with_unit("y", y_unit)
-    look.label_axes(ax, walk, "" if target is None else "modes and mean: ", x_label, y_label)
-    look.legend(ax, len(walk.rows))
+    for label, chosen, color in looks:
+        if chosen.any():
+            defaults = {"s": 4 + 14 * share[chosen], "color": color, "linewidths": 0, "zorder": 3}
+            at_x = np.broadcast_to(grid.values[:, None], chosen.shape)[chosen]
+            options = look.with_defaults(style, PathCollection, label=label, **defaults)
+            ax.scatter(at_x, modes[chosen, 0], **options)
+    mean = inputs.to_array(grid.dist.mean)[:, 0]
+    look.draw_line(
+        ax, grid.values, mean, "mean of y given x", linestyle="--", lw=1.6, path_effects=None
+    )
+    note = "" if target is None else "modes and mean: "
+    look.label_feature_plot(ax, grid, note, x_label, look.with_unit("y", y_unit), y_label)
     return ax
 
 
@@ -201,7 +278,7 @@ def plot_weights(
     n_grid: int = 300,
     **style: Any,
 ) -> Axes:
-    r"""Draw the weights :math:`\pi_k(x)` of the components over one feature.
+    r"""Draws the weights :math:`\pi_k(x)` of the components over one feature.
 
     Of more than six components, the five of greatest mean weight and the sum of the others.  A
     component is named by its number and where it lies, its location averaged by its weight.
@@ -234,35 +311,33 @@ def plot_weights(
         >>> ax.get_legend_handles_labels()[1]
         ['component 0, near 2 min', 'component 1, near 4 min']
     """
-    walk = ask.along(model, x, feature, at, n_grid)
-    if not hasattr(walk.dist, "weights"):
-        raise TypeError(f"this plot needs a mixture, with weights; got {ask.kind(walk.dist)}")
-    weights = ask.array(walk.dist.weights)  # (G, K)
+    grid = inputs.feature_grid(model, x, feature, at, n_grid)
+    if not hasattr(grid.dist, "weights"):
+        raise TypeError(f"this plot needs a mixture, with weights; got {kind_of(grid.dist)}")
+    weights = inputs.to_array(grid.dist.weights)  # (G, K)
     order = np.argsort(-weights.mean(0), kind="stable")
-    n_alone = len(order) if len(order) <= len(look.CURVES) else len(look.CURVES) - 1
-    alone, rest = np.sort(order[:n_alone]), order[n_alone:]
-    names = _component_names(walk.dist, weights, y_unit)
-    curves = [(names[k], weights[:, k]) for k in alone]
+    n_single = len(order) if len(order) <= len(look.CURVES) else len(look.CURVES) - 1
+    single, rest = np.sort(order[:n_single]), order[n_single:]
+    names = _component_names(grid.dist, weights, y_unit)
+    curves = [(names[k], weights[:, k]) for k in single]
     if len(rest):
         curves.append((f"the other {len(rest)} together", weights[:, rest].sum(1)))
 
-    ax = look.axes(ax)
-    style = cbook.normalize_kwargs(style, Line2D)
-    for (name, weight), (colour, dashes) in zip(curves, look.CURVES, strict=False):
-        default = {"color": colour, "linestyle": dashes, "linewidth": 2.0, "label": name}
-        ax.plot(walk.values, weight, **{**default, **style})
+    ax = look.get_axes(ax)
+    for i, (name, weight) in enumerate(curves):
+        look.draw_curve(ax, i, grid.values, weight, name, style)
     ax.set_ylim(-0.02, 1.02)
     ax.margins(x=0.0)
-    look.label_axes(ax, walk, "", x_label, ax.get_ylabel() or "weight of the component")
-    look.legend(ax)
+    look.label_feature_plot(ax, grid, "", x_label, "weight of the component")
     return ax
 
 
 def _component_names(dist: Any, weights: Floats, unit: str | None) -> list[str]:
-    """By number, and by place if there are locations, (G, K, 1)."""
+    """Returns names by number, and by place if there are locations, (G, K, 1)."""
     names = [f"component {k}" for k in range(weights.shape[1])]
     if not hasattr(dist, "loc"):
         return names
     total = weights.sum(0)
-    loc = (weights * ask.array(dist.loc)[..., 0]).sum(0) / np.where(total > 0, total, 1.0)
-    return [f"{name}, near {look.quantity(v, unit)}" for name, v in zip(names, loc, strict=True)]
+    loc = (weights * inputs.to_array(dist.loc)[..., 0]).sum(0) / np.where(total > 0, total, 1.0)
+    unit = f" {unit}" if unit else ""
+    return [f"{name}, near {place:.3g}{unit}" for name, place in zip(names, loc, strict=True)]

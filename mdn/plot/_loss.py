@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib import cbook
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from . import _inputs as ask
+from ..prediction import kind_of
+from . import _inputs as inputs
 from . import _style as look
 from ._inputs import Floats
 
@@ -27,7 +27,7 @@ _SQUASH = 10.0  # they do if they make the range of the loss more than this time
 def plot_history(
     history: Any, *, y_unit: str | None = None, ax: Axes | None = None, **style: Any
 ) -> Axes:
-    """Draw the NLL of every epoch, mark the best one, and say what zero means.
+    """Draws the NLL of every epoch, mark the best one, and say what zero means.
 
     The line at 0 is drawn unless it lies farther from the curves than three times their height;
     then the legend says where it is.  If the worst 5 % of the epochs (at least one) would leave
@@ -60,20 +60,17 @@ def plot_history(
         0: a density may exceed 1,
         so the loss may go below
     """
-    train, val, best = ask.history(history)
-    ax = look.axes(ax)
-    style = cbook.normalize_kwargs(style, Line2D)
-    short = {"marker": "."} if len(train) < 20 else {}
-    looks = [
-        (
-            train,
-            {"color": look.ORANGE, "linestyle": "--", "label": "training, mean over the epoch"},
-        ),
-        (val, {"color": look.BLUE, "linestyle": "-", "label": "validation"}),
-    ]
-    for nll, curve in looks:
+    train, val, best = _check_history(history)
+    ax = look.get_axes(ax)
+    markers = {"marker": "."} if len(train) < 20 else {}
+    for nll, label, color, dashes in (
+        (train, "training, mean over the epoch", look.ORANGE, "--"),
+        (val, "validation", look.BLUE, "-"),
+    ):
         if len(nll):
-            ax.plot(np.arange(len(nll)), nll, **{**curve, "linewidth": 1.8, **short, **style})
+            defaults = {"color": color, "linestyle": dashes, "linewidth": 1.8, **markers}
+            options = look.with_defaults(style, Line2D, label=label, **defaults)
+            ax.plot(np.arange(len(nll)), nll, **options)
     judged = val if len(val) else train
     if 0 <= best < len(judged):
         ax.plot(
@@ -94,25 +91,23 @@ def plot_history(
         ax.axhline(0.0, color=look.BLACK, lw=1, ls=":", label=text, zorder=1)
         low, high = min(low, 0.0), max(high, 0.0)
     elif low > 0:
-        look.note(ax, f"0 is {away:.3g} nats below; it is no bound,\nas a density may exceed 1")
+        look.add_note(ax, f"0 is {away:.3g} nats below; it is no bound,\nas a density may exceed 1")
     else:
-        look.note(
-            ax, f"0 is {away:.3g} nats above: the loss is\nbelow it, as a density may exceed 1"
-        )
+        text = f"0 is {away:.3g} nats above: the loss is\nbelow it, as a density may exceed 1"
+        look.add_note(ax, text)
     if cut:
         pad = 0.05 * (high - low)
         ax.set_ylim(low - pad, high + pad)
-        look.note(ax, cut)
+        look.add_note(ax, cut)
 
-    ax.set_xlabel(ax.get_xlabel() or "epoch (the first is 0)")
-    ax.set_ylabel(ax.get_ylabel() or f"NLL [nats per row, y in {y_unit or 'its own unit'}]")
+    look.set_labels(ax, "epoch (the first is 0)", _nll_label(y_unit))
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.legend(loc="best", fontsize="small")
     return ax
 
 
 def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any) -> Axes:
-    """Draw the loss of one fit in several units of y, as bars from the line at zero.
+    """Draws the loss of one fit in several units of y, as bars from the line at zero.
 
     Args:
         nll: NLL in nats per row by the name of the unit.
@@ -132,11 +127,11 @@ def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any
     """
     if not nll:
         raise ValueError("nll must name at least one unit; got none")
-    values = ask.numeric(list(nll.values()), "nll")
-    ax = look.axes(ax)
+    values = inputs.check_numbers(list(nll.values()), "nll")
+    ax = look.get_axes(ax)
     rows = np.arange(len(values))[::-1]
-    default = {"color": look.SKY, "edgecolor": look.BLACK, "height": 0.55}
-    ax.barh(rows, values, **{**default, **cbook.normalize_kwargs(style, Patch)})
+    options = look.with_defaults(style, Patch, color=look.SKY, edgecolor=look.BLACK)
+    ax.barh(rows, values, **{"height": 0.55, **options})
     ax.axvline(0.0, color=look.BLACK, lw=1, ls=":")
     for row, value in zip(rows, values, strict=True):
         _write(ax, f"{value:+.2f}", value, row, 1 if value >= 0 else -1)
@@ -152,14 +147,14 @@ def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any
         fontsize="small",
     )
     ax.margins(x=0.18)
-    ax.set_xlabel(ax.get_xlabel() or "NLL [nats per row]")
+    look.set_labels(ax, "NLL [nats per row]", "")
     return ax
 
 
 def plot_waterfall(
     nll: Mapping[str, float], *, y_unit: str | None = None, ax: Axes | None = None, **style: Any
 ) -> Axes:
-    """Draw how the loss falls from one model to the next, as bars from each to the one before.
+    """Draws how the loss falls from one model to the next, as bars from each to the one before.
 
     The steps are what can be compared: they are the same in any unit of y, and 1 nat means that the
     data are e times as likely a row.  Where the loss itself lies depends on the unit, so no bar
@@ -185,55 +180,56 @@ def plot_waterfall(
         ['1.41', '1.06', '−0.35', '0.52', '−0.54']
     """
     if not isinstance(nll, Mapping) or len(nll) < 2:
-        got = f"{len(nll)}" if isinstance(nll, Mapping) else ask.kind(nll)
+        got = f"{len(nll)}" if isinstance(nll, Mapping) else kind_of(nll)
         raise ValueError(f"nll must map the names of at least two models to numbers; got {got}")
-    values = ask.numeric(list(nll.values()), "nll")
+    values = inputs.check_numbers(list(nll.values()), "nll")
     span = float(np.ptp(values))
     digits = 2 if span == 0 else max(2, 1 - math.floor(math.log10(span)))
 
-    ax = look.axes(ax)
+    ax = look.get_axes(ax)
     rows = np.arange(len(values))[::-1]
     steps = np.diff(values)
-    bars = ax.barh(
-        rows[1:],
-        steps,
-        left=values[:-1],
-        **{
-            "color": [look.SKY if step <= 0 else look.ORANGE for step in steps],
-            "edgecolor": look.BLACK,
-            "height": 0.5,
-            **cbook.normalize_kwargs(style, Patch),
-        },
-    )
+    colors = [look.SKY if step <= 0 else look.ORANGE for step in steps]
+    options = look.with_defaults(style, Patch, color=colors, edgecolor=look.BLACK)
+    bars = ax.barh(rows[1:], steps, left=values[:-1], **{"height": 0.5, **options})
     for bar, step in zip(bars, steps, strict=True):
         bar.set_hatch("//" if step > 0 else "")
         bar.sticky_edges.x.clear()  # they stand on no line that the frame should end at
     ax.vlines(values, rows - 0.32, rows + 0.32, color=look.BLACK, linewidth=2.5, zorder=3)
     ax.vlines(values[:-1], rows[1:], rows[:-1], color=look.BLACK, linewidth=0.8, linestyle=":")
-    for i, (row, value) in enumerate(zip(rows, values, strict=True)):
-        worse = i > 0 and value > values[i - 1]
-        _write(ax, _signed(value, digits), value, row, 1 if i == 0 or worse else -1)
-        if i:
-            _write(
-                ax,
-                _signed(value - values[i - 1], digits, "+"),
-                values[i - 1],
-                row,
-                -1 if worse else 1,
-                style="italic",
-            )
+    _write(ax, _signed(values[0], digits), values[0], rows[0], 1)
+    for row, before, value in zip(rows[1:], values, values[1:], strict=False):
+        side = 1 if value > before else -1  # of the new value; the step stands on the other side
+        _write(ax, _signed(value, digits), value, row, side)
+        _write(ax, _signed(value - before, digits, "+"), before, row, -side, style="italic")
     ax.set_yticks(rows, list(nll))
     ax.set_ylim(-0.6, len(values) - 0.4)
     ax.margins(x=0.2)
-    ax.set_xlabel(ax.get_xlabel() or f"NLL [nats per row, y in {y_unit or 'its own unit'}]")
+    look.set_labels(ax, _nll_label(y_unit), "")
     return ax
 
 
-# -- what to draw, as numbers ---------------------------------------------------------------------
+# -- what is drawn, as numbers ---------------------------------------------------------------------
+
+
+def _check_history(history: Any) -> tuple[Floats, Floats, int]:
+    """Returns the two curves, (n,) and (n,) or (0,), and the index of the best epoch."""
+    try:
+        train = np.asarray(history.train_nll, dtype=np.float64)
+        val = np.asarray(history.val_nll, dtype=np.float64)
+        best = int(history.best_epoch)
+    except (AttributeError, TypeError, ValueError):
+        raise TypeError(
+            "history must have the lists of numbers train_nll and val_nll and the index "
+            f"best_epoch; got {kind_of(history)}"
+        ) from None
+    if not np.isfinite(train).any() and not np.isfinite(val).any():
+        raise ValueError(f"history must have an epoch with a finite NLL; got {len(train)} epochs")
+    return train, val, best
 
 
 def _frame(train: Floats, val: Floats) -> tuple[float, float, str | None]:
-    """Lowest and highest NLL to show, and what to say of the epochs above; see plot_history."""
+    """Returns the lowest and the highest NLL in the frame, and a note on epochs above it if any."""
     n = max(len(train), len(val))
     both = np.full((2, n), -math.inf)
     both[0, : len(train)], both[1, : len(val)] = train, val
@@ -251,6 +247,10 @@ def _frame(train: Floats, val: Floats) -> tuple[float, float, str | None]:
     return low, high, f"not shown: {first}{len(out)} of {n} epochs,\nup to {worst.max():.3g}"
 
 
+def _nll_label(y_unit: str | None) -> str:
+    return f"NLL [nats per row, y in {y_unit or 'its own unit'}]"
+
+
 def _signed(value: float, digits: int, sign: str = "-") -> str:
     return f"{value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
@@ -259,7 +259,7 @@ def _signed(value: float, digits: int, sign: str = "-") -> str:
 
 
 def _write(ax: Axes, text: str, at: float, row: float, side: int, **style: Any) -> None:
-    """Text to the right (side 1) or to the left (side -1) of a value."""
+    """Writes to the right (side 1) or to the left (side -1) of a value."""
     ax.annotate(
         text,
         (at, row),

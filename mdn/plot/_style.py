@@ -1,24 +1,24 @@
-"""Looks that the plots share: colours, axes, labels."""
+"""Colours, lines, labels and legends that the plots share."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
+from matplotlib import cbook, patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from matplotlib.lines import Line2D
 
-from . import _inputs as ask
-from ._inputs import Floats
+from ..prediction import kind_of
+from ._inputs import FeatureGrid, Floats
 
 __all__ = ["panels"]
 
 BLUE, VERMILLION, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
 BLACK, PURPLE, ORANGE, GREY = "#000000", "#CC79A7", "#E69F00", "#BBBBBB"
-CURVES = (  # one a row: colour and dashes, alternating dark and light
+CURVES = (  # colour and dashes of each curve, alternating dark and light
     (BLUE, "-"),
     (ORANGE, "--"),
     (BLACK, "-."),
@@ -32,12 +32,13 @@ WHITE_TO_BLUE = (
     *("#ffffff", "#d4e4f0", "#aac9e2", "#81aed4", "#5693c7"),
     *("#3a77b1", "#1c5d9b", "#19427b", "#112a5b"),
 )
+_MANY_POINTS = 10_000  # above, the search for the best place of a legend takes seconds
 
 
 def panels(
     rows: int, columns: int, *, size: tuple[float, float] = (11.0, 8.0)
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of several Axes whose labels do not overlap, outside pyplot's list of figures.
+    """Returns a figure of several Axes whose labels do not overlap, unknown to pyplot.
 
     Args:
         rows: number of rows.
@@ -56,91 +57,95 @@ def panels(
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def axes(ax: Axes | None) -> Axes:
+def get_axes(ax: Axes | None) -> Axes:
+    """Returns the Axes that were given, or those of a new figure."""
     if ax is None:
         import matplotlib.pyplot as plt  # only here: a server draws without it
 
         return plt.subplots(layout="constrained")[1]
     if not isinstance(ax, Axes):
-        raise TypeError(f"ax must be a matplotlib Axes or None; got {ask.kind(ax)}")
+        raise TypeError(f"ax must be a matplotlib Axes or None; got {kind_of(ax)}")
     return ax
 
 
-def note(ax: Axes, text: str) -> None:
-    """A line of the legend without a sign."""
+def with_defaults(style: dict[str, Any], artist: Any, **defaults: Any) -> dict[str, Any]:
+    """Returns the defaults, replaced by what the user gave under any name that the artist knows."""
+    return {**defaults, **cbook.normalize_kwargs(style, artist)}
+
+
+def blues() -> LinearSegmentedColormap:
+    """Returns the colour map of a density."""
+    return LinearSegmentedColormap.from_list("mdn", WHITE_TO_BLUE)
+
+
+# -- artists --------------------------------------------------------------------------------------
+
+
+def draw_curve(
+    ax: Axes, i: int, x: Any, y: Any, label: str, style: dict[str, Any], **defaults: Any
+) -> None:
+    """Draws curve i of at most six, told apart by colour and dashes."""
+    color, dashes = CURVES[i]
+    defaults = {"color": color, "linestyle": dashes, "linewidth": 2.0, "label": label, **defaults}
+    ax.plot(x, y, **with_defaults(style, Line2D, **defaults))
+
+
+def draw_line(ax: Axes, x: Floats, y: Floats, label: str, **style: Any) -> None:
+    """Draws a mean, a median or another quantile, with a white rim that sets it off an image."""
+    rim = [patheffects.withStroke(linewidth=3.5, foreground="white")]
+    ax.plot(x, y, **{"color": VERMILLION, "lw": 2, "path_effects": rim, "label": label, **style})
+
+
+def draw_area(ax: Axes, x: Any, low: Any, high: Any = 0.0, **style: Any) -> None:
+    """Fills the area between two curves in grey, without an edge."""
+    ax.fill_between(x, low, high, **{"color": GREY, "alpha": 0.6, "linewidth": 0, **style})
+
+
+def draw_points(ax: Axes, x: Any, y: Any, label: str = "data", **style: Any) -> None:
+    """Draws rows as points, smaller ones if they are many."""
+    size = float(np.clip(6000 / len(y), 3, 16))  # points^2
+    look = {"color": BLACK, "edgecolors": "white", "linewidths": 0.5, "rasterized": True}
+    ax.scatter(x, y, **{"s": size, "label": label, **look, **style})
+
+
+# -- labels and legends ---------------------------------------------------------------------------
+
+
+def set_labels(
+    ax: Axes, x: str, y: str, x_label: str | None = None, y_label: str | None = None
+) -> None:
+    """Labels both axes: as the user says, else as they are labelled already, else x and y."""
+    ax.set_xlabel(x_label or ax.get_xlabel() or x)
+    ax.set_ylabel(y_label or ax.get_ylabel() or y)
+
+
+def label_feature_plot(
+    ax: Axes, grid: FeatureGrid, drawn: str, x_label: str | None, y: str, y_label: str | None = None
+) -> None:
+    """Adds labels and a legend; a note says where the other features are held for what is drawn."""
+    label = x_label or ax.get_xlabel() or grid.name
+    note = f"\n({drawn}{grid.others})" if grid.others else ""
+    set_labels(ax, "", y, label if note in label else label + note, y_label)
+    add_legend(ax, len(grid.data))
+
+
+def add_legend(ax: Axes, n_points: int) -> None:
+    """Adds a legend where there is room; with many points at a fixed place."""
+    ax.legend(loc="best" if n_points <= _MANY_POINTS else "upper right", fontsize="small")
+
+
+def add_note(ax: Axes, text: str) -> None:
+    """Adds a line of text without a symbol to the legend."""
     ax.plot([], [], linestyle="none", label=text)
-
-
-def numbers(values: ArrayLike, span: float, unit: str | None) -> str:
-    """Rising, to a thousandth of the span; only how many if these are too many for a legend."""
-    if np.size(values) > 3:
-        return f"({np.size(values)})"
-    rounded = np.round(np.sort(np.ravel(values)), 3 - math.floor(math.log10(span))) + 0.0  # no -0
-    return " ".join([", ".join(f"{v:.10g}" for v in rounded), *([unit] if unit else [])])
-
-
-def row_names(values: Floats | None, n: int) -> list[str]:
-    """Names of curves: the values of x, or the numbers of the rows."""
-    if values is None:
-        return ["p(y|x)"] if n == 1 else [f"row {i}" for i in range(n)]
-    rows = row_values(values)
-    return [f"p(y|x = {r})" if values.shape[1] == 1 else f"p(y|x = ({r}))" for r in rows]
-
-
-def row_values(values: Floats) -> list[str]:
-    return [", ".join(f"{v:.4g}" for v in row) for row in values]
 
 
 def with_unit(name: str, unit: str | None) -> str:
     return f"{name} [{unit}]" if unit else name
 
 
-def per_unit(unit: str | None) -> str:
+def density_label(unit: str | None) -> str:
     return f"density p(y|x) [1/{unit or 'unit of y'}]"
 
 
 def percent(share: float) -> str:
     return f"{100 * share:.4g} %"
-
-
-def label_axes(
-    ax: Axes, walk: ask.Walk, what: str, x_label: str | None, y_label: str | None
-) -> None:
-    """Labels of a picture over one feature, with a note on where the others are, and for what."""
-    label = x_label or ax.get_xlabel() or walk.name
-    note = f"\n({what}{walk.others})" if walk.others else ""
-    ax.set_xlabel(label if note in label else label + note)
-    ax.set_ylabel(y_label or ax.get_ylabel())
-
-
-def scatter_data(ax: Axes, x: Floats, y: Floats, colour: str = BLACK) -> None:
-    """The data, small if they are many."""
-    ax.scatter(
-        x,
-        y,
-        s=float(np.clip(6000 / len(y), 3, 16)),  # points^2
-        color=colour,
-        edgecolors="white",
-        linewidths=0.5,
-        rasterized=True,
-        label="data",
-    )
-
-
-def legend(ax: Axes, n_points: int = 0) -> None:
-    """Where there is room; with many points at a fixed place, as "best" looks at every one."""
-    ax.legend(loc="best" if n_points <= 10_000 else "upper right", fontsize="small")
-
-
-def blues() -> LinearSegmentedColormap:
-    return LinearSegmentedColormap.from_list("mdn", WHITE_TO_BLUE)
-
-
-def halo() -> list[patheffects.AbstractPathEffect]:
-    """A white rim, so that a line is seen on any colour."""
-    return [patheffects.withStroke(linewidth=3.5, foreground="white")]
-
-
-def quantity(value: float, unit: str | None) -> str:
-    """Three digits and the unit."""
-    return f"{value:.3g} {unit}" if unit else f"{value:.3g}"
