@@ -826,10 +826,10 @@ def test_a_module_must_return_a_distribution() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"max_epochs": 0}, ValueError, "max_epochs must be a whole number of at least 1; got 0"),
-        ({"batch_size": 2.5}, ValueError, "batch_size must be a whole number of at least 1"),
-        ({"patience": 0}, ValueError, "patience must be a whole number"),
-        ({"checkpoint_every": -1}, ValueError, "checkpoint_every must be a whole number"),
+        ({"max_epochs": 0}, ValueError, "max_epochs must be at least 1; got 0"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an integer; got float"),
+        ({"patience": True}, TypeError, "patience must be an integer; got bool"),
+        ({"checkpoint_every": -1}, ValueError, "checkpoint_every must be at least 1; got -1"),
         ({"lr": 0.0}, ValueError, "lr must be positive and finite; got 0.0"),
         ({"clip_norm": math.inf}, ValueError, "clip_norm must be positive and finite; got inf"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must not be negative; got -1.0"),
@@ -1130,3 +1130,62 @@ def test_ensemble_reports_each_epoch_and_stops_in_time() -> None:
     assert history.stopped == "max_epochs"
     history = fit_ensemble(Members(2), x, y, blocks(60, 2), max_time=1e-9)
     assert (history.stopped, len(history)) == ("max_time", 1)
+
+
+@pytest.mark.parametrize("where", ["report", "mid-epoch"])
+def test_ctrl_c_keeps_the_best_weights_of_each_member_and_returns(where: str) -> None:
+    """As fit: a warning, the best of the finished epochs, and no exception."""
+    x, y = line(60)
+    options: dict[str, Any] = {"lr": 0.05, "batch_size": 10}
+    calls = itertools.count(1)
+
+    def report(done: int, _: int) -> None:
+        if where == "report" and done == 3:
+            raise KeyboardInterrupt
+
+    def log_prob(dist: Any, target: Tensor) -> Tensor:
+        if where == "mid-epoch" and next(calls) == 3 * 5 + 3:  # 4 steps and 1 score an epoch
+            raise KeyboardInterrupt
+        return dist.log_prob(target)
+
+    module, held_out = Members(3), blocks(60, 3)
+    with pytest.warns(UserWarning, match="in epoch 3; the module holds the weights of each member"):
+        history = fit_ensemble(module, x, y, held_out, log_prob=log_prob, report=report, **options)
+    assert (len(history), history.stopped) == (3, "interrupted")
+    rows = torch.stack([row.nonzero()[:, 0] for row in held_out])
+    ends = nll(module, x[rows], y[rows]).mean(1)
+    assert ends.mean().item() == pytest.approx(history.val_nll[history.best_epoch], rel=1e-5)
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_the_ensemble_as_it_was() -> None:
+    """Nothing was finished, so nothing is kept; any other exception leaves whole members too."""
+    x, y = line(60)
+    for error in (KeyboardInterrupt, OSError):
+        module = Members(3)
+        before = weights_of(module)
+        steps = itertools.count()
+
+        def log_prob(dist: Any, target: Tensor, steps: Any = steps, error: Any = error) -> Tensor:
+            if next(steps) == 2:
+                raise error
+            return dist.log_prob(target)
+
+        options: dict[str, Any] = {"log_prob": log_prob, "batch_size": 10}
+        if error is OSError:
+            with pytest.raises(OSError):
+                fit_ensemble(module, x, y, blocks(60, 3), **options)
+        else:
+            with pytest.warns(UserWarning, match="in epoch 0; .* holds the weights it began with"):
+                history = fit_ensemble(module, x, y, blocks(60, 3), **options)
+            found = len(history), history.best_epoch, history.stopped
+            assert found == (0, -1, "interrupted")
+        assert_same(weights_of(module), before)
+        assert len({p.untyped_storage().data_ptr() for p in module.parameters()}) == 3
+
+
+@pytest.mark.parametrize("option", ["max_epochs", "patience", "batch_size", "lr"])
+def test_unfit_options_of_an_ensemble_are_named(option: str) -> None:
+    """By the checks of fit."""
+    x, y = line(60)
+    with pytest.raises(ValueError, match=f"{option} must be .*; got 0"):
+        fit_ensemble(Members(2), x, y, blocks(60, 2), **{option: 0})

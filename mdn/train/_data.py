@@ -9,14 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Data", "prepare", "batches", "auto_batch_size", "checked_log_prob"]
+__all__ = ["Batch", "Data", "prepare", "batches", "checked_log_prob"]
 
 Batch = Sequence[Tensor]  # (x, y) or (x, y, weight)
 Data = tuple[Tensor, ...] | Iterable[Batch]  # all rows as one tuple, or a loader
-
-# Automatic batch size, rows: about 64 steps an epoch, since fewer learn slowly. Below 32 rows a
-# step costs the same and carries less; above 512 small networks stop gaining speed.
-_AUTO_STEPS, _AUTO_MIN, _AUTO_MAX = 64, 32, 512
 
 
 def prepare(name: str, data: Data, device: torch.device) -> Data:
@@ -125,12 +121,6 @@ def batches(
         usable = _usable_rows(batch, device)
         if len(usable[0]):
             yield usable
-
-
-def auto_batch_size(n: int) -> int:
-    """Return the batch size for n rows: the power of two next below n / 64, within bounds."""
-    below = 1 << (max(n // _AUTO_STEPS, 1).bit_length() - 1)
-    return min(max(below, _AUTO_MIN), _AUTO_MAX)
 
 
 def checked_log_prob(dist: Any, x: Tensor, y: Tensor) -> Tensor:

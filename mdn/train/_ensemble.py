@@ -1,23 +1,25 @@
-"""Training of an ensemble that is one module: all members in step, each stopped by its own rows."""
+"""Training of an ensemble in one module: all members at once, each stopped by its own rows."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ._history import History, TrainingError
+from ._options import check_options, ensemble_batch_size, warn_interrupted
 
 __all__ = ["fit_ensemble"]
 
 _WARM_UP = 5  # epochs over which the learning rate rises
 _LEAST_RATE = 1e-3  # of the learning rate, where the cosine ends
-_CLIP_NORM = 5.0  # of the gradient of one member
-_CAP = 50.0  # nats; a held-out row beyond says nothing more about when to stop
+_CLIP_NORM = 5.0  # largest norm of the gradient of one member
+_CAP = 50.0  # nats; an outlier among the held-out rows counts at most so much in early stopping
 _ROWS_AT_ONCE = 1 << 14  # rows x members of one forward pass without gradients
 
 
@@ -42,17 +44,18 @@ def fit_ensemble(
     r"""Fits every member by maximum likelihood on the rows that it does not hold out.
 
     The loss is the sum over the members of their weighted mean negative log-likelihoods, so the
-    gradients of one do not touch another.  AdamW, with a learning rate that rises over the first
-    epochs and then follows a cosine.  After each epoch a member is scored by its held-out rows; it
-    ends with the weights of its own best epoch, and costs nothing more once it has stopped.
+    gradient of a member depends on that member only.  The optimizer is AdamW, with a learning rate
+    that rises over the first epochs and then follows a cosine.  After each epoch a member is scored
+    by its held-out rows; it ends with the weights of its own best epoch, and is computed no more
+    once it has stopped.  Ctrl-C does not raise: it warns, keeps the best weights and returns.
 
     Args:
         module: its parameters have M as first axis; ``module(x (M, B, F))`` gives a distribution
             with batch (M, B), also when the parameters are those of fewer members.
         x: (N, F).
         target: (N, ...), what ``log_prob`` takes.
-        held_out: (M, N) bool, the rows that stop a member and do not train it.
-        val: rows (x, target) that stop all members instead; then nothing is held out.
+        held_out: (M, N) bool, the rows that score a member and do not train it.
+        val: rows (x, target) that score all members instead; then no row is held out.
         weight: (N,) weights of the rows; None for equal ones.
         log_prob: log-likelihood (M, B) of targets (M, B, ...) under the module's distribution; None
             for its density, by ``module.log_prob(x, target)`` where the module has that.
@@ -61,142 +64,252 @@ def fit_ensemble(
         batch_size: rows of a step of one member; None for about 2.7 sqrt(N).
         max_epochs: at most; the cosine ends there.
         patience: epochs without a better score before a member stops.
-        max_time: seconds after which it ends; the cosine then ends there if that is earlier.
+        max_time: seconds after which training ends; the cosine ends there if that is earlier.
         seed: of batches and dropout.
-        report: called after each epoch with the number of epochs done and of all.
+        report: called after each epoch with the number of epochs done and ``max_epochs``.
 
     Returns:
         The history: means over the members of their training and held-out NLL.
 
     Raises:
         TrainingError: a member whose held-out NLL was never finite.
+        TypeError, ValueError: an option out of its range.
     """
-    members = len(held_out)
-    device = x.device
-    # a generator each: what a member sees does not hang on when the others stop
-    shuffle = [torch.Generator().manual_seed(seed + 15_485_863 * m) for m in range(members)]
-    used = [(~row).nonzero().squeeze(1) for row in held_out.cpu()]
-    shortest = min(len(rows) for rows in used)
-    size = _rows_a_step(shortest, batch_size)
-    steps = max(1, shortest // size)
-    if val is None:
-        val_x, val_target, val_weight = _held_out(x, target, held_out, weight)
-    else:
-        val_x, val_target = (a.expand(members, *a.shape) for a in val)
-        val_weight = x.new_ones(val_target.shape[:2])
-    likelihood = _likelihood(module, log_prob)
-    alike: dict[tuple[bool, bool, torch.dtype], list[nn.Parameter]] = {}
-    for p in module.parameters():
-        matrix = p.ndim > 2 and min(p.shape[1:]) > 1
-        alike.setdefault((p.requires_grad, matrix, p.dtype), []).append(p)
-    flats = [_Flat(params) for params in alike.values()]
-    trained, groups = [], []
-    for (learns, matrix, _), flat in zip(alike, flats, strict=True):
-        if learns:
-            trained.append(flat)
-            decay = weight_decay if matrix else 0.0
-            groups.append({"params": [flat.values], "weight_decay": decay})
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=lr,
-        fused=device.type in ("cpu", "cuda"),
+    check_options(
+        integers={"max_epochs": max_epochs, "patience": patience, "batch_size": batch_size},
+        positive={"lr": lr},
+        not_negative={"weight_decay": weight_decay, "max_time": max_time},
     )
-    best = x.new_full((members,), math.inf)
-    best_epoch = torch.zeros(members, dtype=torch.long, device=device)
-    kept = [flat.values.clone() for flat in flats]
-    alive = torch.arange(members)
-    last_loss, last_score = x.new_zeros(members), x.new_zeros(members)
-    train_nll, val_nll = [], []
+    rows = _Rows(x, target, held_out, weight, val, batch_size, seed)
+    schedule = _Schedule(lr, rows.steps, max_epochs, max_time)
+    run = _Run(module, _likelihood(module, log_prob), rows, weight_decay)
     stopped = "max_epochs"
-    start = time.monotonic()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)  # of the dropout
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        for epoch in range(max_epochs):
-            order = torch.stack(
-                [_shuffled(used[m], shuffle[m])[: steps * size] for m in alive.tolist()]
-            ).to(device)
-            module.train()
-            losses = []
-            for step in range(steps):
-                done = (epoch * steps + step) / (max_epochs * steps)
-                if max_time is not None:
-                    done = max(done, (time.monotonic() - start) / max_time)
-                rate = max(_LEAST_RATE, 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
-                rate *= min(1.0, (epoch * steps + step + 1) / (_WARM_UP * steps))
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * rate
-                rows = order[:, step * size : (step + 1) * size]
-                w = None if weight is None else weight[rows]
-                losses.append(_gradients(trained, likelihood, x[rows], target[rows], w))
-                optimizer.step()
-            module.eval()
-            score = _score(likelihood, val_x, val_target, val_weight)
-            at = alive.to(device)
-            better = score < best[at]  # not where it is NaN
-            best[at] = torch.where(better, score, best[at])
-            best_epoch[at[better]] = epoch
-            for old, flat in zip(kept, flats, strict=True):
-                old[at[better]] = flat.values[better]
-            last_loss[at], last_score[at] = torch.stack(losses).mean(0), score
-            train_nll.append(float(last_loss.mean()))
-            val_nll.append(float(last_score.mean()))
-            if report is not None:
-                report(epoch + 1, max_epochs)
-            going = epoch - best_epoch[at] < patience
-            if not bool(going.any()):
-                stopped = "patience"
-                break
-            if not bool(going.all()):
-                alive = alive[going.cpu()]
-                val_x, val_target, val_weight = val_x[going], val_target[going], val_weight[going]
-                for flat in flats:
-                    flat.narrow(optimizer, going)
-            if max_time is not None and time.monotonic() - start > max_time:
-                stopped = "max_time"
-                break
-    for flat, values in zip(flats, kept, strict=True):
-        flat.part(values)
-    module.eval()
-    typical = int(best_epoch.double().mean().round())
-    history = History(train_nll, val_nll, typical, stopped, time.monotonic() - start)
-    if not bool(best.isfinite().all()):
-        member = int((~best.isfinite()).nonzero()[0])
-        raise TrainingError(
-            f"the held-out NLL of member {member} was never finite: lower learning_rate, or look "
-            "for values of y far outside the others",
-            len(train_nll) - 1,
-            None,
-            float(best[member]),
-            history,
-        )
+    with _seeded(seed, x.device), run.left_tidy():
+        try:
+            while run.epoch < max_epochs:
+                run.train_epoch(schedule)
+                run.validate()
+                if report is not None:
+                    report(run.epoch, max_epochs)
+                if not run.narrow(patience):
+                    stopped = "patience"
+                    break
+                if schedule.time_is_up():
+                    stopped = "max_time"
+                    break
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+    history = run.history(stopped, schedule.seconds())
+    if stopped == "interrupted":
+        kept = "of each member's best epoch" if run.epoch else "it began with"
+        warn_interrupted(run.epoch, kept)
+    else:
+        run.check_finite(history)
     return history
 
 
-def _rows_a_step(n: int, batch_size: int | None) -> int:
-    """About 2.7 sqrt(n), a power of two: steps as noisy as they are cheap."""
-    if batch_size is None:
-        batch_size = 2 ** round(math.log2(2.7 * math.sqrt(n)))
-    return max(1, min(batch_size, n))
+class _Rows:
+    """The rows that train each member, in batches, and those that score it."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        target: Tensor,
+        held_out: Tensor,
+        weight: Tensor | None,
+        val: tuple[Tensor, Tensor] | None,
+        batch_size: int | None,
+        seed: int,
+    ) -> None:
+        self.x, self.target, self.weight = x, target, weight
+        self.members = len(held_out)
+        self.used = [(~row).nonzero().squeeze(1) for row in held_out.cpu()]
+        # one generator for each: the batches of a member do not depend on when the others stop
+        self.shuffle = [
+            torch.Generator().manual_seed(seed + 15_485_863 * m) for m in range(self.members)
+        ]
+        shortest = min(len(rows) for rows in self.used)
+        self.size = max(1, min(batch_size or ensemble_batch_size(shortest), shortest))
+        self.steps = max(1, shortest // self.size)
+        if val is None:
+            self.scoring = _held_out(x, target, held_out, weight)
+        else:
+            val_x, val_target = (a.expand(self.members, *a.shape) for a in val)
+            self.scoring = val_x, val_target, x.new_ones(val_target.shape[:2])
+
+    def batches(self, active: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """The batches (A, B) of one epoch of the active members."""
+        each = [self._shuffled(m)[: self.steps * self.size] for m in active.tolist()]
+        order = torch.stack(each).to(self.x.device)
+        for step in range(self.steps):
+            rows = order[:, step * self.size : (step + 1) * self.size]
+            weight = None if self.weight is None else self.weight[rows]
+            yield self.x[rows], self.target[rows], weight
+
+    def _shuffled(self, member: int) -> Tensor:
+        rows = self.used[member]
+        return rows[torch.randperm(len(rows), generator=self.shuffle[member])]
+
+    def narrow(self, going: Tensor) -> None:
+        """Keeps the scoring rows of the members that go on."""
+        x, target, weight = self.scoring
+        self.scoring = x[going], target[going], weight[going]
 
 
-def _shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
-    return rows[torch.randperm(len(rows), generator=generator)]
+class _Schedule:
+    """The learning rate: a linear rise over the first epochs, times a cosine."""
+
+    def __init__(self, lr: float, steps: int, max_epochs: int, max_time: float | None) -> None:
+        self.lr, self.steps, self.max_time = lr, steps, max_time
+        self.total = max_epochs * steps
+        self.start = time.monotonic()
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0 over all epochs."""
+        done = step / self.total
+        if self.max_time is not None:
+            done = max(done, self.seconds() / self.max_time)
+        factor = max(_LEAST_RATE, 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
+        factor *= min(1.0, (step + 1) / (_WARM_UP * self.steps))
+        return self.lr * factor
+
+    def seconds(self) -> float:
+        """Time since the start, s."""
+        return time.monotonic() - self.start
+
+    def time_is_up(self) -> bool:
+        """Whether no further epoch may begin."""
+        return self.max_time is not None and self.seconds() > self.max_time
+
+
+class _Run:
+    """The members in training: parameters, optimizer, and the best weights of each so far."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        likelihood: Callable[[Tensor, Tensor], Tensor],
+        rows: _Rows,
+        weight_decay: float,
+    ) -> None:
+        self.module, self.likelihood, self.rows = module, likelihood, rows
+        alike: dict[tuple[bool, bool, torch.dtype], list[nn.Parameter]] = {}
+        for p in module.parameters():
+            matrix = p.ndim > 2 and min(p.shape[1:]) > 1
+            alike.setdefault((p.requires_grad, matrix, p.dtype), []).append(p)
+        self.flats = [_Flat(params) for params in alike.values()]
+        self.trained, groups = [], []
+        for (learns, matrix, _), flat in zip(alike, self.flats, strict=True):
+            if learns:
+                self.trained.append(flat)
+                decay = weight_decay if matrix else 0.0
+                groups.append({"params": [flat.values], "weight_decay": decay})
+        x = rows.x
+        self.optimizer = torch.optim.AdamW(groups, fused=x.device.type in ("cpu", "cuda"))
+        self.active = torch.arange(rows.members)
+        self.best = x.new_full((rows.members,), math.inf)
+        self.best_epoch = torch.zeros(rows.members, dtype=torch.long, device=x.device)
+        self.kept = [flat.values.clone() for flat in self.flats]
+        self.loss, self.score = x.new_zeros(rows.members), x.new_zeros(rows.members)
+        self.train_nll: list[float] = []
+        self.val_nll: list[float] = []
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished, which is the index of the next one."""
+        return len(self.val_nll)
+
+    def train_epoch(self, schedule: _Schedule) -> None:
+        """Takes one pass of gradient steps of the active members."""
+        self.module.train()
+        losses = []
+        first = self.epoch * self.rows.steps
+        for step, batch in enumerate(self.rows.batches(self.active), first):
+            rate = schedule.rate(step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            losses.append(_gradients(self.trained, self.likelihood, *batch))
+            self.optimizer.step()
+        self.loss[self.active.to(self.loss.device)] = torch.stack(losses).mean(0)
+
+    def validate(self) -> None:
+        """Scores the active members, and keeps the weights of those that are better than before."""
+        self.module.eval()
+        score = _score(self.likelihood, *self.rows.scoring)
+        at = self.active.to(score.device)
+        better = score < self.best[at]  # False where it is NaN
+        self.best[at] = torch.where(better, score, self.best[at])
+        self.best_epoch[at[better]] = self.epoch
+        for kept, flat in zip(self.kept, self.flats, strict=True):
+            kept[at[better]] = flat.values[better]
+        self.score[at] = score
+        self.train_nll.append(float(self.loss.mean()))
+        self.val_nll.append(float(self.score.mean()))
+
+    def narrow(self, patience: int) -> bool:
+        """Removes the members without a better score for too long; whether any is left."""
+        going = self.epoch - 1 - self.best_epoch[self.active.to(self.best.device)] < patience
+        if not bool(going.any()):
+            return False
+        if not bool(going.all()):
+            self.active = self.active[going.cpu()]
+            self.rows.narrow(going)
+            for flat in self.flats:
+                flat.narrow(self.optimizer, going)
+        return True
+
+    @contextmanager
+    def left_tidy(self) -> Iterator[None]:
+        """Leaves all members with their best weights, in eval mode, however training ends."""
+        try:
+            yield
+        finally:
+            for flat, values in zip(self.flats, self.kept, strict=True):
+                flat.separate(values)
+            self.module.eval()
+
+    def history(self, stopped: str, seconds: float) -> History:
+        """The means over the members."""
+        typical = int(self.best_epoch.double().mean().round()) if self.epoch else -1
+        return History(self.train_nll, self.val_nll, typical, stopped, seconds)
+
+    def check_finite(self, history: History) -> None:
+        """Raises if a member never had a finite score."""
+        if bool(self.best.isfinite().all()):
+            return
+        member = int((~self.best.isfinite()).nonzero()[0])
+        raise TrainingError(
+            f"the held-out NLL of member {member} was never finite: lower learning_rate, or look "
+            "for values of y far outside the others",
+            self.epoch - 1,
+            None,
+            float(self.best[member]),
+            history,
+        )
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch's global generators, of the dropout, and restores them afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 class _Flat:
-    """Parameters (M, ...) side by side in one tensor (M, P), of which each is a view.
+    """Parameters (M, ...) concatenated in one tensor (M, P), of which each becomes a view.
 
-    Optimizer and clipping then do a few operations, not a few for each parameter.
+    Optimizer and clipping then take a few operations in all instead of a few for each parameter.
     """
 
     def __init__(self, params: list[nn.Parameter]) -> None:
         self.params = params
         self.values = torch.cat([p.detach().flatten(1) for p in params], 1)
-        self._show()
+        self._set_views()
 
-    def _show(self) -> None:
+    def _set_views(self) -> None:
         parts = self.values.split([p[0].numel() for p in self.params], 1)
         for p, part in zip(self.params, parts, strict=True):
             p.grad = None
@@ -211,18 +324,18 @@ class _Flat:
         return self.values.grad
 
     def narrow(self, optimizer: torch.optim.Optimizer, going: Tensor) -> None:
-        """Keeps the members that go on, here and in what the optimizer knows of them."""
+        """Keeps the members that go on, here and in the state of the optimizer."""
         for name, value in optimizer.state[self.values].items():
-            if value.shape == self.values.shape:  # not the count of steps
+            if value.shape == self.values.shape:  # not the number of steps
                 optimizer.state[self.values][name] = value[going]
         self.values.grad = None
         self.values.data = self.values[going]
-        self._show()
+        self._set_views()
 
-    def part(self, values: Tensor) -> None:
+    def separate(self, values: Tensor) -> None:
         """Gives every parameter a tensor of its own again, with these values."""
         self.values = values
-        self._show()
+        self._set_views()
         for p in self.params:
             p.data = p.data.clone(memory_format=torch.contiguous_format)
 

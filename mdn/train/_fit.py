@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ._checkpoint import check_checkpoint, fingerprint, write
-from ._data import auto_batch_size, prepare
+from ._data import prepare
 from ._history import History
+from ._options import check_options, fit_batch_size, warn_interrupted
 from ._run import Run
 
 __all__ = ["fit"]
@@ -99,8 +98,8 @@ def fit(
         >>> round(history.best_nll, 3)  # -0.75 log 0.75 - 0.25 log 0.25
         0.562
     """
-    _check_options(
-        at_least_one={
+    check_options(
+        integers={
             "max_epochs": max_epochs,
             "patience": patience,
             "checkpoint_every": checkpoint_every,
@@ -117,7 +116,7 @@ def fit(
     rows = prepare("train", train, device)
     val_rows = None if val is None else prepare("val", val, device)
     if isinstance(rows, tuple):
-        batch_size = batch_size or auto_batch_size(len(rows[0]))
+        batch_size = batch_size or fit_batch_size(len(rows[0]))
     elif batch_size is not None:
         raise ValueError(
             "batch_size applies to tensors; train is a loader, so set its own batch_size instead."
@@ -162,26 +161,8 @@ def fit(
             write(path, saved)
         if stopped == "interrupted":
             written = f"; {path} holds the state after the last full epoch" if path else ""
-            warnings.warn(
-                f"Training was interrupted in epoch {run.epoch}; the module holds the weights "
-                f"{run.kept}{written}.",
-                stacklevel=2,
-            )
+            warn_interrupted(run.epoch, run.kept, written)
         return run.history(stopped)
-
-
-def _check_options(
-    at_least_one: dict[str, Any], positive: dict[str, Any], not_negative: dict[str, Any]
-) -> None:
-    for name, value in at_least_one.items():
-        if value is not None and not (isinstance(value, numbers.Integral) and int(value) >= 1):
-            raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
-    for name, value in positive.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite; got {value!r}.")
-    for name, value in not_negative.items():
-        if value is not None and not value >= 0:
-            raise ValueError(f"{name} must not be negative; got {value!r}.")
 
 
 def _adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
