@@ -40,7 +40,7 @@ from torch.distributions import (
 from torch.distributions.transforms import AffineTransform
 
 from mdn.distribution import GaussianMixture, Logistic, LogitNormal, Mixture, PointMass
-from mdn.distribution._families import FAMILIES
+from mdn.nn._families import FAMILIES
 from tests.oracles import mp
 
 INF = math.inf

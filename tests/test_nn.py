@@ -15,9 +15,9 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from mdn import MDN, CategoricalHead, GaussianMixture, MDNHead, fit
-from mdn.distribution._families import FAMILIES
+from mdn import MDN, CategoricalHead, GaussianMixture, MDNHead, fit, load, save
 from mdn.nn import MIN_SCALE, MDNEnsemble
+from mdn.nn._families import FAMILIES
 from mdn.nn._heads import Layout
 from mdn.standardization import standardization
 from mdn.train import fit_ensemble
@@ -817,8 +817,74 @@ def test_head_refuses_a_family_it_cannot_make() -> None:
         MDNHead(2, family="no")
     with pytest.raises(ValueError, match=r"family='gamma' needs one target"):
         MDNHead(2, 2, family="gamma")
-    with pytest.raises(ValueError, match=r"initialize_from needs family='gaussian'"):
-        MDNHead(2, family="laplace").initialize_from(torch.zeros(3, 1))
+
+
+def draws_of(family: str, n: int = 4000) -> Tensor:
+    """(n, 1), float64, of one component of moderate shape."""
+    raw = [torch.tensor([0.5], dtype=torch.float64) for _ in FAMILIES[family].names]
+    components = FAMILIES[family].build(*raw)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return components.sample((n,))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_heads_of_every_family_begin_with_the_moments_of_the_targets(family: str) -> None:
+    """Method of moments by groups: mean and spread of the first mixture are about those of y."""
+    y = draws_of(family)
+    for k in (1, 3):
+        head = MDNHead(4, n_components=k, family=family).double()
+        head.initialize_from(y)
+        first = head(torch.zeros(4, dtype=torch.float64))
+        assert (first.mean - y.mean()).abs() < 0.15 * y.std()
+        # groups of Poisson components overlap: none is narrower than its mean allows
+        assert 0.8 < first.stddev / y.std() < 1.35
+        entropy_bound = 0.5 * math.log(2 * math.pi * math.e * y.var().item())  # of a Gaussian
+        assert -first.log_prob(y).mean() < entropy_bound + 0.3
+    for few in (y[:1], y[:1].expand(5, 1)):
+        head.initialize_from(few)
+        assert head(torch.zeros(4, dtype=torch.float64)).log_prob(few).isfinite().all()
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_mdn_of_every_family_works_in_the_unit_of_y(family: str, tmp_path: Path) -> None:
+    """NLL(c y + b) = NLL(y) + log c where the family allows the change of unit; files keep it."""
+    y, units = draws_of(family, 300), FAMILIES[family].units
+    x = torch.randn(300, 2, generator=seeded(1), dtype=torch.float64)
+    shift = 7.0 if units == "affine" else 0.0
+    scale = 1000.0 if units != "none" else 1.0
+    found = []
+    for target in (y, scale * y + shift):
+        torch.manual_seed(0)
+        model = MDN(2, n_components=2, hidden=(8,), family=family).standardize_(x, target)
+        assert model(x).batch_shape == (300,)
+        found.append(model(x).log_prob(target) + (math.log(scale) if target is not y else 0.0))
+        history = fit(model.network, model.standard_units(x, target), max_epochs=3)
+        assert len(history) == 3
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+    save(model.eval(), tmp_path / "m.mdn")
+    again = load(tmp_path / "m.mdn")
+    assert again.head.family == family
+    assert torch.equal(again(x).log_prob(target), model(x).log_prob(target))
+
+
+@pytest.mark.parametrize(
+    ("family", "value", "message"),
+    [
+        ("gamma", 0.0, r"family='gamma' needs y above 0; row 1 is 0: transform y"),
+        ("beta", 1.0, r"family='beta' needs y between 0 and 1, without these; row 1 is 1"),
+        ("poisson", 0.5, r"family='poisson' needs whole numbers y from 0 on; row 1 is 0.5"),
+    ],
+)
+def test_targets_outside_the_range_of_a_family_are_refused(
+    family: str, value: float, message: str
+) -> None:
+    """Their likelihood is 0: it would be found in training as a loss that is not finite."""
+    y = torch.tensor([[draws_of(family)[0].item()], [value]])
+    with pytest.raises(ValueError, match=message):
+        MDN(1, family=family).standardize_(torch.zeros(2, 1), y)
+    with pytest.raises(ValueError, match=message):
+        MDNHead(1, family=family).initialize_from(y)
 
 
 @pytest.mark.parametrize("kind", ["tied", "full", "low_rank"])

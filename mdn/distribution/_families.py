@@ -1,24 +1,19 @@
-"""Logistic, logit-normal and point mass, which torch lacks, and families by name for heads."""
+"""Logistic, logit-normal and point mass, which torch lacks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch import distributions as td
 from torch.distributions import Distribution, constraints
-from torch.nn.functional import softplus
 
-__all__ = ["FAMILIES", "Family", "Logistic", "LogitNormal", "PointMass"]
+__all__ = ["Logistic", "LogitNormal", "PointMass"]
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _REACH = 9.0  # in standard deviations; beyond, a Gaussian has 2e-19 of its probability
 _LEAST_STEP = 0.01  # of a quadrature over a Gaussian, in standard deviations
-
-# -- families that torch does not have --------------------------------------------------------
 
 
 class Logistic(Distribution):
@@ -275,94 +270,3 @@ class PointMass(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> PointMass:
         """The same points under a larger batch shape."""
         return PointMass(self.loc.expand(batch_shape), validate_args=False)
-
-
-# -- from the raw output of a network to a family ---------------------------------------------
-
-
-class Family(NamedTuple):
-    """How a head makes a family.
-
-    Attributes:
-        n_parameters: how many raw tensors ``build`` takes.
-        names: what they become, in this order.
-        build: ``build(*raw, floor=1e-3)``: raw tensors (*, K) to a torch distribution of batch
-            (*, K).
-    """
-
-    n_parameters: int
-    names: tuple[str, ...]
-    build: Callable[..., Distribution]
-
-
-def _family(names: str, build: Callable[..., Distribution]) -> Family:
-    parts = tuple(names.split())
-    return Family(len(parts), parts, build)
-
-
-def _positive(raw: Tensor, floor: float) -> Tensor:
-    return softplus(raw) + floor
-
-
-_FLOOR = 1e-3
-# y is standardised where there is a scale, so this is a thousandth of the spread of the data
-
-# what a head makes is in range, unless training blew up, which is for the loss to tell
-FAMILIES: dict[str, Family] = {
-    "student_t": _family(
-        "df loc scale",
-        lambda a, b, c, floor=_FLOOR: td.StudentT(
-            2.0 + _positive(a, floor), b, _positive(c, floor), validate_args=False
-        ),
-    ),
-    "laplace": _family(
-        "loc scale",
-        lambda a, b, floor=_FLOOR: td.Laplace(a, _positive(b, floor), validate_args=False),
-    ),
-    "logistic": _family(
-        "loc scale",
-        lambda a, b, floor=_FLOOR: Logistic(a, _positive(b, floor), validate_args=False),
-    ),
-    "log_normal": _family(
-        "loc scale",
-        lambda a, b, floor=_FLOOR: td.LogNormal(a, _positive(b, floor), validate_args=False),
-    ),
-    "gamma": _family(
-        "concentration rate",
-        lambda a, b, floor=_FLOOR: td.Gamma(
-            _positive(a, floor), _positive(b, floor), validate_args=False
-        ),
-    ),
-    "beta": _family(
-        "concentration1 concentration0",
-        lambda a, b, floor=_FLOOR: td.Beta(
-            _positive(a, floor), _positive(b, floor), validate_args=False
-        ),
-    ),
-    "weibull": _family(
-        "scale concentration",
-        lambda a, b, floor=_FLOOR: td.Weibull(
-            _positive(a, floor), _positive(b, floor), validate_args=False
-        ),
-    ),
-    "von_mises": _family(
-        "loc concentration",
-        lambda a, b, floor=_FLOOR: td.VonMises(a, _positive(b, floor) ** -2.0, validate_args=False),
-    ),
-    "negative_binomial": _family(
-        "total_count logits",
-        lambda a, b, floor=_FLOOR: td.NegativeBinomial(
-            _positive(a, floor), logits=b, validate_args=False
-        ),
-    ),
-    "poisson": _family(
-        "rate", lambda a, floor=_FLOOR: td.Poisson(_positive(a, floor), validate_args=False)
-    ),
-}
-"""Families by name, for heads.
-
-Positive parameters are ``softplus(raw) + floor``; means, the log-normal's ``loc`` and the logits of
-the negative binomial are the raw numbers.  The degrees of freedom of the Student-t are that plus 2,
-so that the variance is finite; the concentration of the von Mises is that to the power -2, so that
-the floor is one of its width, in radians.  Without a floor the likelihood has no maximum.
-"""

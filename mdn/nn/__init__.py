@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ._ensemble import MDNEnsemble
+from ._families import MIN_SCALE
 from ._heads import (
-    MIN_SCALE,
     CategoricalHead,
     FamilyParameters,
     FullParameters,

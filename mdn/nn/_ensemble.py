@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..distribution import GaussianMixture
+from ..functional._checks import check_event
 from ..functional._numerics import is_traced
-from ._heads import MIN_SCALE, Layout, _check_features, _check_rows, _check_sizes
+from ..train._options import check_integer
+from ._families import MIN_SCALE
+from ._heads import Layout, check_rows
 
 __all__ = ["MDNEnsemble"]
 
@@ -84,7 +87,9 @@ class MDNEnsemble(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(n_members=n_members, in_features=in_features, n_frequencies=n_frequencies)
+        check_integer("n_members", n_members)
+        check_integer("in_features", in_features)
+        check_integer("n_frequencies", n_frequencies)
         self.layout = Layout(
             out_features, n_components, covariance_type=covariance_type, min_scale=min_scale
         )
@@ -138,7 +143,7 @@ class MDNEnsemble(nn.Module):
     @torch.no_grad()
     def initialize_from(self, y: Tensor) -> MDNEnsemble:
         """Spreads the components of each member over the targets, (N, D); returns self."""
-        _check_rows("y", y, self.layout.out_features)
+        check_rows("y", y, self.layout.out_features)
         self.head_bias.copy_(self.layout.bias_from(y).unsqueeze(-1))
         return self
 
@@ -174,7 +179,7 @@ class MDNEnsemble(nn.Module):
 
     def _head_outputs(self, x: Tensor) -> Tensor:
         """The head's outputs (M, P, B)."""
-        _check_features(x, self.in_features, "x")
+        check_event(x, self.in_features, "x")
         members = len(self.head_bias)  # fewer than n_members once some have stopped training
         if x.ndim not in (2, 3) or (x.ndim == 3 and len(x) not in (1, members)):
             raise ValueError(

@@ -14,9 +14,11 @@ from torch.autograd import Function
 from torch.distributions import Categorical
 
 from ..distribution import GaussianMixture, Mixture
-from ..distribution._families import FAMILIES
+from ..functional._checks import check_event, check_tensor
 from ..functional._diagonal import rows_log_prob, rows_slopes
 from ..functional._full import unpacked
+from ..train._options import check_integer
+from ._families import FAMILIES, FIRST_SCALE, MIN_SCALE, Family, inverse_softplus
 
 __all__ = [
     "MDNHead",
@@ -25,18 +27,12 @@ __all__ = [
     "FullParameters",
     "LowRankParameters",
     "FamilyParameters",
+    "Layout",
+    "check_rows",
 ]
-
-MIN_SCALE = 1e-3
-"""Default floor of the scales, in standard deviations of the target.
-
-Without a floor the likelihood has no maximum: a component that sits on one point and narrows gains
-density without end.  With this one a component can gain at most log(1000) = 6.9 nats a dimension.
-"""
 
 _COVARIANCE_TYPES = ("diagonal", "isotropic", "tied", "full", "low_rank")
 _RANK = 2  # of the factor of a low-rank covariance, less in fewer dimensions
-_FIRST_SCALE = 0.1  # least initial scale, in standard deviations: a group of equal targets has 0
 
 
 class MixtureParameters(NamedTuple):
@@ -122,7 +118,8 @@ class Layout:
         family: str = "gaussian",
         min_scale: float = MIN_SCALE,
     ) -> None:
-        _check_sizes(out_features=out_features, n_components=n_components)
+        check_integer("out_features", out_features)
+        check_integer("n_components", n_components)
         if covariance_type not in _COVARIANCE_TYPES:
             raise ValueError(
                 f"covariance_type must be one of {', '.join(map(repr, _COVARIANCE_TYPES))}; "
@@ -142,6 +139,7 @@ class Layout:
             )
         self.out_features, self.n_components = out_features, n_components
         self.family, self.min_scale = family, float(min_scale)
+        self.components: Family | None = FAMILIES.get(family)  # None for Gaussian ones
         k, d = n_components, out_features
         if d == 1:
             covariance_type = "diagonal" if covariance_type != "tied" else "tied"
@@ -154,8 +152,8 @@ class Layout:
         }
         self._sizes = [k, k * d, scales, off.get(covariance_type, 0)]
         self._kind = covariance_type
-        if family != "gaussian":
-            self._sizes = [k, k * FAMILIES[family].n_parameters]
+        if self.components is not None:
+            self._sizes = [k, k * self.components.n_parameters]
         self.n_outputs = sum(self._sizes)
 
     def parameters(
@@ -163,7 +161,7 @@ class Layout:
     ) -> MixtureParameters | _Packed | LowRankParameters | FamilyParameters:
         """The parameters in the flat output, (P, N), N the size of the batch."""
         k, d = self.n_components, self.out_features
-        if self.family != "gaussian":
+        if self.components is not None:
             logits, raw = out.split(self._sizes)
             raw = raw.reshape(self._sizes[1] // k, k, *batch)
             return FamilyParameters(
@@ -193,14 +191,16 @@ class Layout:
         return MixtureParameters(logits, loc, scale)
 
     def distribution(
-        self, params: MixtureParameters | _Packed | LowRankParameters | FamilyParameters
+        self,
+        params: MixtureParameters | _Packed | LowRankParameters | FamilyParameters,
+        units: tuple[Tensor, Tensor] | None = None,
     ) -> GaussianMixture | Mixture:
-        """The mixture of these parameters."""
+        """The mixture of these parameters; of a family in units (shift, scale) of y."""
         if isinstance(params, _Packed):
             return GaussianMixture.from_packed_precision(*params)
-        if isinstance(params, FamilyParameters):
-            build = FAMILIES[self.family].build
-            components = build(*params.raw.unbind(-2), floor=self.min_scale)
+        if self.components is not None and isinstance(params, FamilyParameters):
+            raw = params.raw.unbind(-2)
+            components = self.components.build(*raw, floor=self.min_scale, units=units)
             return Mixture(params.logits, components, validate_args=False)
         return GaussianMixture(**params._asdict(), validate_args=False)
 
@@ -218,19 +218,23 @@ class Layout:
 
     def bias_from(self, y: Tensor) -> Tensor:
         """Biases, (P,), that spread the components over the targets; see initialize_from."""
-        groups = _groups(y.detach().double().cpu().numpy(), self.n_components)
-        loc = np.stack([g.mean(0) for g in groups])  # (K, D)
-        spread = np.stack([g.std(0) for g in groups])
-        floor = np.maximum(_FIRST_SCALE * y.double().cpu().numpy().std(0), self.min_scale)
-        scale = np.maximum(spread, floor) - self.min_scale
+        rows = y.detach().double().cpu().numpy()
+        groups = _groups(rows, self.n_components)
+        loc, std = (np.stack([f(g, 0) for g in groups]) for f in (np.mean, np.std))  # (K, D)
+        share = np.log([len(g) for g in groups])
+        share -= share.mean()
+        if self.components is not None:
+            self.components.check_targets(self.family, y)
+            raw = self.components.start(loc[:, 0], std[:, 0], float(rows.std()), self.min_scale)
+            return torch.as_tensor(np.concatenate([share, *raw]))
+        scale = np.maximum(std, np.maximum(FIRST_SCALE * rows.std(0), self.min_scale))
+        scale = scale - self.min_scale
         if self._kind in ("isotropic", "tied"):
             scale = scale.mean(1 if self._kind == "isotropic" else 0, keepdims=True)
-        scale = np.maximum(scale, 1e-6)
-        raw = scale + np.log(-np.expm1(-scale))  # inverse softplus
-        share = np.log([len(g) for g in groups])
         off = np.zeros(self._sizes[3])
-        bias = np.concatenate([share - share.mean(), loc.reshape(-1), raw.reshape(-1), off])
-        return torch.as_tensor(bias)
+        return torch.as_tensor(
+            np.concatenate([share, loc.reshape(-1), inverse_softplus(scale).reshape(-1), off])
+        )
 
 
 class _HeadLogProb(Function):
@@ -312,7 +316,7 @@ class MDNHead(nn.Module):
         min_scale: float = MIN_SCALE,
     ) -> None:
         super().__init__()
-        _check_sizes(in_features=in_features)
+        check_integer("in_features", in_features)
         self.layout = Layout(
             out_features,
             n_components,
@@ -337,7 +341,7 @@ class MDNHead(nn.Module):
     def _parameters_of(
         self, h: Tensor
     ) -> MixtureParameters | _Packed | LowRankParameters | FamilyParameters:
-        _check_features(h, self.in_features)
+        check_event(h, self.in_features, "h")
         batch = h.shape[:-1]
         # components first in memory, as the likelihood wants them: its reductions run over rows
         bias, weight = self.linear.bias.unsqueeze(-1), self.linear.weight
@@ -353,19 +357,18 @@ class MDNHead(nn.Module):
         """Spreads the components over the targets, so that none starts in the same place.
 
         One dimension: K groups of equal size between quantiles.  Several: k-means.  The biases
-        become the groups' means, scales and shares; the weights are shrunk so that they lead.
+        become the groups' means, scales and shares, in other families than the Gaussian by the
+        method of moments; the weights are shrunk, so that the biases dominate at first.
 
         Args:
             y: targets as the head sees them, (N, D).
 
         Raises:
-            ValueError: y has another shape, no rows, or is not finite; a family other than the
-                Gaussian.
+            ValueError: y has another shape, no rows, is not finite or outside the range of the
+                family.
         """
-        if self.family != "gaussian":
-            raise ValueError(f"initialize_from needs family='gaussian'; got {self.family!r}")
         y = torch.as_tensor(y).detach()
-        _check_rows("y", y, self.out_features)
+        check_rows("y", y, self.out_features)
         self.linear.bias.copy_(self.layout.bias_from(y))
         self.linear.weight.mul_(0.1)
 
@@ -398,13 +401,14 @@ class CategoricalHead(nn.Module):
 
     def __init__(self, in_features: int, n_classes: int) -> None:
         super().__init__()
-        _check_sizes(in_features=in_features, n_classes=n_classes)
+        check_integer("in_features", in_features)
+        check_integer("n_classes", n_classes)
         self.in_features, self.n_classes = in_features, n_classes
         self.linear = nn.Linear(in_features, n_classes)
 
     def forward(self, h: Tensor) -> Categorical:
         """The class distribution for features h, (*, F)."""
-        _check_features(h, self.in_features)
+        check_event(h, self.in_features, "h")
         return Categorical(logits=self.linear(h), validate_args=False)
 
 
@@ -429,23 +433,9 @@ def _groups(y: np.ndarray, k: int) -> list[np.ndarray]:
     return np.array_split(y, k)
 
 
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
-
-
-def _check_features(h: Tensor, features: int, name: str = "h") -> None:
-    if h.ndim < 1 or h.shape[-1] != features:
-        raise ValueError(f"{name} must have shape (*, {features}); got {tuple(h.shape)}")
-
-
-def _check_rows(name: str, a: Tensor, columns: int | None) -> None:
+def check_rows(name: str, a: Tensor, columns: int | None) -> None:
     """At least one row, the right number of columns, finite values."""
-    if not isinstance(a, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor; got {type(a).__name__}")
+    check_tensor(name, a)
     if columns is not None and (a.ndim != 2 or a.shape[1] != columns):
         hint = f". Did you mean {name}[:, None]?" if columns == 1 and a.ndim == 1 else ""
         raise ValueError(f"{name} must have shape (N, {columns}); got {tuple(a.shape)}{hint}")

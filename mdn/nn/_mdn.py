@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distribution import GaussianMixture
+from ..distribution import GaussianMixture, Mixture
+from ..functional._checks import check_event
 from ..standardization import standardization
-from ._heads import MIN_SCALE, MDNHead, _check_features, _check_rows, _check_sizes
+from ..train._options import check_integer
+from ._families import MIN_SCALE
+from ._heads import FamilyParameters, MDNHead, check_rows
 
 __all__ = ["MDN"]
 
@@ -19,7 +22,10 @@ class MDN(nn.Module):
     """Mixture density network: ``forward(x) -> GaussianMixture`` in the user's units.
 
     x and y are standardised inside, by buffers that :meth:`standardize_` fits and the state dict
-    holds, so the log-likelihood is in nats in y's own unit whatever the scale of the data.
+    holds, so the log-likelihood is in nats in y's own unit whatever the scale of the data.  With
+    another family than the Gaussian, ``forward`` gives a :class:`mdn.Mixture`, and y is
+    standardised by a change of unit that the family allows: a shift and a scale for Student-t,
+    Laplace and logistic, a scale alone for log-normal, gamma and Weibull, and none for the others.
 
     Args:
         in_features: F, features of x; with ``backbone``, the features that it hands on.
@@ -27,7 +33,7 @@ class MDN(nn.Module):
         n_components: K.
         hidden: widths of the hidden layers (SiLU between them); not used with ``backbone``.
         backbone: any module from x to (*, in_features).
-        covariance_type: as in :class:`MDNHead`.
+        covariance_type, family: as in :class:`MDNHead`.
         min_scale: floor of the scales in standard deviations of y, as in :class:`MDNHead`.
 
     Raises:
@@ -54,17 +60,18 @@ class MDN(nn.Module):
         *,
         backbone: nn.Module | None = None,
         covariance_type: str = "diagonal",
+        family: str = "gaussian",
         min_scale: float = MIN_SCALE,
     ) -> None:
         super().__init__()
-        _check_sizes(in_features=in_features)
+        check_integer("in_features", in_features)
         if not isinstance(hidden, Iterable):
             raise TypeError(f"hidden must be a sequence of widths, as (64, 64); got {hidden!r}")
         self.hidden = None if backbone is not None else tuple(hidden)
         if backbone is None:
             width, layers = in_features, []
             for i, units in enumerate(hidden):
-                _check_sizes(**{f"hidden[{i}]": units})
+                check_integer(f"hidden[{i}]", units)
                 layers += [nn.Linear(width, units), nn.SiLU()]
                 width = units
             backbone = nn.Sequential(*layers)
@@ -75,6 +82,7 @@ class MDN(nn.Module):
             out_features,
             n_components,
             covariance_type=covariance_type,
+            family=family,
             min_scale=min_scale,
         )
         # the part that works in standardised units
@@ -100,16 +108,20 @@ class MDN(nn.Module):
             y: (N, D).
 
         Raises:
-            ValueError: different lengths, a shape that does not fit, a value that is not finite.
+            ValueError: different lengths, a shape that does not fit, a value that is not finite, a
+                target outside the range of the family.
         """
-        _check_rows("x", x, self.in_features if self.hidden is not None else None)
-        _check_rows("y", y, self.head.out_features)
+        check_rows("x", x, self.in_features if self.hidden is not None else None)
+        check_rows("y", y, self.head.out_features)
         if len(x) != len(y):
             raise ValueError(f"x and y must have one length; got {len(x)} and {len(y)} rows")
         shift, scale = standardization(x if x.ndim == 2 else x.reshape(-1))
         device = self.y_shift.device
         self.x_shift, self.x_scale = shift.to(device), scale.to(device)
-        shift, scale = standardization(y)
+        family = self.head.layout.components
+        if family is not None:
+            family.check_targets(self.head.family, y)
+        shift, scale = standardization(y) if family is None else family.standardization(y)
         constant = scale == 0
         scale = torch.where(constant, shift.abs(), scale)
         self.y_shift, self.y_scale = shift.to(device), torch.where(scale > 0, scale, 1.0).to(device)
@@ -127,14 +139,20 @@ class MDN(nn.Module):
             ((y - self.y_shift) / self.y_scale).to(dtype),
         )
 
-    def forward(self, x: Tensor) -> GaussianMixture:
-        """The mixture for x, (*, F), in y's unit and x's dtype."""
+    def forward(self, x: Tensor) -> GaussianMixture | Mixture:
+        """Returns the mixture for x, (*, F), in y's unit and x's dtype."""
         if self.hidden is not None:
-            _check_features(x, self.in_features, "x")
+            check_event(x, self.in_features, "x")
         dtype = self.head.linear.weight.dtype
         out = x.dtype if x.is_floating_point() else dtype
-        standard = self.network(((x - self.x_shift) / self.x_scale).to(dtype))
-        return standard.to(torch.float64).affine(self.y_shift, self.y_scale).to(out)
+        standard = ((x - self.x_shift) / self.x_scale).to(dtype)
+        if self.head.family == "gaussian":
+            mixture = self.network(standard).to(torch.float64)
+            return mixture.affine(self.y_shift, self.y_scale).to(out)
+        params = FamilyParameters(
+            *(a.double() for a in self.head.params(self.network[0](standard)))
+        )
+        return self.head.layout.distribution(params, (self.y_shift, self.y_scale)).to(out)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Returns the constructor's arguments, in plain numbers and strings, and the tensors."""
@@ -150,6 +168,7 @@ class MDN(nn.Module):
             "n_components": head.n_components,
             "hidden": list(self.hidden),
             "covariance_type": head.covariance_type,
+            "family": head.family,
             "min_scale": head.min_scale,
         }
         return config, dict(self.state_dict())
@@ -163,7 +182,7 @@ class MDN(nn.Module):
         return model.eval()
 
     def _apply(self, fn: Any, recurse: bool = True) -> MDN:
-        # a cast of the weights must not round the units: 1e9 + x has no digit of x in float32
+        # a cast of the weights must not round the units: 1e9 + x loses all digits of x in float32
         units = {n: getattr(self, n) for n in ("x_shift", "x_scale", "y_shift", "y_scale")}
         super()._apply(fn, recurse)
         for name, exact in units.items():
