@@ -28,7 +28,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mdn
 from mdn import GaussianMixture, MDNRegressor, scoring
-from mdn.estimator import _fit
+from mdn.estimator import _base_models, _plan, _training
+from mdn.train import fit_ensemble
 
 FAST: dict[str, Any] = {
     "n_components": 3,
@@ -718,13 +719,15 @@ def test_bad_weights_are_refused(weight: np.ndarray, message: str) -> None:
 def test_the_two_uncertainties_are_the_variance_of_the_pool(
     options: dict[str, Any], dims: int
 ) -> None:
-    """Law of total variance, by hand: within and between networks, without the broad component."""
+    """Law of total variance, by hand: within and between networks, without the background."""
     X, y = rows(60, dims=dims)
     model = regressor(**options).fit(X, y)
     aleatoric, epistemic = model.predict_uncertainty(X)
     assert aleatoric.shape == epistemic.shape == y.shape
     parts = model.predict_distribution(X).numpy()
-    weight, loc, scale = (parts[k][:, :-1] for k in ("logits", "loc", "scale"))  # broad is last
+    weight, loc, scale = (
+        parts[k][:, :-1] for k in ("logits", "loc", "scale")
+    )  # background is last
     weight = np.exp(weight)[..., None]
     weight = weight / weight.sum(1, keepdims=True)
     mean = (weight * loc).sum(1)
@@ -865,8 +868,8 @@ def test_max_time_ends_the_training_and_says_so() -> None:
     """A millisecond is over after the first epoch."""
     X, y = rows()
     model = regressor(max_epochs=10**6, patience=10**6, max_time=1e-3).fit(X, y)
-    for history in model.model_.histories:
-        assert (history.stopped, len(history)) == ("max_time", 1)
+    for group in model.model_.groups:
+        assert (group.history.stopped, len(group.history)) == ("max_time", 1)
     assert np.isfinite(model.log_prob(X, y)).all()
 
 
@@ -1300,7 +1303,7 @@ def test_hdr_of_several_targets_is_refused() -> None:
 
 def floor_of(model: MDNRegressor) -> float:
     """The floor of the scales, in standard deviations of y."""
-    (floor,) = {network.layout.min_scale for network in model.model_.groups}
+    (floor,) = set((model.min_scale_ / model.target_.scale.numpy()).tolist())
     return floor
 
 
@@ -1356,7 +1359,7 @@ def test_it_learns_two_branches_and_their_noise() -> None:
     assert truth - 0.15 < model.nll(X[500:], y[500:]) < truth + 0.15
     modes = model.predict_distribution([[0.5]]).modes()
     np.testing.assert_allclose(np.sort(modes.loc[0, :2, 0].numpy()), [-1.5, 1.5], atol=0.1)
-    # what else stands out is the broad component, of small weight
+    # what else stands out is the background component, of small weight
     assert not (modes.log_density[0, 2:] > modes.log_density[0, 1] - 4).any()
     assert abs(model.predict([[0.5]])[0]) < 0.4
     assert abs(model.predict_mode([[0.5]])[0]) == pytest.approx(1.5, abs=0.1)
@@ -1415,111 +1418,118 @@ def test_the_version_is_three_numbers() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", mdn.__version__)
 
 
-def _asked(
+# -- base models and the plan that follows from them --------------------------------------------
+
+
+def epochs_planned(
     monkeypatch: pytest.MonkeyPatch, x: np.ndarray, y: np.ndarray, **options: Any
 ) -> tuple[MDNRegressor, list[int]]:
-    """A short fit, and the epochs at most that it would have given each group."""
-    asked: list[int] = []
+    """A short fit, and the most epochs that it would have given each group."""
+    planned: list[int] = []
 
     def record(*args: Any, **given: Any) -> Any:
-        asked.append(given["max_epochs"])
-        return train(*args, **{**given, "max_epochs": 2})
+        planned.append(given["max_epochs"])
+        return fit_ensemble(*args, **{**given, "max_epochs": 2})
 
-    train = _fit.fit_ensemble
     with monkeypatch.context() as patch:
-        patch.setattr(_fit, "fit_ensemble", record)
+        patch.setattr(_training, "fit_ensemble", record)
         model = MDNRegressor(preset="fast", random_state=0, **options).fit(x, y)
-    return model, asked
+    return model, planned
 
 
-def _sum(noise: float) -> tuple[np.ndarray, np.ndarray]:
+def additive_rows(noise: float) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, (200, 2))
     return X, np.sin(2 * X[:, 0]) + X[:, 1] + noise * rng.normal(size=200)
 
 
+def has_trees(model: MDNRegressor) -> bool:
+    return model.model_.base_models.trees is not None
+
+
+def n_processes(model: MDNRegressor) -> int:
+    return len(model.model_.base_models.processes)
+
+
 def test_a_target_without_noise_is_trained_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless the user says for how long; what is told of the rows decides, not the rows."""
+    """Unless the user says for how long; the out-of-fold error of the base models decides."""
     for noise, options, wanted in (
         (0.0, {}, [360]),
         (0.0, {"max_epochs": 50}, [50]),
         (0.3, {}, [120, 120]),
         (0.3, {"max_epochs": 50}, [50, 50]),
     ):
-        assert _asked(monkeypatch, *_sum(noise), **options)[1] == wanted
+        assert epochs_planned(monkeypatch, *additive_rows(noise), **options)[1] == wanted
 
 
-def test_where_a_process_says_it_all_no_tree_is_grown(
+def test_where_the_process_leaves_no_error_no_tree_is_grown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One group of as many networks as are wanted, saved and gone on from like any other.
 
-    Half of it, if it is large enough, does without the process too.
+    Half of it, if it is large enough, does not take the predictions of the process.
     """
-    X, y = _sum(0.0)
+    X, y = additive_rows(0.0)
     for size, parts in ((None, [4, 4]), (9, [4, 5]), (8, [4, 4]), (5, [5]), (2, [2]), (1, [1])):
         options, members = {"ensemble_size": size}, sum(parts)
-        model, _ = _asked(monkeypatch, X, y, **options)
-        assert model.model_.trees is None
-        assert len(model.model_.processes) == 1
-        assert model.model_.uses_trees == [False]
-        assert [network.n_members for network in model.model_.groups] == [members]
-        assert model.model_.parts == [parts]
-        assert len(model.model_.stack.weight) == len(model.model_.parts[0])
+        model, _ = epochs_planned(monkeypatch, X, y, **options)
+        assert not has_trees(model)
+        assert n_processes(model) == 1
+        assert model.n_networks_ == members
+        assert model.model_.subgroup_sizes == [parts]
         (before,) = model.model_.members(X)
-        model.model_.told_shift = model.model_.told_shift + 1  # as if the process said else
+        model.model_.base_models.shift += 1  # as if the process predicted something else
         (after,) = model.model_.members(X)
         moved = (after.mean != before.mean).flatten(1).any(1)
         assert moved.tolist() == [m >= members - moved.sum() for m in range(members)]
         assert int(moved.sum()) == parts[-1]
     model = MDNRegressor(preset="fast", random_state=0).fit(X[:150], y[:150])
-    assert model.model_.trees is None
+    assert not has_trees(model)
     assert np.sqrt(np.mean((model.predict(X[150:]) - y[150:]) ** 2)) < 0.1 * y.std()
     mdn.save(model, tmp_path / "model.mdn")
     assert (mdn.load(tmp_path / "model.mdn").predict(X) == model.predict(X)).all()
 
 
 def test_warm_start_survives_that_trees_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise in the new rows brings trees back; without it they go again."""
-    train = _fit.fit_ensemble
-    monkeypatch.setattr(
-        _fit, "fit_ensemble", lambda *a, **given: train(*a, **{**given, "max_epochs": 2})
-    )
-    model = MDNRegressor(preset="fast", random_state=0, warm_start=True)
-    for noise, groups in ((0.0, 1), (0.3, 2), (0.0, 1)):
-        X, y = _sum(noise)
-        model.fit(X, y)
+    """Noise in the new rows brings trees back; without it, or when not wanted, they go again."""
+    model = MDNRegressor(preset="fast", random_state=0, warm_start=True, max_epochs=2)
+    for noise, wanted, groups in ((0.0, True, 1), (0.3, True, 2), (0.0, True, 1), (0.3, True, 2)):
+        X, y = additive_rows(noise)
+        model.set_params(trees=wanted).fit(X, y)
         assert len(model.model_.groups) == groups
-        assert (model.model_.trees is None) == (groups == 1)
+        assert has_trees(model) == (groups == 2)
         assert np.isfinite(model.log_prob(X, y)).all()
+    model.set_params(trees=False).fit(X, y)
+    assert len(model.model_.groups) == 1 and not has_trees(model) and n_processes(model) == 0
+    assert np.isfinite(model.log_prob(X, y)).all()
 
 
-def test_fast_asks_a_process_of_some_rows_whether_there_is_noise(
+def test_fast_fits_a_process_to_some_rows_to_see_whether_there_is_noise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of more rows than it has a process for: its word is not used, but trees may be left out."""
-    monkeypatch.setattr(_fit, "_MOST_IN_FAST_PROCESS", 100)
+    """From so many rows on its predictions are not used, but trees may be left out."""
+    monkeypatch.setattr(_plan, "_MAX_FAST_PROCESS_ROWS", 100)
     for noise, groups in ((0.0, [[8]]), (0.3, [[8], [8]])):
-        X, y = _sum(noise)
+        X, y = additive_rows(noise)
         weight = np.ones(200)
         for options in ({}, {"sample_weight": weight}):
             model = MDNRegressor(preset="fast", random_state=0, max_epochs=3).fit(X, y, **options)
-            assert model.model_.processes == []
-            assert (model.model_.trees is None) == (noise == 0)
-            assert model.model_.parts == groups
+            assert n_processes(model) == 0
+            assert has_trees(model) == (noise > 0)
+            assert model.model_.subgroup_sizes == groups
         mdn.save(model, tmp_path / "model.mdn")
         assert (mdn.load(tmp_path / "model.mdn").predict(X) == model.predict(X)).all()
 
 
-def test_quiet_by_trees_alone_keeps_both_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that no process was asked about."""
+def test_low_noise_seen_by_trees_alone_keeps_both_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step function, with more columns than a process takes."""
     X = np.random.default_rng(0).uniform(-1, 1, (200, 2))
-    monkeypatch.setattr(_fit, "_MOST_IN_PROCESS", (2500, 1))
+    monkeypatch.setattr(_base_models, "_MAX_PROCESS_COLUMNS", 1)
     X[:, 0] += np.sign(X[:, 0])  # nothing between the two sides
-    model, asked = _asked(monkeypatch, X, np.sign(X[:, 0]) + 0.01 * X[:, 1])
-    assert model.model_.processes == []
-    assert model.model_.uses_trees == [False, True]
-    assert asked == [360, 360]
+    model, planned = epochs_planned(monkeypatch, X, np.sign(X[:, 0]) + 0.01 * X[:, 1])
+    assert n_processes(model) == 0
+    assert has_trees(model)
+    assert planned == [360, 360]
 
 
 def test_fast_takes_larger_steps_where_rows_are_not_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1528,10 +1538,9 @@ def test_fast_takes_larger_steps_where_rows_are_not_few(monkeypatch: pytest.Monk
 
     def record(*args: Any, **given: Any) -> Any:
         asked.append((given["batch_size"], given["lr"]))
-        return train(*args, **{**given, "max_epochs": 1})
+        return fit_ensemble(*args, **{**given, "max_epochs": 1})
 
-    train = _fit.fit_ensemble
-    monkeypatch.setattr(_fit, "fit_ensemble", record)
+    monkeypatch.setattr(_training, "fit_ensemble", record)
     rng = np.random.default_rng(0)
     for n, options, wanted in (
         (300, {}, (None, 7e-3)),
@@ -1543,26 +1552,25 @@ def test_fast_takes_larger_steps_where_rows_are_not_few(monkeypatch: pytest.Monk
         assert asked == [wanted, wanted]
 
 
-def test_the_error_that_decides_is_of_the_best_word_for_the_worst_target() -> None:
-    """Rows count by their weight."""
-    rng = np.random.default_rng(0)
-    point, means = rng.normal(size=(50, 2)), rng.normal(size=(2, 50, 3))
-    weight = rng.uniform(size=50)
-    means[0, :, 1], means[1, :, 2] = point[:, 0] + 0.1, point[:, 1] - 0.2 * rng.uniform(size=50)
-    wanted = max(
-        min(np.sqrt(np.average((mean - y) ** 2, weights=weight)) for mean in told.T)
-        for told, y in zip(means, point.T, strict=True)
-    )
-    assert _fit._error(means, point, weight) == pytest.approx(wanted, rel=1e-12)
+def test_the_noise_is_judged_by_the_best_base_model_of_the_worst_target() -> None:
+    """One target without noise and one with: training is no longer than usual."""
+    X, y = additive_rows(0.0)
+    noisy = additive_rows(0.3)[1]
+    options = {"preset": "fast", "max_epochs": 2, "ensemble_size": 4, "random_state": 0}
+    assert not has_trees(MDNRegressor(**options).fit(X, np.stack([y, 2 * y], 1)))
+    assert has_trees(MDNRegressor(**options).fit(X, np.stack([y, noisy], 1)))
+    weight = np.where(np.arange(200) < 150, 1.0, 1e-9)  # rows count by their weight
+    mixed = np.where(np.arange(200) < 150, y, noisy)
+    assert not has_trees(MDNRegressor(**options).fit(X, mixed, sample_weight=weight))
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5])
 def test_a_column_that_says_nothing_teaches_nothing(levels: int) -> None:
-    """What trees and processes say of a row must not be a picture of its own y.
+    """The predictions of the base models for a row must not reveal its own y.
 
     Pure noise: no model can beat the entropy of a Gaussian, 1.419 nats, on new rows; one that reads
-    y off the out-of-fold words loses nats by the dozen.  Seeds are fixed; over seeds the NLL stays
-    within 0.06 of the entropy.
+    y off the out-of-fold predictions loses nats by the dozen.  Seeds are fixed; over seeds the NLL
+    stays within 0.06 of the entropy.
     """
     rng = np.random.default_rng(levels)
     X = rng.integers(0, levels, (1500, 1)).astype(float)

@@ -64,7 +64,7 @@ def correlated(dims: int = 2) -> MDNRegressor:
 
 @functools.cache
 def two_groups() -> MDNRegressor:
-    """As the default: networks without and with the word of trees."""
+    """As the default: networks without and with the predictions of trees."""
     return regressor(trees=True, ensemble_size=3, max_epochs=1)
 
 
@@ -536,6 +536,14 @@ def test_load_refuses_a_file_with_any_byte_changed(kind: str, tmp_path: Path) ->
             mdn.load(path)
 
 
+def model_of(about: dict[str, Any]) -> dict[str, Any]:
+    return about["config"]["model"]
+
+
+def network_of(about: dict[str, Any]) -> dict[str, Any]:
+    return model_of(about)["groups"]["0"]["network"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -543,15 +551,17 @@ def test_load_refuses_a_file_with_any_byte_changed(kind: str, tmp_path: Path) ->
         lambda about, tensors: about["config"].update(params=[]),
         lambda about, tensors: about["config"].pop("columns"),
         lambda about, tensors: about["config"]["columns"].update(columns=[{"kind": "odd"}]),
-        lambda about, tensors: about["config"]["networks"][0].update(hidden=[7]),
-        lambda about, tensors: about["config"]["networks"][0].update(n_members=-1),
-        lambda about, tensors: about["config"].update(n_forests=9),
-        lambda about, tensors: about["config"].update(histories=[]),
-        lambda about, tensors: about["config"].update(histories=[{"odd": 1}]),
-        lambda about, tensors: tensors["trees.0.left"].fill_(0),
-        lambda about, tensors: tensors["trees.0.feature"].fill_(99),
-        lambda about, tensors: tensors["trees.1.roots"].fill_(-7),
-        lambda about, tensors: tensors.update({"trees.1.odd": torch.zeros(2)}),
+        lambda about, tensors: network_of(about).update(hidden=[7]),
+        lambda about, tensors: network_of(about).update(n_members=-1),
+        lambda about, tensors: model_of(about)["base_models"]["forests"].update({"2": {}}),
+        lambda about, tensors: model_of(about)["groups"].clear(),
+        lambda about, tensors: model_of(about)["groups"]["0"].update(history={"odd": 1}),
+        lambda about, tensors: tensors["model.base_models.forests.0.left"].fill_(0),
+        lambda about, tensors: tensors["model.base_models.forests.0.feature"].fill_(99),
+        lambda about, tensors: tensors["model.base_models.forests.1.roots"].fill_(-7),
+        lambda about, tensors: tensors.update(
+            {"model.base_models.forests.1.odd": torch.zeros(2, dtype=torch.int32)}
+        ),
     ],
 )
 def test_load_refuses_a_forged_description(change: Any, tmp_path: Path) -> None:

@@ -52,13 +52,13 @@ def test_it_finds_by_how_much_scales_are_wrong(factor: float) -> None:
     """
     mean, y = truth(4000)
     members = group(mean.expand(2, -1, -1), 0.5 * factor)
-    stack = Stack.fit([members], y, None, log_prob, recalibrate=[True], floor=1e-3)
+    stack = Stack.fit([members], y, None, log_prob, recalibrate=[True], min_scale=1e-3)
     assert float(stack.scale) == pytest.approx(1 / factor, rel=0.05)
     mean, y = truth(4000, seed=7)
     members = [group(mean.expand(2, -1, -1), 0.5 * factor)]
     best = float(-norm(mean, 0.5).logpdf(y).mean())
     assert nll(stack, members, y) < best + 0.005
-    assert nll(Stack.plain([[1]], floor=1e-3), members, y) > best + 0.1
+    assert nll(Stack.uniform([[1]], min_scale=1e-3), members, y) > best + 0.1
 
 
 def test_it_finds_the_weights_of_groups_that_are_each_right_for_a_share() -> None:
@@ -71,7 +71,7 @@ def test_it_finds_the_weights_of_groups_that_are_each_right_for_a_share() -> Non
     second = torch.rand(n, 1, generator=generator(9)) < 0.2
     y = torch.where(second, y - 6, y)  # six off, 12 scales: each row says which
     groups = [group(m.expand(2, -1, -1), 0.5) for m in (mean, mean - 6)]
-    stack = Stack.fit(groups, y, None, log_prob, recalibrate=[True, True], floor=1e-3)
+    stack = Stack.fit(groups, y, None, log_prob, recalibrate=[True, True], min_scale=1e-3)
     assert stack.weight.tolist() == pytest.approx([0.8, 0.2], abs=0.03)
     assert float(stack.weight.sum()) == pytest.approx(1)
     assert stack.scale.tolist() == pytest.approx([1, 1], abs=0.06)
@@ -81,7 +81,7 @@ def test_the_better_group_gets_the_weight() -> None:
     """A group of the truth beside one that knows nothing."""
     mean, y = truth(2000)
     groups = [group(m.expand(2, -1, -1), s) for m, s in ((0 * mean, 1.1), (mean, 0.5))]
-    stack = Stack.fit(groups, y, None, log_prob, recalibrate=[True, True], floor=1e-3)
+    stack = Stack.fit(groups, y, None, log_prob, recalibrate=[True, True], min_scale=1e-3)
     assert stack.weight[1] > 0.9
 
 
@@ -89,8 +89,8 @@ def test_kinds_of_one_group_are_weighed_and_share_its_factors() -> None:
     """One member of the truth beside one that knows nothing, both too narrow by half."""
     mean, y = truth(4000)
     members = group(torch.stack([0 * mean - 9, mean]), 0.25)
-    options = {"recalibrate": [True], "floor": 1e-3}
-    stack = Stack.fit([members], y, None, log_prob, parts=[[1, 1]], **options)
+    options = {"recalibrate": [True], "min_scale": 1e-3}
+    stack = Stack.fit([members], y, None, log_prob, sizes=[[1, 1]], **options)
     assert len(stack.scale) == len(stack.spread) == 1
     assert stack.weight.tolist() == pytest.approx([0, 1], abs=0.02)
     without = Stack.fit([members], y, None, log_prob, **options)
@@ -101,7 +101,7 @@ def test_kinds_of_one_group_are_weighed_and_share_its_factors() -> None:
 
 def test_members_share_the_weight_of_their_kind() -> None:
     """Of kinds of two and three members and another group of one; equal without rows."""
-    stack = Stack.plain([[2, 3], [1]], floor=1e-3)
+    stack = Stack.uniform([[2, 3], [1]], min_scale=1e-3)
     assert stack.weights([[2, 3], [1]]).tolist() == pytest.approx(
         [1 / 6] * 2 + [1 / 9] * 3 + [1 / 3]
     )
@@ -120,9 +120,9 @@ def test_it_finds_that_members_should_stand_closer() -> None:
     """Two members at the mean plus and minus 1, each of the true scale: spread near 0."""
     mean, y = truth(4000)
     members = group(torch.stack([mean - 1, mean + 1]), 0.5)
-    stack = Stack.fit([members], y, None, log_prob, recalibrate=[True], floor=1e-3)
+    stack = Stack.fit([members], y, None, log_prob, recalibrate=[True], min_scale=1e-3)
     assert float(stack.spread) < 0.3
-    assert nll(stack, [members], y) < nll(Stack.plain([[1]], floor=1e-3), [members], y) - 0.3
+    assert nll(stack, [members], y) < nll(Stack.uniform([[1]], min_scale=1e-3), [members], y) - 0.3
 
 
 def test_an_outlier_among_the_rows_raises_the_broad_component() -> None:
@@ -131,28 +131,35 @@ def test_an_outlier_among_the_rows_raises_the_broad_component() -> None:
     far = torch.rand(4000, 1, generator=generator(11)) < 0.02
     y = torch.where(far, 1.5 * torch.randn(4000, 1, generator=generator(12), dtype=F64), y)
     members = group(mean.expand(2, -1, -1), 0.5)
-    stack = Stack.fit([members], y, None, log_prob, recalibrate=[True], floor=1e-3)
-    assert 0.008 < stack.broad < 0.04
+    stack = Stack.fit([members], y, None, log_prob, recalibrate=[True], min_scale=1e-3)
+    assert 0.008 < stack.background_weight < 0.04
     mean, y = truth(4000)
-    assert Stack.fit([members], y, None, log_prob, recalibrate=[True], floor=1e-3).broad < 0.002
+    assert (
+        Stack.fit(
+            [members], y, None, log_prob, recalibrate=[True], min_scale=1e-3
+        ).background_weight
+        < 0.002
+    )
 
 
 def test_where_nothing_is_wrong_it_changes_little() -> None:
     """Members of the truth: factors near 1, and new rows lose less than 0.002 nats."""
     mean, y = truth(4000)
     members = group(mean.expand(3, -1, -1), 0.5)
-    stack = Stack.fit([members], y, None, log_prob, recalibrate=[True], floor=1e-3)
+    stack = Stack.fit([members], y, None, log_prob, recalibrate=[True], min_scale=1e-3)
     assert float(stack.scale) == pytest.approx(1, abs=0.05)
     mean, y = truth(4000, seed=7)
     members = group(mean.expand(3, -1, -1), 0.5)
-    assert nll(stack, [members], y) < nll(Stack.plain([[1]], floor=1e-3), [members], y) + 0.002
+    assert (
+        nll(stack, [members], y) < nll(Stack.uniform([[1]], min_scale=1e-3), [members], y) + 0.002
+    )
 
 
 def test_a_few_rows_say_little() -> None:
     """Four rows, all on their mean: the factor is held back, where likelihood alone wants 0."""
     mean, _ = truth(4)
     members = group(mean.expand(2, -1, -1), 0.5)
-    stack = Stack.fit([members], mean, None, log_prob, recalibrate=[True], floor=1e-3)
+    stack = Stack.fit([members], mean, None, log_prob, recalibrate=[True], min_scale=1e-3)
     assert 0.4 < float(stack.scale) < 1
 
 
@@ -160,7 +167,7 @@ def test_what_is_not_recalibrated_keeps_its_scales() -> None:
     """A single member says nothing of how wide a pool should be; weights are still learnt."""
     mean, y = truth(1000)
     groups = [group(mean.expand(1, -1, -1), 0.1), group(mean.expand(2, -1, -1), 0.1)]
-    stack = Stack.fit(groups, y, None, log_prob, recalibrate=[False, True], floor=1e-3)
+    stack = Stack.fit(groups, y, None, log_prob, recalibrate=[False, True], min_scale=1e-3)
     assert float(stack.scale[0]) == float(stack.spread[0]) == 1
     assert float(stack.scale[1]) == pytest.approx(5, rel=0.15)
     assert stack.weight[1] > 0.9
@@ -173,7 +180,8 @@ def test_the_order_of_the_members_plays_no_part(order: list[int]) -> None:
     loc = mean + 0.3 * torch.randn(3, 300, 1, generator=generator(5), dtype=F64)
     first, second = group(loc, 0.3), group(loc[order], 0.3)
     stacks = [
-        Stack.fit([m], y, None, log_prob, recalibrate=[True], floor=1e-3) for m in (first, second)
+        Stack.fit([m], y, None, log_prob, recalibrate=[True], min_scale=1e-3)
+        for m in (first, second)
     ]
     for name in ("scale", "spread", "weight"):
         a, b = (getattr(stack, name) for stack in stacks)
@@ -188,14 +196,14 @@ def test_whole_weights_are_repeated_rows() -> None:
     loc = mean + 0.3 * torch.randn(2, 300, 1, generator=generator(5), dtype=F64)
     count = torch.arange(300) % 3
     weighted = Stack.fit(
-        [group(loc, 0.2)], y, count.double(), log_prob, recalibrate=[True], floor=1e-3
+        [group(loc, 0.2)], y, count.double(), log_prob, recalibrate=[True], min_scale=1e-3
     )
     index = torch.arange(300).repeat_interleave(count)
     copies = Stack.fit(
-        [group(loc[:, index], 0.2)], y[index], None, log_prob, recalibrate=[True], floor=1e-3
+        [group(loc[:, index], 0.2)], y[index], None, log_prob, recalibrate=[True], min_scale=1e-3
     )
     torch.testing.assert_close(weighted.scale, copies.scale, rtol=1e-5, atol=0)
-    assert weighted.broad == pytest.approx(copies.broad, rel=1e-4)
+    assert weighted.background_weight == pytest.approx(copies.background_weight, rel=1e-4)
 
 
 def test_a_likelihood_that_is_not_finite_leaves_the_plain_pool() -> None:
@@ -207,9 +215,13 @@ def test_a_likelihood_that_is_not_finite_leaves_the_plain_pool() -> None:
         return torch.where(torch.arange(50) == 3, math.nan, found)
 
     members = group(mean.expand(2, -1, -1), 0.5)
-    stack = Stack.fit([members], y, None, broken, recalibrate=[True], floor=1e-3)
-    plain = Stack.plain([[1]], floor=1e-3)
-    assert (stack.scale, stack.spread, stack.broad) == (plain.scale, plain.spread, plain.broad)
+    stack = Stack.fit([members], y, None, broken, recalibrate=[True], min_scale=1e-3)
+    plain = Stack.uniform([[1]], min_scale=1e-3)
+    assert (stack.scale, stack.spread, stack.background_weight) == (
+        plain.scale,
+        plain.spread,
+        plain.background_weight,
+    )
 
 
 def test_the_pool_is_the_mixture_written_out() -> None:
@@ -275,7 +287,12 @@ def test_no_factor_breaks_the_floor() -> None:
     """Members far too wide are narrowed, but no scale falls below the floor."""
     mean, _ = truth(2000)
     stack = Stack.fit(
-        [group(mean.expand(2, -1, -1), 0.5)], mean, None, log_prob, recalibrate=[True], floor=0.2
+        [group(mean.expand(2, -1, -1), 0.5)],
+        mean,
+        None,
+        log_prob,
+        recalibrate=[True],
+        min_scale=0.2,
     )
     (members,) = stack.members([group(mean.expand(2, -1, -1), 0.5)])
     assert float(members.scale.min()) == 0.2

@@ -190,7 +190,7 @@ def test_a_large_offset_of_y_costs_no_digit_of_its_rounding_cell(offset: float) 
     """float32 in standard units: P(cell) as for the same numbers around 0, to 1e-5."""
     y = offset + np.arange(-50.0, 51.0)
     target = Target.fit(y, None, "integer", None)
-    rows = target.standard(y).float()
+    rows = target.standardized(y).float()
     got = target.log_prob(at(target, offset + 3.2, 2.0, torch.float32), rows)
     want = [float(truth(k - 0.5, k + 0.5, 3.2, 2.0)) for k in range(-50, 51)]
     np.testing.assert_allclose(got, want, rtol=2e-5)
@@ -200,7 +200,7 @@ def test_the_width_of_a_cell_survives_where_float32_cannot_tell_its_ends() -> No
     """Whole numbers up to 1e9: the ends of a cell are one number, its width is still 1."""
     y = np.array([0.0, 1e9, 5e8, 123_456_789.0])
     target = Target.fit(y, None, "integer", None)
-    rows = target.standard(y).float()
+    rows = target.standardized(y).float()
     assert bool((rows[:, 0] == rows[:, 1]).all())
     scale = 0.02 * float(target.scale)
     got = target.log_prob(at(target, 4.9e8, scale, torch.float32), rows)
@@ -214,7 +214,7 @@ def test_whole_numbers_up_to_a_million_have_their_own_probabilities() -> None:
     target = Target.fit(y, None, "integer", None)
     scale = 1e-3 * float(target.scale)
     near = 499_950.0 + np.arange(-500.0, 501.0, 50)
-    got = target.log_prob(at(target, 5e5, scale, torch.float32), target.standard(near).float())
+    got = target.log_prob(at(target, 5e5, scale, torch.float32), target.standardized(near).float())
     want = [float(truth(k - 0.5, k + 0.5, 5e5, scale)) for k in near]
     np.testing.assert_allclose(got, want, atol=1e-3)
 
@@ -235,22 +235,23 @@ def test_the_finished_distribution_has_the_likelihood_that_was_trained(kind: str
     shape = (30, 2, 1)
     loc, scale = torch.randn(shape, dtype=torch.float64), torch.rand(shape).double() + 0.1
     dist = GaussianMixture(torch.zeros(30, 2).double(), loc, scale)
-    inside = target.log_prob(dist, target.standard(y)).numpy()
+    inside = target.log_prob(dist, target.standardized(y)).numpy()
     slope = {"positive": 1 / np.exp(x), "unit": 1 / (expit(x) * expit(-x))}.get(kind, 1.0)
     shift = np.log(slope / float(target.scale)) * np.ones(30)
     if kind == "integer":
         shift = np.zeros(30)
     if kind == "interval":
         shift = np.where(y[:, 0] == y[:, 1], shift, 0.0)
-    got = target.likelihood(target.finish(dist), y)
+    got = target.log_likelihood(target.to_y(dist), y)
     np.testing.assert_allclose(got, inside + shift, rtol=1e-9, atol=1e-12)
 
 
-def test_what_describes_a_target_restores_it() -> None:
+def test_a_target_comes_back_from_its_state() -> None:
     """Plain numbers and strings, bit for bit."""
     target = Target.fit(np.array([[0.1, 3.0], [0.7, 1.0]]), None, "positive", None)
-    again = Target.restored(target.describe())
-    assert again.describe() == target.describe()
+    again = Target.from_state(*target.state())
+    assert again.state()[0] == target.state()[0]
+    assert torch.equal(again.shift, target.shift) and torch.equal(again.scale, target.scale)
     assert torch.equal(again.scale, target.scale)
 
 
@@ -276,11 +277,11 @@ def test_multiples_of_the_resolution_may_come_from_float32() -> None:
     assert not np.array_equal(y, single)
     target = Target.fit(single, None, "real", 0.1)
     np.testing.assert_allclose(
-        target.standard(single), Target.fit(y, None, "real", 0.1).standard(y), atol=1e-7
+        target.standardized(single), Target.fit(y, None, "real", 0.1).standardized(y), atol=1e-7
     )
-    dist = target.finish(at(target, 0.0, 5.0, torch.float64).expand((800,)))
+    dist = target.to_y(at(target, 0.0, 5.0, torch.float64).expand((800,)))
     np.testing.assert_allclose(
-        target.likelihood(dist, single), target.likelihood(dist, y), rtol=1e-5
+        target.log_likelihood(dist, single), target.log_likelihood(dist, y), rtol=1e-5
     )
 
 
@@ -725,5 +726,5 @@ def test_the_logit_is_the_way_to_the_unit_interval() -> None:
     target = Target.fit(y, None, "unit", None)
     want = logit(y)
     np.testing.assert_allclose(
-        target.point(y)[:, 0], (want - want.mean()) / want.std(), rtol=1e-12, atol=1e-14
+        target.latent(y)[:, 0], (want - want.mean()) / want.std(), rtol=1e-12, atol=1e-14
     )

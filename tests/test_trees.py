@@ -40,7 +40,7 @@ def test_the_arrays_predict_what_scikit_learn_predicts(kind: str) -> None:
     """Sums of boosted trees and means of randomised ones, on old rows and new, to rounding."""
     x, y = rows()
     model = MODELS[kind].fit(x, y)
-    forest = Forest.of(model)
+    forest = Forest.from_sklearn(model)
     for seed in (0, 1):
         new = rows(seed=seed)[0]
         np.testing.assert_allclose(
@@ -53,10 +53,10 @@ def test_randomised_trees_also_tell_their_spread() -> None:
     x, y = rows()
     model = ExtraTreesRegressor(15, max_depth=4, random_state=0).fit(x, y)
     each = np.stack([tree.predict(x) for tree in model.estimators_])
-    said = Forest.of(model).predict(x)
+    said = Forest.from_sklearn(model).predict(x)
     assert said.shape == (500, 2)
     np.testing.assert_allclose(said[:, 1], each.std(0), rtol=0, atol=1e-12)
-    assert Forest.of(MODELS["boosted"].fit(x, y)).predict(x).shape == (500, 1)
+    assert Forest.from_sklearn(MODELS["boosted"].fit(x, y)).predict(x).shape == (500, 1)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -66,7 +66,7 @@ def test_a_row_far_outside_goes_the_way_scikit_learn_sends_it(kind: str) -> None
     model = MODELS[kind].fit(x, y)
     far = np.array([[1e30] * 4, [-1e30] * 4, [0.0] * 4, [0.5] * 4])
     np.testing.assert_allclose(
-        Forest.of(model).predict(far)[:, 0], model.predict(far), rtol=0, atol=1e-12
+        Forest.from_sklearn(model).predict(far)[:, 0], model.predict(far), rtol=0, atol=1e-12
     )
 
 
@@ -74,18 +74,18 @@ def test_a_batch_is_a_loop_over_its_rows() -> None:
     """However many rows walk down at once."""
     x, y = rows()
     for model in MODELS.values():
-        forest = Forest.of(model.fit(x, y))
+        forest = Forest.from_sklearn(model.fit(x, y))
         alone = np.concatenate([forest.predict(x[i : i + 1]) for i in range(50)])
         np.testing.assert_allclose(alone, forest.predict(x)[:50], rtol=0, atol=1e-14)
         assert forest.predict(x[:0]).shape == (0, alone.shape[1])
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_restored_arrays_predict_bit_for_bit(kind: str) -> None:
-    """arrays() holds all there is to know."""
+def test_a_forest_comes_back_from_its_state_bit_for_bit(kind: str) -> None:
+    """state() holds all that predict() needs."""
     x, y = rows()
-    forest = Forest.of(MODELS[kind].fit(x, y))
-    again = Forest.restored(forest.arrays())
+    forest = Forest.from_sklearn(MODELS[kind].fit(x, y))
+    again = Forest.from_state(*forest.state())
     np.testing.assert_array_equal(again.predict(x), forest.predict(x))
     assert (again.base, again.boosted) == (forest.base, forest.boosted)
 
@@ -115,10 +115,11 @@ def backwards(a: dict[str, np.ndarray], inner: int) -> None:
 def test_arrays_that_are_no_tree_are_refused(kind: str, spoil: Any) -> None:
     """A loop, a child that is not there, arrays of unlike length: no walk could end well."""
     x, y = rows()
-    arrays = {k: v.copy() for k, v in Forest.of(MODELS[kind].fit(x, y)).arrays().items()}
+    config, tensors = Forest.from_sklearn(MODELS[kind].fit(x, y)).state()
+    arrays = {k: v.numpy().copy() for k, v in tensors.items()}
     spoil(arrays, int(np.flatnonzero(arrays["feature"] >= 0)[0]))
     with pytest.raises(ValueError, match="nodes do not form a tree"):
-        Forest.restored(arrays)
+        Forest.from_state(config, {k: torch.as_tensor(v) for k, v in arrays.items()})
 
 
 # -- out of fold ------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_the_slope_is_autograds_of_torchs_normal(columns: int) -> None:
     kernel = _gaussian_process._kernel(x, x, theta) + noise.diag()
     normal = torch.distributions.MultivariateNormal(torch.zeros_like(y), kernel)
     (wanted,) = torch.autograd.grad(-normal.log_prob(y), theta)
-    found = _gaussian_process._Pairs(x).slope(theta.detach(), y, share)
+    found = _gaussian_process._PairwiseDistances(x).gradient(theta.detach(), y, share)
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
 
 
@@ -273,7 +274,7 @@ def test_words_of_the_process_are_the_posterior_of_the_other_rows_alone(columns:
     fold = np.arange(120) % 4
     process, words = GaussianProcess.fit(x, y, None, fold, fast=False, seed=0)
     warped, theta = process.x.numpy(), process.theta.numpy()
-    noise = np.exp(2 * theta[-1]) + _gaussian_process._LEAST_NOISE**2 + _gaussian_process._JITTER
+    noise = np.exp(2 * theta[-1]) + _gaussian_process._MIN_NOISE**2 + _gaussian_process._JITTER
     kernel = covariance(warped, theta) + noise * np.eye(120)
     for f in range(4):
         out, rest = fold == f, fold != f

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._fit import revision
+from ._plan import revision
 from ._regressor import MDNRegressor
 
 __all__ = ["MDNRegressor", "revision"]

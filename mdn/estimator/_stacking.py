@@ -1,9 +1,9 @@
-"""Groups of networks pooled into one mixture, and what out-of-fold rows say about how.
+"""Groups of networks pooled into one mixture, by weights learnt on held-out rows.
 
-On rows that a network has not seen, the pool of the networks that held them out is an honest copy
-of what the whole ensemble will say of new rows.  There, by likelihood: a factor for the scales of
-each group and one for the spread between its members, a weight for each group, and the weight of a
-broad component that bounds the loss of a row unlike all others.
+The pool of the networks that held a row out predicts it as the whole ensemble will predict new
+rows.  On these predictions the likelihood gives a factor for the scales of each group and one for
+the spread between its members, the stacking weight of each subgroup, and the weight of a wide
+background component that bounds the loss of a row unlike all others.
 """
 
 from __future__ import annotations
@@ -11,48 +11,49 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..distribution import GaussianMixture
-from ..distribution._covariance import Diagonal
 
 __all__ = ["Stack"]
 
 LogProb = Callable[[GaussianMixture, Tensor], Tensor]
-Parts = Sequence[Sequence[int]]  # of each group, of each kind: how many members
+Sizes = Sequence[Sequence[int]]  # of each group, the number of members of each subgroup
 
-_PRIOR = 3.0  # strength by which the logs of the factors are held near 0, in nats
-_BROAD_WEIGHT = 1e-3  # of the broad component before the data speak
-_BROAD_SCALE = 1.5  # its scale, in standard deviations of y
-_PASSES = 40  # of L-BFGS
+_PRIOR = 3.0  # precision of the normal prior of the logs of the factors, in nats
+_BACKGROUND_WEIGHT = 1e-3  # of the background component at first
+_BACKGROUND_SCALE = 1.5  # its scale, in standard deviations of y
+_MAX_ITERATIONS = 40  # of L-BFGS
 
 
 @dataclass
 class Stack:
-    """How G groups are pooled.
+    """How the networks of G groups, each of one or more subgroups, are pooled.
 
     Attributes:
         scale: (G,) factor of the scales of the components.
         spread: (G,) factor of the distances of the members' means from their common mean.
-        weight: (P,) weights of the kinds of members of all groups, which add up to 1.
-        broad: weight of the broad component.
-        floor: of the scales in standard units, which no factor breaks.
+        weight: (P,) stacking weights of all subgroups, which add up to 1.
+        background_weight: weight of the background component.
+        min_scale: floor of the scales in standard units, below which no factor brings them.
     """
 
     scale: Tensor
     spread: Tensor
     weight: Tensor
-    broad: float
-    floor: float
+    background_weight: float
+    min_scale: float
 
     @classmethod
-    def plain(cls, parts: Parts, *, floor: float, bounded_loss: bool = True) -> Stack:
-        """Equal weights and no change, for want of rows to learn from."""
-        one = torch.ones(len(parts), dtype=torch.float64)
-        each = torch.ones(sum(map(len, parts)), dtype=torch.float64)
-        return cls(one, one, each / len(each), _BROAD_WEIGHT if bounded_loss else 0.0, floor)
+    def uniform(cls, sizes: Sizes, *, min_scale: float, background: bool = True) -> Stack:
+        """Returns equal weights and factors of 1, where there are no held-out rows."""
+        one = torch.ones(len(sizes), dtype=torch.float64)
+        each = torch.ones(sum(map(len, sizes)), dtype=torch.float64)
+        weight = _BACKGROUND_WEIGHT if background else 0.0
+        return cls(one, one, each / len(each), weight, min_scale)
 
     @classmethod
     def fit(
@@ -63,53 +64,56 @@ class Stack:
         log_prob: LogProb,
         *,
         recalibrate: Sequence[bool],
-        floor: float,
-        bounded_loss: bool = True,
-        parts: Parts | None = None,
+        min_scale: float,
+        background: bool = True,
+        sizes: Sizes | None = None,
     ) -> Stack:
-        """Learns from rows that none of the mixtures has seen.
+        """Fits weights and factors to rows that none of the mixtures was trained on.
 
         Args:
-            groups: of each group the members that held a row out, batch (R, N).
+            groups: of each group the mixtures of the members that held a row out, batch (R, N).
             target: (N, ...), what ``log_prob`` takes.
             weight: (N,) or None.
             log_prob: log-likelihood (R, N) of targets (R, N, ...).
-            recalibrate: whether the factors of a group are learnt.  A single member says nothing of
+            recalibrate: whether the factors of a group are fitted.  A single member does not show
                 how wide a pool of them should be.
-            floor: of the scales in standard units.
-            bounded_loss: whether there is a broad component.  Where y is an exponential of what is
-                modelled, its tail would rule the mean.
-            parts: of each group how many members are of each kind; kinds share the factors of
-                their group and have a weight each.  None for one kind a group.
+            min_scale: floor of the scales in standard units.
+            background: whether there is a background component.  Where y is the exponential of the
+                latent target, its tail would dominate the mean.
+            sizes: of each group the sizes of its subgroups, which share the factors of their group
+                and have a weight each.  None for one subgroup a group.
         """
-        n_groups, parts = len(groups), _whole(groups) if parts is None else parts
-        n_parts = sum(map(len, parts))
+        n_groups, sizes = len(groups), _whole(groups) if sizes is None else sizes
+        n_weights = sum(map(len, sizes))
         target = target.double()
-        broad = _broad(groups[0], torch.Size(target.shape[:1]))
-        log_broad = log_prob(broad, target)  # (N,)
+        wide = _background(groups[0], torch.Size(target.shape[:1]))
+        log_background = log_prob(wide, target)  # (N,)
         free = torch.tensor(
-            [*recalibrate, *recalibrate, *[n_parts > 1] * n_parts, bounded_loss]
+            [*recalibrate, *recalibrate, *[n_weights > 1] * n_weights, background]
         ).double()
-        first = torch.zeros(2 * n_groups + n_parts + 1, dtype=torch.float64)
-        first[-1] = math.log(_BROAD_WEIGHT)
-        moved = torch.zeros_like(first, requires_grad=True)
-        optimizer = torch.optim.LBFGS([moved], max_iter=_PASSES, line_search_fn="strong_wolfe")
+        start = torch.zeros(2 * n_groups + n_weights + 1, dtype=torch.float64)
+        start[-1] = math.log(_BACKGROUND_WEIGHT)
+        moved = torch.zeros_like(start, requires_grad=True)
+        optimizer = torch.optim.LBFGS(
+            [moved], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe"
+        )
 
         def loss() -> Tensor:
-            theta = first + moved * free
-            logs = _of_members(torch.log_softmax(theta[2 * n_groups : -1], 0), parts)
-            each = []
+            theta = start + moved * free
+            logs = _member_log_weights(torch.log_softmax(theta[2 * n_groups : -1], 0), sizes)
+            log_probs = []
             for g, members in enumerate(groups):
-                shaped = _shaped(members, theta[g].exp(), theta[n_groups + g].exp(), floor)
-                found = log_prob(shaped, target.expand(members.batch_shape[0], *target.shape))
-                each.append(found + logs[g].unsqueeze(1))
-            rows = torch.logsumexp(torch.cat(each), 0)
-            if bounded_loss:
+                scale, spread = theta[g].exp(), theta[n_groups + g].exp()
+                rescaled = _rescaled(members, scale, spread, min_scale)
+                found = log_prob(rescaled, target.expand(members.batch_shape[0], *target.shape))
+                log_probs.append(found + logs[g].unsqueeze(1))
+            rows = torch.logsumexp(torch.cat(log_probs), 0)
+            if background:
                 eps = theta[-1].clamp(max=math.log(0.5))
-                rows = torch.logaddexp(rows + torch.log1p(-eps.exp()), log_broad + eps)
+                rows = torch.logaddexp(rows + torch.log1p(-eps.exp()), log_background + eps)
             total = rows.sum() if weight is None else (weight.double() * rows).sum()
-            held = torch.cat([moved[: 2 * n_groups], 0.5 * moved[2 * n_groups :]])
-            return _PRIOR * (held * free).square().sum() - total
+            scaled = torch.cat([moved[: 2 * n_groups], 0.5 * moved[2 * n_groups :]])
+            return _PRIOR * (scaled * free).square().sum() - total
 
         def closure() -> Tensor:
             optimizer.zero_grad()
@@ -120,68 +124,75 @@ class Stack:
         before = float(loss().detach())
         optimizer.step(closure)
         if not (bool(moved.isfinite().all()) and float(loss().detach()) <= before):
-            return cls.plain(parts, floor=floor, bounded_loss=bounded_loss)
-        theta = (first + moved * free).detach()
+            return cls.uniform(sizes, min_scale=min_scale, background=background)
+        theta = (start + moved * free).detach()
         return cls(
             theta[:n_groups].exp(),
             theta[n_groups : 2 * n_groups].exp(),
             torch.softmax(theta[2 * n_groups : -1], 0),
-            min(0.5, float(theta[-1].exp())) if bounded_loss else 0.0,
-            floor,
+            min(0.5, float(theta[-1].exp())) if background else 0.0,
+            min_scale,
         )
 
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the configuration and the tensors."""
+        config = {"background_weight": self.background_weight, "min_scale": self.min_scale}
+        return config, {name: getattr(self, name) for name in ("scale", "spread", "weight")}
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Stack:
+        """Returns the stack that :meth:`state` described."""
+        scale, spread, weight = (tensors[name] for name in ("scale", "spread", "weight"))
+        return cls(scale, spread, weight, **config)
+
     def members(self, groups: Sequence[GaussianMixture]) -> list[GaussianMixture]:
-        """The recalibrated members, batch (M, N), of each group."""
+        """Returns the recalibrated members, batch (M, N), of each group."""
         return [
-            _shaped(g, scale, spread, self.floor)
+            _rescaled(g, scale, spread, self.min_scale)
             for g, scale, spread in zip(groups, self.scale, self.spread, strict=True)
         ]
 
-    def weights(self, parts: Parts) -> Tensor:
-        """What each member of all groups weighs, (M,); they add up to 1."""
-        return torch.cat(_of_members(self.weight.log(), parts)).exp()
+    def weights(self, sizes: Sizes) -> Tensor:
+        """Returns the weight of each member of all groups, (M,); they add up to 1."""
+        return torch.cat(_member_log_weights(self.weight.log(), sizes)).exp()
 
     def pool(
-        self, groups: Sequence[GaussianMixture], parts: Parts | None = None
+        self, groups: Sequence[GaussianMixture], sizes: Sizes | None = None
     ) -> GaussianMixture:
-        """One mixture, batch (N,), of all members of all groups, batch (M, N)."""
-        weights = (1 - self.broad) * self.weights(_whole(groups) if parts is None else parts)
+        """Returns one mixture, batch (N,), of all members of all groups, batch (M, N)."""
+        sizes = _whole(groups) if sizes is None else sizes
+        weights = (1 - self.background_weight) * self.weights(sizes)
         mixtures = [g[m] for g in self.members(groups) for m in range(g.batch_shape[0])]
-        if not self.broad:
+        if not self.background_weight:
             return GaussianMixture.pool(mixtures, weights.tolist())
-        mixtures.append(_broad(groups[0], groups[0].batch_shape[1:]))
-        return GaussianMixture.pool(mixtures, [*weights.tolist(), self.broad])
+        mixtures.append(_background(groups[0], groups[0].batch_shape[1:]))
+        return GaussianMixture.pool(mixtures, [*weights.tolist(), self.background_weight])
 
 
-def _whole(groups: Sequence[GaussianMixture]) -> Parts:
+def _whole(groups: Sequence[GaussianMixture]) -> Sizes:
+    """Each group as one subgroup."""
     return [[group.batch_shape[0]] for group in groups]
 
 
-def _of_members(log_weight: Tensor, parts: Parts) -> list[Tensor]:
-    """Of each group the log weights of its members, (M,), who share that of their kind, (P,)."""
-    counts = torch.tensor([count for group in parts for count in group])
+def _member_log_weights(log_weight: Tensor, sizes: Sizes) -> list[Tensor]:
+    """Of each group the log weights of its members, (M,), which share that of their subgroup."""
+    counts = torch.tensor([count for group in sizes for count in group])
     each = (log_weight - counts.double().log()).repeat_interleave(counts)
-    return list(each.split([sum(group) for group in parts]))
+    return list(each.split([sum(group) for group in sizes]))
 
 
-def _shaped(
-    members: GaussianMixture, scale: Tensor, spread: Tensor, floor: float
+def _rescaled(
+    members: GaussianMixture, scale: Tensor, spread: Tensor, min_scale: float
 ) -> GaussianMixture:
     """Members, batch (R, N), with other scales and another spread around their common mean."""
-    mean = members.mean.unsqueeze(-2)  # (R, N, 1, D)
+    mean = members.mean  # (R, N, D)
     centre = mean.mean(0, keepdim=True)
-    loc = centre + spread * (mean - centre) + (members.loc - mean)
-    covariance = members._covariance
-    if isinstance(covariance, Diagonal):
-        covariance = Diagonal((scale * covariance.tensors[0]).clamp(min=floor))
-    else:  # its directions each have a floor; to widen them all breaks none
-        covariance = covariance.affine(scale.clamp(min=1.0).expand(members.loc.shape))
-    return members._like(members.logits, loc, covariance)
+    return members.rescale(scale, mean=centre + spread * (mean - centre), min_scale=min_scale)
 
 
-def _broad(like: GaussianMixture, batch: torch.Size) -> GaussianMixture:
+def _background(like: GaussianMixture, batch: torch.Size) -> GaussianMixture:
     """One wide component around the mean of the training rows, in standard units."""
     shape = (*batch, 1, like.event_shape[0])
     loc = torch.zeros(shape, dtype=torch.float64)
-    scale = torch.full(shape, _BROAD_SCALE, dtype=torch.float64)
+    scale = torch.full(shape, _BACKGROUND_SCALE, dtype=torch.float64)
     return GaussianMixture(torch.zeros(shape[:-1], dtype=torch.float64), loc, scale)

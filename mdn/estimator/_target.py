@@ -1,12 +1,13 @@
 """What y may be: real, positive, in the unit interval, whole numbers, rounded, or an interval.
 
-The networks always see a real number in standard units; a target knows the way there and back.
+The networks always model a real number in standard units, the latent target; a :class:`Target` maps
+y to it, by a link function and a standardisation, and distributions of it back to y.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,24 +21,24 @@ from ..distribution._families import LogitNormal
 from ..functional._interval import interval_log_likelihood
 from ..standardization import standardization
 
-__all__ = ["KINDS", "Target"]
+__all__ = ["KINDS", "OFF_GRID", "Target"]
 
 Floats = NDArray[np.floating[Any]]
 
-_OFF_GRID = 1e-6  # in cells; a rounded y may be this far off its multiple
+OFF_GRID = 1e-6  # in cells; a rounded y may be this far off its multiple
 
 KINDS = ("real", "positive", "unit", "integer", "interval")
 
 
 @dataclass
 class Target:
-    """The way between y and the real number in standard units that the networks see.
+    """The map between y and the real number in standard units that the networks model.
 
     Attributes:
         kind: one of ``KINDS``.
         resolution: width of the rounding cell in the unit of y; 0 where y is not rounded.
         flat: y came as (N,).
-        shift: (D,) mean of the training rows.
+        shift: (D,) mean of the training rows, in units of the link.
         scale: (D,) their standard deviation.
     """
 
@@ -49,7 +50,7 @@ class Target:
 
     @classmethod
     def fit(cls, y: Floats, weight: Floats | None, kind: str, resolution: float | None) -> Target:
-        """Checks y, (N,) or (N, D), and learns shift and scale from it."""
+        """Checks y, (N,) or (N, D), and takes shift and scale from it."""
         if kind not in KINDS:
             raise ValueError(f"target must be one of {', '.join(map(repr, KINDS))}; got {kind!r}")
         if resolution is not None and kind not in ("real", "integer"):
@@ -62,23 +63,28 @@ class Target:
         new = cls(kind, resolution or 0.0, y.ndim == 1 or kind == "interval", zero, zero + 1)
         new.check(y)
         share = None if weight is None else torch.as_tensor(weight, dtype=torch.float64)
-        shift, scale = standardization(new._point(y), share)
+        shift, scale = standardization(new._link(y), share)
         scale = torch.where(scale > 0, scale, shift.abs())
         new.shift, new.scale = shift, torch.where(scale > 0, scale, 1.0)
         return new
 
     @property
     def n_targets(self) -> int:
-        """D."""
+        """D, the number of target columns."""
         return len(self.shift)
 
     @property
-    def bounded(self) -> bool:
-        """Whether the likelihood is the mass of an interval."""
+    def likelihood_is_mass(self) -> bool:
+        """Whether the likelihood is the probability of an interval, not a density."""
         return self.kind == "interval" or self.resolution > 0
 
+    @property
+    def log_jacobian(self) -> float:
+        """Nats that an NLL in standard units gains in y's unit; a probability has no unit."""
+        return 0.0 if self.likelihood_is_mass else float(self.scale.log().sum())
+
     def check(self, y: Floats) -> None:
-        """Refuses values that this kind of target cannot have, by the first row."""
+        """Refuses values that this kind of target cannot have, and names the first such row."""
         columns = y.reshape(len(y), -1)
         if self.kind == "interval":
             if y.ndim != 2 or y.shape[1] != 2:
@@ -90,7 +96,7 @@ class Target:
             self._refuse(y[:, 0] > y[:, 1], "have lower <= upper", y)
             self._refuse((y[:, 0] == y[:, 1]) & np.isinf(y[:, 0]), "have a finite end", y)
             return
-        if self.bounded and columns.shape[1] > 1:
+        if self.likelihood_is_mass and columns.shape[1] > 1:
             raise ValueError(f"a rounded target has one column; got shape {y.shape}")
         if self.kind == "positive":
             self._refuse((columns <= 0).any(1), "be positive; for zeros too take target='real'", y)
@@ -103,9 +109,29 @@ class Target:
             # what was stored in float32 is as near to its multiple as that can tell
             single = bool((columns == columns.astype(np.float32)).all())
             rounding = np.finfo(np.float32 if single else np.float64).eps
-            off = np.abs(ratio - np.round(ratio)) > _OFF_GRID + rounding * np.abs(ratio)
+            off = np.abs(ratio - np.round(ratio)) > OFF_GRID + rounding * np.abs(ratio)
             must = whole or f"be multiples of resolution={self.resolution:g}"
             self._refuse(off.any(1), must, y)
+
+    def check_covariance(self, covariance_type: str) -> None:
+        """Refuses correlated components for columns of a link function, which are independent."""
+        several = self.kind in ("positive", "unit") and self.n_targets > 1
+        if several and covariance_type not in ("diagonal", "isotropic"):
+            raise ValueError(
+                f"target={self.kind!r} with several columns needs covariance_type='diagonal' or "
+                f"'isotropic'; got {covariance_type!r}"
+            )
+
+    def with_units_of(self, before: Target) -> Target:
+        """Returns the target in the units of an earlier fit."""
+        if (self.kind, self.resolution) != (before.kind, before.resolution) or (
+            self.n_targets != before.n_targets
+        ):
+            raise ValueError(
+                "warm_start needs the same kind and number of targets as before; "
+                "set warm_start=False to begin anew"
+            )
+        return replace(self, shift=before.shift, scale=before.scale)
 
     def _refuse(self, bad: Any, must: str, y: Floats) -> None:
         if np.any(bad):
@@ -113,8 +139,8 @@ class Target:
             found = ", ".join(f"{v:.12g}" for v in np.ravel(y[row]))
             raise ValueError(f"with target={self.kind!r} y must {must}; row {row} is {found}")
 
-    def _point(self, y: Floats) -> Tensor:
-        """(N, D) real numbers that stand for y, in y's unit or that of its logarithm."""
+    def _link(self, y: Floats) -> Tensor:
+        """(N, D) real numbers that stand for y: itself, its logarithm, logit or a middle value."""
         if self.kind == "positive":
             y = np.log(y)
         elif self.kind == "unit":
@@ -130,14 +156,14 @@ class Target:
             y[known] = middle
         return torch.as_tensor(y.reshape(len(y), -1), dtype=torch.float64)
 
-    def point(self, y: Floats) -> Tensor:
-        """(N, D) numbers in standard units, float64: y, or the middle of what is known of it."""
-        return (self._point(y) - self.shift) / self.scale
+    def latent(self, y: Floats) -> Tensor:
+        """Returns (N, D) real numbers in standard units, float64; of an interval its middle."""
+        return (self._link(y) - self.shift) / self.scale
 
-    def standard(self, y: Floats) -> Tensor:
-        """What :meth:`log_prob` takes: :meth:`point`, or (N, 3) lower end, upper end, width."""
-        if not self.bounded:
-            return self.point(y)
+    def standardized(self, y: Floats) -> Tensor:
+        """Returns what :meth:`log_prob` takes: :meth:`latent`, or (N, 3) ends and width."""
+        if not self.likelihood_is_mass:
+            return self.latent(y)
         low, high, width = self._cell(y)
         return torch.stack(
             [*((end - self.shift) / self.scale for end in (low, high)), width / self.scale], 1
@@ -154,15 +180,15 @@ class Target:
         return low, high, torch.full_like(cell, self.resolution)
 
     def log_prob(self, dist: GaussianMixture, target: Tensor) -> Tensor:
-        """Log-likelihood in standard units: log density, or log mass where y is an interval."""
-        if not self.bounded:
+        """Returns the log-likelihood in standard units: log density, or log mass of an interval."""
+        if not self.likelihood_is_mass:
             return dist.log_prob(target)
         loc, scale = dist.loc[..., 0], dist.scale[..., 0]
         low, high, width = target.unbind(-1)
         return interval_log_likelihood(low, high, width, dist.logits, loc, scale)
 
-    def likelihood(self, dist: Any, y: Floats) -> Tensor:
-        """Log-likelihood (N,) of y in its unit under what :meth:`finish` gave, in nats."""
+    def log_likelihood(self, dist: Any, y: Floats) -> Tensor:
+        """Returns the log-likelihood (N,) of y in its unit under what :meth:`to_y` gave, nats."""
         if self.kind == "interval":
             loc, scale = dist.loc[..., 0], dist.scale[..., 0]
             return interval_log_likelihood(*self._cell(y), dist.logits, loc, scale)
@@ -171,8 +197,8 @@ class Target:
             known = (known / self.resolution).round() * self.resolution
         return dist.log_prob(known)
 
-    def finish(self, dist: GaussianMixture) -> Any:
-        """The distribution of y, in its unit, for a mixture in standard units."""
+    def to_y(self, dist: GaussianMixture) -> Any:
+        """Returns the distribution of y, in its unit, for a mixture in standard units."""
         dist = dist.affine(self.shift, self.scale)
         if self.resolution:
             return dist.discretize(self.resolution)
@@ -182,18 +208,12 @@ class Target:
             return Mixture(dist.logits, parts)
         return dist
 
-    def describe(self) -> dict[str, Any]:
-        """All there is to know, in plain numbers and strings."""
-        return {
-            "kind": self.kind,
-            "resolution": self.resolution,
-            "flat": self.flat,
-            "shift": self.shift.tolist(),
-            "scale": self.scale.tolist(),
-        }
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the configuration and the tensors."""
+        config = {"kind": self.kind, "resolution": self.resolution, "flat": self.flat}
+        return config, {"shift": self.shift, "scale": self.scale}
 
     @classmethod
-    def restored(cls, config: dict[str, Any]) -> Target:
-        """What :meth:`describe` told."""
-        units = (torch.tensor(config[name], dtype=torch.float64) for name in ("shift", "scale"))
-        return cls(config["kind"], config["resolution"], config["flat"], *units)
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Target:
+        """Returns the target that :meth:`state` described."""
+        return cls(**config, shift=tensors["shift"], scale=tensors["scale"])

@@ -1,8 +1,8 @@
 """Boosted and randomised trees, whose out-of-fold predictions the networks take as inputs.
 
-Trees follow jumps and interactions that a small network smooths away; the network turns what they
-say into a density.  The trees are grown by scikit-learn and kept here as plain arrays, so that a
-fitted model can be saved without pickle.
+Trees follow jumps and interactions that a small network smooths away; the network turns their
+predictions into a density.  The trees are grown by scikit-learn and kept here as plain arrays, so
+that a fitted model can be saved without pickle.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
+from torch import Tensor
 
 __all__ = ["Forest", "TreeFeatures", "n_forests"]
 
 Floats = NDArray[np.floating[Any]]
 
-_CHUNK = 1 << 20  # rows x trees that walk down at once
+_CHUNK = 1 << 20  # rows x trees that are evaluated at once
 _LARGE = 5000  # rows from which on the boosting takes larger leaves
-_MOST_SPLIT = 16  # columns a randomised tree looks at in a split, at most
-_LOOKED_AT = 50  # rows by which the kept trees are compared with the grown ones
-_ODD = 1e-4  # of the spread of y; kept trees may differ from scikit-learn's by rounding only
+_MAX_SPLIT_FEATURES = 16  # columns that a split of a randomised tree considers, at most
+_CHECKED_ROWS = 50  # rows on which the arrays are compared with scikit-learn's trees
+_CHECK_TOLERANCE = 1e-4  # of the standard deviation of y; they may differ by rounding only
 
 
 @dataclass
@@ -31,13 +33,13 @@ class Forest:
     """Binary trees as arrays: node i sends x to left[i] if x[feature[i]] <= threshold[i].
 
     Attributes:
-        roots: (T,) node of each tree where the walk begins.
+        roots: (T,) root node of each tree.
         feature: (V,) column that a node splits, -1 at a leaf.
         threshold: (V,) of the split; at a leaf its value.
         left: (V,) child for smaller values; at a leaf itself.
         right: (V,) child for larger values; at a leaf itself.
-        base: what the leaves of boosted trees are added to.
-        boosted: leaves are added; else they are averaged, and their spread is told as well.
+        base: constant that the leaves of boosted trees are added to.
+        boosted: leaves are added; else they are averaged, and their spread is a feature too.
     """
 
     roots: NDArray[np.int32]
@@ -49,8 +51,8 @@ class Forest:
     boosted: bool
 
     @classmethod
-    def of(cls, model: Any) -> Forest:
-        """The trees of a fitted HistGradientBoostingRegressor or ExtraTreesRegressor."""
+    def from_sklearn(cls, model: Any) -> Forest:
+        """Returns the trees of a fitted HistGradientBoostingRegressor or ExtraTreesRegressor."""
         boosted = hasattr(model, "_predictors")
         parts: list[tuple[NDArray[Any], ...]] = []
         if boosted:
@@ -83,7 +85,7 @@ class Forest:
         )
 
     def predict(self, x: Floats) -> Floats:
-        """(N, 1) sums of boosted trees, or (N, 2) means and standard deviations over trees."""
+        """Returns (N, 1) sums of boosted trees, or (N, 2) means and deviations over trees."""
         out = np.empty((len(x), 1 if self.boosted else 2))
         step = max(1, _CHUNK // len(self.roots))
         for i in range(0, len(x), step):
@@ -97,6 +99,7 @@ class Forest:
         return out
 
     def _leaves(self, x: Floats) -> NDArray[np.int32]:
+        """Leaf of each row in each tree, (N, T)."""
         flat = np.ascontiguousarray(x).ravel()
         n, columns = x.shape
         node: NDArray[Any] = np.tile(self.roots, n)
@@ -113,30 +116,28 @@ class Forest:
             node = np.where(goes_left, self.left[node], self.right[node])
         return out.reshape(n, -1)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All there is to know of the trees, by name."""
-        return {
-            "roots": self.roots,
-            "feature": self.feature,
-            "threshold": self.threshold,
-            "left": self.left,
-            "right": self.right,
-            "about": np.array([self.base, float(self.boosted)]),
-        }
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the configuration and the tensors."""
+        names = "roots", "feature", "threshold", "left", "right"
+        tensors = {name: torch.as_tensor(getattr(self, name)) for name in names}
+        return {"base": self.base, "boosted": self.boosted}, tensors
 
     @classmethod
-    def restored(cls, arrays: dict[str, NDArray[Any]]) -> Forest:
-        """What :meth:`arrays` described."""
-        arrays = dict(arrays)
-        base, boosted = arrays.pop("about")
-        new = cls(**arrays, base=float(base), boosted=bool(boosted))
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Forest:
+        """Returns the forest that :meth:`state` described.
+
+        Raises:
+            ValueError: the nodes do not form a tree.
+        """
+        arrays: dict[str, Any] = {name: a.numpy() for name, a in tensors.items()}
+        new = cls(**arrays, **config)
         count = len(new.threshold)
         own = np.arange(count)
         sound = all(len(a) == count for a in (new.feature, new.left, new.right))
         if sound:
             inner = new.feature >= 0
             children = np.concatenate([new.left[inner], new.right[inner]])
-            # a child lies behind its parent, so every walk ends
+            # a child comes after its parent, so there is no cycle
             sound = bool(
                 ((new.roots >= 0) & (new.roots < count)).all()
                 and (children > np.tile(own[inner], 2)).all()
@@ -154,8 +155,8 @@ class TreeFeatures:
     forests: list[Forest]
 
     def predict(self, x: Floats) -> Floats:
-        """What the trees say of each row, (N, 3 D)."""
-        x = _single(x)
+        """Returns the predictions for new rows, (N, 3 D)."""
+        x = _to_float32(x)
         return np.concatenate([forest.predict(x) for forest in self.forests], 1)
 
     @classmethod
@@ -171,13 +172,13 @@ class TreeFeatures:
         n_jobs: int | None,
         report: Callable[[], None] = lambda: None,
     ) -> tuple[TreeFeatures, Floats]:
-        """Trees grown on all rows, and for each row what trees say that have not seen it.
+        """Grows trees on all rows, and on each fold's complement for the out-of-fold predictions.
 
         Args:
             x: (N, F).
             y: (N, D), standardised.
             weight: (N,) or None.
-            fold: (N,) block that a row is held out with.
+            fold: (N,) fold that a row is held out with.
             fast: fewer trees.
             seed: of the trees.
             n_jobs: threads.
@@ -186,7 +187,7 @@ class TreeFeatures:
         Returns:
             The trees and the out-of-fold predictions, (N, 3 D).
         """
-        x = _single(x)
+        x = _to_float32(x)
         forests: list[Forest] = []
         columns: list[Floats] = []
         for target in y.T:
@@ -196,26 +197,27 @@ class TreeFeatures:
                     inside = fold != f
                     if inside.all():  # fewer rows than folds
                         continue
-                    _grow(model, x[inside], target[inside], _part(weight, inside), seed + f)
-                    told = _told(model, x[~inside])
+                    part = None if weight is None else weight[inside]
+                    _grow(model, x[inside], target[inside], part, seed + f)
+                    features = _predict_features(model, x[~inside])
                     if not out.shape[1]:
-                        out = np.zeros((len(x), told.shape[1]))
-                    out[~inside] = told
+                        out = np.zeros((len(x), features.shape[1]))
+                    out[~inside] = features
                     report()
                 columns.append(out)
                 _grow(model, x, target, weight, seed)
-                forests.append(_kept(model, x))
+                forests.append(_to_arrays(model, x))
                 report()
         return cls(forests), np.concatenate(columns, 1)
 
 
 def n_forests(n_targets: int, n_folds: int) -> int:
-    """How often ``report`` is called by :meth:`TreeFeatures.fit`."""
+    """Returns how often :meth:`TreeFeatures.fit` calls ``report``."""
     return 2 * n_targets * (n_folds + 1)
 
 
 def _models(n: int, n_columns: int, *, fast: bool, n_jobs: int | None) -> Sequence[Any]:
-    """Unfitted: boosted trees, which follow trends, and randomised ones, which know neighbours."""
+    """Unfitted boosted trees, for trends, and randomised ones, which average neighbours."""
     small = n < _LARGE
     boosted = HistGradientBoostingRegressor(
         max_iter=(120 if fast else 600) if small else (150 if fast else 400),
@@ -228,7 +230,7 @@ def _models(n: int, n_columns: int, *, fast: bool, n_jobs: int | None) -> Sequen
     )
     randomised = ExtraTreesRegressor(
         30 if fast else 100,
-        max_features=max(1, min(_MOST_SPLIT, round(0.5 * n_columns))),
+        max_features=max(1, min(_MAX_SPLIT_FEATURES, round(0.5 * n_columns))),
         n_jobs=n_jobs,
     )
     return boosted, randomised
@@ -238,18 +240,18 @@ def _grow(model: Any, x: Floats, y: Floats, weight: Floats | None, seed: int) ->
     model.set_params(random_state=seed).fit(x, y, sample_weight=weight)
 
 
-def _told(model: Any, x: Floats) -> Floats:
+def _predict_features(model: Any, x: Floats) -> Floats:
     if isinstance(model, HistGradientBoostingRegressor):
         return model.predict(x)[:, None]
     each = np.stack([tree.predict(x) for tree in model.estimators_])
     return np.stack([each.mean(0), each.std(0)], 1)
 
 
-def _kept(model: Any, x: Floats) -> Forest:
-    """The trees as arrays, after a look at whether they still say the same."""
-    forest = Forest.of(model)
-    some = x[:_LOOKED_AT]
-    if np.abs(forest.predict(some)[:, 0] - model.predict(some)).max() > _ODD:
+def _to_arrays(model: Any, x: Floats) -> Forest:
+    """The trees as arrays, checked to predict what scikit-learn predicts."""
+    forest = Forest.from_sklearn(model)
+    some = x[:_CHECKED_ROWS]
+    if np.abs(forest.predict(some)[:, 0] - model.predict(some)).max() > _CHECK_TOLERANCE:
         raise RuntimeError(
             "the trees of this version of scikit-learn are laid out in a way not known here; "
             "use scikit-learn 1.6 to 1.9, or MDNRegressor(trees=False)"
@@ -257,10 +259,6 @@ def _kept(model: Any, x: Floats) -> Forest:
     return forest
 
 
-def _part(weight: Floats | None, rows: NDArray[np.bool_]) -> Floats | None:
-    return None if weight is None else weight[rows]
-
-
-def _single(x: Floats) -> Floats:
+def _to_float32(x: Floats) -> Floats:
     """Rounded to float32, as scikit-learn's randomised trees do by themselves."""
     return np.ascontiguousarray(x, dtype=np.float32)

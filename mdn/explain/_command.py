@@ -148,5 +148,5 @@ def _targets(fitted: Any) -> int:
         return int(np.prod(fitted.event_shape))
     if isinstance(fitted, MDN):
         return fitted.head.out_features
-    target = fitted.model_.target
+    target = fitted.target_
     return 2 if target.kind == "interval" else target.n_targets

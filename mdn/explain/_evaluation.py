@@ -119,7 +119,7 @@ def ask(model: Any, X: Any, y: Any, name: str = "") -> Rows:
             f"{name}X and {name}y must have one length; got {count[0]} and {count[1]} rows"
         )
     if not isinstance(model, nn.Module):
-        if hasattr(getattr(model, "model_", None), "stack"):
+        if hasattr(model, "target_"):  # a fitted MDNRegressor
             return _of_regressor(model, X, y, name)
         dist = model.predict_distribution(X)
     else:
@@ -145,16 +145,15 @@ def ask(model: Any, X: Any, y: Any, name: str = "") -> Rows:
 
 def _of_regressor(model: Any, X: Any, y: Any, name: str) -> Rows:
     dist = model.predict_distribution(X)
-    fitted = model.model_
-    target = fitted.target
+    target = model.target_
     values = _array(y, f"{name}y").astype(np.float64)
     interval = target.kind == "interval"
     if not interval:
         _check_finite(torch.as_tensor(values.reshape(len(values), -1)), f"{name}y")
     target.check(values)
-    nll = -target.likelihood(dist, values).numpy()
+    nll = -target.log_likelihood(dist, values).numpy()
     point: Tensor | None = torch.as_tensor(values.reshape(len(values), -1))
-    measure = "mass" if target.bounded else "density"
+    measure = "mass" if target.likelihood_is_mass else "density"
     if interval:
         exact = values[:, 0] == values[:, 1]
         measure = "density" if exact.all() else "mixed" if exact.any() else "mass"
@@ -162,7 +161,6 @@ def _of_regressor(model: Any, X: Any, y: Any, name: str) -> Rows:
     elif target.resolution:  # the distribution takes nothing but multiples
         point = torch.as_tensor((values.reshape(-1, 1) / target.resolution).round())
         point = point * target.resolution
-    members = sum(network.n_members for network in fitted.groups)
     return Rows(
         dist,
         point,
@@ -171,9 +169,9 @@ def _of_regressor(model: Any, X: Any, y: Any, name: str) -> Rows:
         width=float(target.resolution),
         x=model.columns_.transform(X),
         names=model.columns_.names if hasattr(model, "feature_names_in_") else None,
-        floor=(fitted.stack.floor * target.scale).numpy(),
+        floor=model.min_scale_,
         way={"positive": "log", "unit": "logit"}.get(target.kind, ""),
-        members=members,
+        members=model.n_networks_,
     )
 
 

@@ -1,0 +1,215 @@
+"""Base models: Gaussian processes and trees, whose predictions are inputs of the networks.
+
+For new rows the base models are those of all training rows.  For the training rows the predictions
+are out of fold, as stacking requires: each by models that were fitted without that row.
+
+References:
+    D. H. Wolpert, Stacked Generalization, Neural Networks 5 (1992) 241-259.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..standardization import standardization
+from ._gaussian_process import GaussianProcess
+from ._plan import Plan, Settings
+from ._state import State, join, split_list
+from ._trees import Forest, TreeFeatures, n_forests
+
+__all__ = ["BaseFit", "BaseModels", "Report", "fit_base_models"]
+
+Floats = NDArray[np.floating[Any]]
+Report = Callable[[str, int, int], None]  # stage, what is done of it, and how much there is
+
+_MAX_PROCESS_COLUMNS = 50
+_LOW_NOISE = 0.1  # out-of-fold error, in sd of y, below which y counts as having next to no noise
+# Features are not magnified beyond this spread, in standard deviations of y: below it they vary
+# mostly by how each held-out row moved the mean of the others, which would reveal its own y.
+_MIN_SPREAD = 0.1
+
+
+@dataclass
+class BaseModels:
+    """The base models of all training rows.
+
+    Attributes:
+        processes: Gaussian processes, one for each target; none for large samples.
+        trees: None without trees, or where processes predict y all but exactly.
+        shift, scale: (S,) mean and standard deviation of the out-of-fold predictions.
+    """
+
+    processes: list[GaussianProcess] = field(default_factory=list)
+    trees: TreeFeatures | None = None
+    shift: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    scale: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+
+    def predict(self, z: Tensor) -> Tensor:
+        """Returns the standardised predictions for new rows, (N, S).
+
+        Args:
+            z: (N, P + Q) columns in standard units, of which the processes take the first ones.
+        """
+        x = z.numpy()
+        parts = [x[:, :0], *(p.predict(x[:, : p.x.shape[1]]) for p in self.processes)]
+        if self.trees is not None:
+            parts.append(self.trees.predict(x))
+        return self.standardized(np.concatenate(parts, 1))
+
+    def standardized(self, features: Floats) -> Tensor:
+        """Returns predictions in units of the out-of-fold predictions."""
+        return (torch.as_tensor(features, dtype=torch.float64) - self.shift) / self.scale
+
+    def inputs(self, z: Tensor, features: Tensor, uses_trees: bool) -> Tensor:
+        """Returns the inputs of a group: columns, predictions of processes and maybe of trees."""
+        return torch.cat([z, features if uses_trees else features[:, : 2 * len(self.processes)]], 1)
+
+    def state(self) -> State:
+        """Returns the configuration and the tensors."""
+        forests = self.trees.forests if self.trees is not None else []
+        config, tensors = join(processes=self.processes, forests=forests)
+        return config, tensors | {"shift": self.shift, "scale": self.scale}
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> BaseModels:
+        """Returns the base models that :meth:`state` described."""
+        forests = [Forest.from_state(*s) for s in split_list("forests", config, tensors)]
+        processes = [
+            GaussianProcess.from_state(*s) for s in split_list("processes", config, tensors)
+        ]
+        trees = TreeFeatures(forests) if forests else None
+        return cls(processes, trees, tensors["shift"], tensors["scale"])
+
+
+class BaseFit(NamedTuple):
+    """Base models, fitted.
+
+    Attributes:
+        models: the base models of all rows.
+        oof_features: (N, S) standardised out-of-fold predictions.
+        plan: the plan for the networks, which follows from the noise that the base models found.
+    """
+
+    models: BaseModels
+    oof_features: Tensor
+    plan: Plan
+
+
+def fit_base_models(
+    z: Tensor,
+    latent: Floats,
+    weight: Floats | None,
+    plan: Plan,
+    settings: Settings,
+    *,
+    n_columns: int,
+    previous: BaseModels | None,
+    rng: np.random.Generator,
+    report: Report,
+) -> BaseFit:
+    """Fits processes and trees to all rows, and once for each fold.
+
+    Args:
+        z: (N, P + Q) columns in standard units, P of them ``n_columns`` for the processes.
+        latent: (N, D) targets in standard units.
+        weight: (N,) or None.
+        plan: of the fit; where there is next to no noise it changes.
+        settings: the user's choices.
+        n_columns: P.
+        previous: of a fit to go on from, whose units are kept.
+        rng: deals the rows over the folds.
+        report: shows the progress.
+    """
+    n, n_targets = latent.shape
+    fold = rng.permutation(n) % min(plan.n_folds, n)
+    models, low_noise = BaseModels(), False
+    features: list[Floats] = [np.empty((n, 0))]
+    means: Floats = np.empty((n_targets, n, 0))  # out of fold
+    if plan.process_rows and n_columns <= _MAX_PROCESS_COLUMNS:
+        rows = np.arange(n)
+        if not plan.uses_process:
+            rows = np.random.default_rng(settings.seed).permutation(n)[: plan.process_rows]
+        share = None if weight is None else weight[rows]
+        x = z[rows, :n_columns].numpy()
+        processes, found = _fit_processes(x, latent[rows], share, fold[rows], settings, report)
+        low_noise = _oof_error(found[:, :, :1], latent[rows], share) < _LOW_NOISE
+        if plan.uses_process:
+            models.processes, means = processes, found[:, :, :1]
+            features += list(found)
+    if low_noise:  # trees, whose predictions are step functions, would add little
+        plan = plan.without_trees(settings, with_process=bool(models.processes))
+    else:
+        models.trees, found = _fit_trees(z.numpy(), latent, weight, fold, settings, report)
+        features.append(found)
+        tree_means = [found[:, 3 * d : 3 * d + 2] for d in range(n_targets)]
+        means = np.concatenate([means, np.stack(tree_means)], 2)
+        low_noise = plan.uses_process and _oof_error(means, latent, weight) < _LOW_NOISE
+    if low_noise:
+        plan = plan.with_longer_training(n, settings)
+    together = np.concatenate(features, 1)
+    if previous is not None and len(previous.shift) == together.shape[1]:
+        models.shift, models.scale = previous.shift, previous.scale
+    else:
+        w = None if weight is None else torch.as_tensor(weight, dtype=torch.float64)
+        models.shift, scale = standardization(torch.as_tensor(together), w)
+        models.scale = scale.clamp(min=_MIN_SPREAD)
+    return BaseFit(models, models.standardized(together), plan)
+
+
+def _fit_processes(
+    x: Floats,
+    latent: Floats,
+    weight: Floats | None,
+    fold: NDArray[np.integer[Any]],
+    settings: Settings,
+    report: Report,
+) -> tuple[list[GaussianProcess], Floats]:
+    """One process for each target, and their out-of-fold predictions, (D, N, 2)."""
+    processes, features = [], []
+    total = latent.shape[1]
+    for d in range(total):
+        report("Gaussian process", d, total)
+        process, own = GaussianProcess.fit(
+            x, latent[:, d], weight, fold, fast=settings.fast, seed=settings.seed + d
+        )
+        processes.append(process)
+        features.append(own)
+        report("Gaussian process", d + 1, total)
+    return processes, np.stack(features)
+
+
+def _fit_trees(
+    x: Floats,
+    latent: Floats,
+    weight: Floats | None,
+    fold: NDArray[np.integer[Any]],
+    settings: Settings,
+    report: Report,
+) -> tuple[TreeFeatures, Floats]:
+    """The trees of all targets, and their out-of-fold predictions, (N, 3 D)."""
+    total = n_forests(latent.shape[1], int(fold.max()) + 1)
+    done = iter(range(1, total + 1))
+    return TreeFeatures.fit(
+        x,
+        latent,
+        weight,
+        fold,
+        fast=settings.fast,
+        seed=settings.seed % (2**31 - 1000),
+        n_jobs=settings.n_jobs,
+        report=lambda: report("trees", next(done, total), total),
+    )
+
+
+def _oof_error(means: Floats, latent: Floats, weight: Floats | None) -> float:
+    """Root mean square error, of the worst target, of its best base model's means, (D, N, S)."""
+    square = (means - latent.T[:, :, None]) ** 2
+    return math.sqrt(float(np.average(square, axis=1, weights=weight).min(1).max()))

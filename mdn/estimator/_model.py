@@ -1,0 +1,197 @@
+"""The fitted model: from encoded columns to the distribution of y."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..distribution import GaussianMixture
+from ..nn import MDNEnsemble
+from ..standardization import standardization
+from ..train import History
+from ._base_models import BaseModels
+from ._stacking import Stack
+from ._state import State, join, split, split_list
+from ._target import Target
+
+__all__ = ["FittedGroup", "FittedModel", "InputTransform", "member_mixtures"]
+
+Floats = NDArray[np.floating[Any]]
+
+_COLLINEAR = 1e-3  # least eigenvalue of the correlations below which whitened columns are added
+_ROUNDING = 1e-9  # eigenvalues below are rounding
+_ROWS_PER_COLUMN = 50  # rows that are needed for each column to estimate small eigenvalues
+_CHUNK = 1 << 15  # rows x members of one forward pass
+
+
+@dataclass
+class InputTransform:
+    """Standardisation of the columns, and whitened columns where they are nearly collinear.
+
+    Attributes:
+        shift, scale: (P,) mean and standard deviation of the training rows.
+        whitening: (P, Q) to uncorrelated directions of unit variance; Q is 0 where no columns are
+            nearly collinear.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    whitening: Tensor
+
+    @classmethod
+    def fit(cls, x: Floats, weight: Tensor | None) -> InputTransform:
+        """Learns the transform from encoded columns, (N, P)."""
+        columns = torch.as_tensor(x, dtype=torch.float64)
+        n, p = columns.shape
+        shift, scale = standardization(columns, weight)
+        scale = torch.where(scale > 0, scale, 1.0)
+        whitening = columns.new_zeros(p, 0)
+        if n > _ROWS_PER_COLUMN * p:
+            z = (columns - shift) / scale
+            share = torch.full((n,), 1 / n).double() if weight is None else weight / weight.sum()
+            values, vectors = torch.linalg.eigh(z.t() @ (share.unsqueeze(1) * z))
+            used = values > _ROUNDING
+            # y may depend on a small difference of nearly collinear columns
+            if bool(used.any()) and float(values[used].min()) < _COLLINEAR:
+                vectors = vectors[:, used]
+                largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+                whitening = vectors * largest.sign() / values[used].sqrt()
+        return cls(shift, scale, whitening)
+
+    def __call__(self, x: Floats) -> Tensor:
+        """Returns (N, P + Q) columns in standard units, float64."""
+        z = (torch.as_tensor(x, dtype=torch.float64) - self.shift) / self.scale
+        return torch.cat([z, z @ self.whitening], 1)
+
+    def state(self) -> State:
+        """Returns the configuration and the tensors."""
+        return {}, {name: getattr(self, name) for name in ("shift", "scale", "whitening")}
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> InputTransform:
+        """Returns the transform that :meth:`state` described."""
+        return cls(**tensors)
+
+
+@dataclass
+class FittedGroup:
+    """Networks of one design, trained.
+
+    Attributes:
+        network: all of them.
+        uses_trees: whether the predictions of the trees are inputs.
+        subgroup_sizes: members of each subgroup, which have a stacking weight each.
+        history: mean over the networks, NLL in nats in y's unit.
+    """
+
+    network: MDNEnsemble
+    uses_trees: bool
+    subgroup_sizes: list[int]
+    history: History
+
+    def state(self) -> State:
+        """Returns the configuration and the tensors."""
+        config, tensors = join(network=self.network)
+        config |= {
+            "uses_trees": self.uses_trees,
+            "subgroup_sizes": self.subgroup_sizes,
+            "history": asdict(self.history),
+        }
+        return config, {k: a.float() for k, a in tensors.items()}  # as they were trained
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> FittedGroup:
+        """Returns the group that :meth:`state` described."""
+        network = MDNEnsemble.from_state(*split("network", config, tensors)).double()
+        history = History(**config["history"])
+        return cls(network, config["uses_trees"], config["subgroup_sizes"], history)
+
+
+@dataclass
+class FittedModel:
+    """All that a prediction needs.
+
+    Attributes:
+        inputs: the transform of the encoded columns.
+        base_models: whose predictions the networks take as inputs too.
+        groups: the networks.
+        stack: how they are pooled.
+        target: the map between their units and y's.
+    """
+
+    inputs: InputTransform
+    base_models: BaseModels
+    groups: list[FittedGroup]
+    stack: Stack
+    target: Target
+
+    @property
+    def subgroup_sizes(self) -> list[list[int]]:
+        """Of each group, the number of members of each subgroup."""
+        return [group.subgroup_sizes for group in self.groups]
+
+    @property
+    def history(self) -> History:
+        """Of the group of greatest weight."""
+        each = self.stack.weight.split([len(sizes) for sizes in self.subgroup_sizes])
+        return self.groups[int(torch.stack([part.sum() for part in each]).argmax())].history
+
+    @torch.no_grad()
+    def members(self, x: Floats) -> list[GaussianMixture]:
+        """Returns of each group its members' mixtures, batch (M, N), float64, standard units."""
+        z = self.inputs(x)
+        features = self.base_models.predict(z)
+        return [
+            member_mixtures(g.network, self.base_models.inputs(z, features, g.uses_trees))
+            for g in self.groups
+        ]
+
+    def distribution(self, x: Floats) -> Any:
+        """Returns the distribution of y for every row of encoded columns, in y's unit."""
+        return self.target.to_y(self.stack.pool(self.members(x), self.subgroup_sizes))
+
+    def variances(self, x: Floats) -> tuple[Tensor, Tensor]:
+        """Returns the variance within and between the networks, (N, D), of the latent target."""
+        members = self.stack.members(self.members(x))
+        mean = torch.cat([mixture.mean for mixture in members])  # (M, N, D)
+        variance = torch.cat([mixture.variance for mixture in members])
+        w = self.stack.weights(self.subgroup_sizes).reshape(-1, 1, 1)
+        centre = (w * mean).sum(0)
+        square = self.target.scale.square()
+        return (w * variance).sum(0) * square, (w * (mean - centre).square()).sum(0) * square
+
+    def state(self) -> State:
+        """Returns the configuration and the tensors."""
+        return join(**{name: getattr(self, name) for name in self.__dataclass_fields__})
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> FittedModel:
+        """Returns the model that :meth:`state` described.
+
+        Raises:
+            ValueError: the trees split columns that there are not.
+        """
+        inputs = InputTransform.from_state(*split("inputs", config, tensors))
+        base_models = BaseModels.from_state(*split("base_models", config, tensors))
+        width = sum(inputs.whitening.shape)
+        if base_models.trees and any(f.feature.max() >= width for f in base_models.trees.forests):
+            raise ValueError("the trees know more columns than there are")
+        groups = [FittedGroup.from_state(*s) for s in split_list("groups", config, tensors)]
+        stack = Stack.from_state(*split("stack", config, tensors))
+        target = Target.from_state(*split("target", config, tensors))
+        return cls(inputs, base_models, groups, stack, target)
+
+
+@torch.no_grad()
+def member_mixtures(network: MDNEnsemble, x: Tensor) -> GaussianMixture:
+    """Returns the mixtures (M, N) of all members for the same rows (N, F), float64."""
+    weight = network.head_bias
+    x = x.to(weight.dtype).to(weight.device)
+    step = max(1, _CHUNK // network.n_members)
+    parts = [network(x[i : i + step]).to("cpu").to(torch.float64) for i in range(0, len(x), step)]
+    return parts[0] if len(parts) == 1 else GaussianMixture.cat(parts, 1)

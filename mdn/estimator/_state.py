@@ -1,0 +1,95 @@
+"""The state of a model, put together from those of its parts, and the reading of older files.
+
+A state is a configuration, in plain numbers and strings, and tensors by name.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["State", "from_format_2", "join", "split", "split_list"]
+
+State = tuple[dict[str, Any], dict[str, Tensor]]
+
+# Names of tensors in a file of format 2, as regular expressions, and what they have become.
+_RENAMED = (
+    (r"^x_(shift|scale)$", r"inputs.\1"),
+    (r"^turn$", "inputs.whitening"),
+    (r"^told_(shift|scale)$", r"base_models.\1"),
+    (r"^processes\.(\d+)\.become\.", r"processes.\1.scores."),
+    (r"^processes\.", "base_models.processes."),
+    (r"^trees\.", "base_models.forests."),
+    (r"^networks\.(\d+)\.", r"groups.\1.network."),
+)
+
+
+def join(**parts: Any) -> State:
+    """Returns one state of several objects, or lists of objects, by name.
+
+    A tensor of the part ``name`` is called ``name.tensor``, or in a list ``name.0.tensor``.
+    """
+    config: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        if isinstance(part, list):
+            config[name], own = join(**{str(i): one for i, one in enumerate(part)})
+        else:
+            config[name], own = part.state()
+        tensors |= {f"{name}.{key}": a for key, a in own.items()}
+    return config, tensors
+
+
+def split(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> State:
+    """Returns the state that was joined under a name."""
+    prefix = f"{name}."
+    own = {key.removeprefix(prefix): a for key, a in tensors.items() if key.startswith(prefix)}
+    return config[name], own
+
+
+def split_list(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> list[State]:
+    """Returns the states that were joined under a name as a list."""
+    states = split(name, config, tensors)
+    return [split(i, *states) for i in states[0]]
+
+
+def from_format_2(config: dict[str, Any], tensors: dict[str, Tensor]) -> State:
+    """Returns the state of an estimator as it is written now, from that of a file of format 2."""
+    networks = config["networks"]
+    sizes = config.get("parts", [[network["n_members"]] for network in networks])
+    groups = {
+        str(i): {"network": network, "uses_trees": uses, "subgroup_sizes": own, "history": history}
+        for i, (network, uses, own, history) in enumerate(
+            zip(networks, config["uses_trees"], sizes, config["histories"], strict=True)
+        )
+    }
+    target = dict(config["target"])
+    shift, scale = (torch.tensor(target.pop(k), dtype=torch.float64) for k in ("shift", "scale"))
+    new = {"target.shift": shift, "target.scale": scale}
+    for name, a in tensors.items():
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        new[name] = a
+    forests = {}
+    for i in range(config["n_forests"]):
+        base, boosted = new.pop(f"base_models.forests.{i}.about").tolist()
+        forests[str(i)] = {"base": base, "boosted": bool(boosted)}
+    for i in range(config["n_processes"]):
+        name = f"base_models.processes.{i}.theta"
+        theta, columns = new[name], new[f"base_models.processes.{i}.x"].shape[1]
+        if len(theta) == 2 * columns + 4:  # from before there were pairs of columns
+            off = theta.new_tensor([-torch.inf])
+            new[name] = torch.cat([theta[:-2], off, theta[-2:]])
+    processes: dict[str, Any] = {str(i): {} for i in range(config["n_processes"])}
+    model = {
+        "inputs": {},
+        "base_models": {"processes": processes, "forests": forests},
+        "groups": groups,
+        "stack": {"background_weight": config["broad"], "min_scale": config["floor"]},
+        "target": target,
+    }
+    about = {name: config[name] for name in ("params", "feature_names", "seed", "columns")}
+    return {**about, "model": model}, {f"model.{name}": a for name, a in new.items()}

@@ -1,0 +1,300 @@
+"""The training: base models, groups of networks with held-out rows, and the stack over them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..distribution import GaussianMixture
+from ..nn import MDNEnsemble
+from ..train import fit_ensemble
+from ._base_models import BaseModels, Report, fit_base_models
+from ._model import FittedGroup, FittedModel, InputTransform, member_mixtures
+from ._plan import GroupPlan, Plan, Settings, plan
+from ._stacking import Stack
+from ._target import Target
+
+__all__ = ["Rows", "train"]
+
+Floats = NDArray[np.floating[Any]]
+
+_MAX_EMBEDDED = 64  # columns of numbers that are embedded, at most
+
+
+class Rows(NamedTuple):
+    """Rows to fit.
+
+    Attributes:
+        x: (N, P) encoded columns.
+        numeric: (P,) whether a column holds numbers.
+        y: (N,) or (N, D) as the target takes it.
+        weight: (N,) or None.
+        val: x and y of rows that end the training and recalibrate, in place of held-out blocks.
+    """
+
+    x: Floats
+    numeric: NDArray[np.bool_]
+    y: Floats
+    weight: Floats | None
+    val: tuple[Floats, Floats] | None
+
+
+class _Inputs(NamedTuple):
+    """Rows as the networks take them.
+
+    Attributes:
+        z: (N, P + Q) columns in standard units.
+        base_features: (N, S) predictions of the base models, out of fold for training rows.
+        target: (N, ...) what the log-likelihood takes.
+        weight: (N,) or None.
+    """
+
+    z: Tensor
+    base_features: Tensor
+    target: Tensor
+    weight: Tensor | None = None
+
+
+class _HeldOut(NamedTuple):
+    """Predictions of the members that did not train on a row.
+
+    Attributes:
+        mixtures: batch (R, N).
+        subgroup_sizes: how many of the R belong to each subgroup.
+    """
+
+    mixtures: GaussianMixture
+    subgroup_sizes: list[int]
+
+
+@dataclass
+class _Training:
+    """What the training of every group needs."""
+
+    plan: Plan
+    settings: Settings
+    target: Target
+    base_models: BaseModels
+    rows: _Inputs
+    val: _Inputs | None
+    latent: Tensor  # (N, D) targets in standard units
+    embedded: list[int]  # columns
+    rng: np.random.Generator
+    begin: float  # seconds
+    report: Report
+
+
+def train(
+    rows: Rows, target: Target, settings: Settings, *, start: FittedModel | None, report: Report
+) -> FittedModel:
+    """Fits base models, trains the networks and fits the stack that pools them.
+
+    Args:
+        rows: what is fitted.
+        target: fitted to y.
+        settings: the user's choices.
+        start: a model to go on from.
+        report: called with the stage, what is done of it and how much there is.
+    """
+    begin = time.monotonic()
+    rng = np.random.default_rng(settings.seed)
+    weight = None if rows.weight is None else torch.as_tensor(rows.weight, dtype=torch.float64)
+    transform = InputTransform.fit(rows.x, weight) if start is None else start.inputs
+    z = transform(rows.x)
+    # rounded, as the networks see it: a change of unit alters the last digits of float64, and with
+    # them the choice between splits of the trees that are equally good
+    latent = target.latent(rows.y).float().double()
+    todo = plan(len(z), settings)
+    base_models, features = BaseModels(), z[:, :0]
+    if any(group.uses_trees for group in todo.groups):
+        base_models, features, todo = fit_base_models(
+            z,
+            latent.numpy(),
+            rows.weight,
+            todo,
+            settings,
+            n_columns=rows.x.shape[1],
+            previous=start.base_models if start else None,
+            rng=rng,
+            report=report,
+        )
+    inputs, val = _Inputs(z, features, target.standardized(rows.y), weight), None
+    if rows.val is not None:
+        z_val = transform(rows.val[0])
+        val = _Inputs(z_val, base_models.predict(z_val), target.standardized(rows.val[1]))
+    embedded = _embedded(rows.x, rows.numeric)
+    training = _Training(
+        todo, settings, target, base_models, inputs, val, latent, embedded, rng, begin, report
+    )
+    previous: dict[bool, MDNEnsemble] = {}
+    if start and len(start.groups) == len(todo.groups):  # else noise has come or gone
+        previous = {group.uses_trees: group.network for group in start.groups}
+    fitted = [
+        _train_group(training, i, previous.get(group.uses_trees))
+        for i, group in enumerate(todo.groups)
+    ]
+    groups = [group for group, _ in fitted]
+    # float32 would make a row's prediction depend on the rows beside it, by some 1e-7
+    for group in groups:
+        group.network.double()
+    stack = _fit_stack(training, groups, [held_out for _, held_out in fitted if held_out])
+    return FittedModel(transform, base_models, groups, stack, target)
+
+
+def _train_group(
+    training: _Training, i: int, previous: MDNEnsemble | None
+) -> tuple[FittedGroup, _HeldOut | None]:
+    """The i-th group, and its predictions for rows that were held out, if there are enough."""
+    todo, settings, target = training.plan, training.settings, training.target
+    group, rows, val = todo.groups[i], training.rows, training.val
+    x = training.base_models.inputs(rows.z, rows.base_features, group.uses_trees)
+    x_val = None
+    if val is not None:
+        x_val = training.base_models.inputs(val.z, val.base_features, group.uses_trees)
+    blocks = _deal_blocks(len(x), group, training.rng)
+    held_out = torch.cat([mask for mask, _ in blocks])
+    network = _new_network(training, i, x.shape[1])
+    if previous is not None:
+        _load_weights(network, previous)
+    network.to(settings.device)
+
+    def single(a: Tensor) -> Tensor:
+        return a.to(torch.float32).to(settings.device)
+
+    history = fit_ensemble(
+        network,
+        single(x),
+        single(rows.target),
+        (held_out if val is None else torch.zeros_like(held_out)).to(settings.device),
+        val=None if x_val is None or val is None else (single(x_val), single(val.target)),
+        weight=None if rows.weight is None else single(rows.weight),
+        log_prob=target.log_prob if target.likelihood_is_mass else None,
+        lr=todo.learning_rate,
+        weight_decay=settings.weight_decay,
+        batch_size=todo.batch_size,
+        max_epochs=todo.max_epochs,
+        patience=todo.patience,
+        max_time=_time_left(training, i),
+        seed=settings.seed + 104_729 * (i + 1),
+        report=partial(training.report, f"networks {i + 1} of {len(todo.groups)}"),
+    )
+    network.to("cpu")
+    sizes = group.subgroup_sizes
+    fitted = FittedGroup(network, group.uses_trees, sizes, history.shifted(target.log_jacobian))
+    if x_val is not None:
+        return fitted, _HeldOut(member_mixtures(network, x_val), sizes)
+    if not all(count for _, count in blocks):
+        return fitted, None
+    return fitted, _select_held_out(member_mixtures(network, x), blocks)
+
+
+def _new_network(training: _Training, i: int, in_features: int) -> MDNEnsemble:
+    """The i-th group before training."""
+    todo, settings = training.plan, training.settings
+    group = todo.groups[i]
+    return MDNEnsemble(
+        group.members,
+        in_features,
+        training.target.n_targets,
+        todo.n_components,
+        todo.hidden,
+        embedded=training.embedded if group.embeds else [],
+        masked=(group.n_without_process, in_features - training.rows.z.shape[1]),
+        covariance_type=settings.covariance_type,
+        min_scale=settings.min_scale,
+        generator=torch.Generator().manual_seed(settings.seed + 7919 * (i + 1)),
+    ).initialize_from(training.latent)
+
+
+def _load_weights(network: MDNEnsemble, previous: MDNEnsemble) -> None:
+    if network.state()[0] != previous.state()[0]:
+        raise ValueError(
+            "warm_start needs the same columns, members and layers as before; "
+            "set warm_start=False to begin anew"
+        )
+    network.load_state_dict(previous.state_dict())
+
+
+def _time_left(training: _Training, i: int) -> float | None:
+    """Seconds that the i-th group may take, an equal share of what is left."""
+    if training.settings.max_time is None:
+        return None
+    left = training.settings.max_time - (time.monotonic() - training.begin)
+    return max(left / (len(training.plan.groups) - i), 1e-3)
+
+
+def _deal_blocks(n: int, group: GroupPlan, rng: np.random.Generator) -> list[tuple[Tensor, int]]:
+    """Of each subgroup, which rows each member holds out, and how often each row is, at least."""
+    sizes = group.subgroup_sizes
+    repeats = min(group.repeats, max(1, group.members // 2)) // len(sizes)
+    return [_held_out_rows(n, members, repeats, rng) for members in sizes]
+
+
+def _held_out_rows(
+    n: int, members: int, repeats: int, rng: np.random.Generator
+) -> tuple[Tensor, int]:
+    """Which rows each member holds out, (M, N), and how often each row is held out at least.
+
+    Members are dealt over repeats; within one the rows fall into as many blocks as it has members,
+    so that each row is held out once.  A member alone holds out an eighth.
+    """
+    mask = torch.zeros(members, n, dtype=torch.bool)
+    if members == 1:
+        mask[0, torch.as_tensor(rng.permutation(n)[: max(1, n // 8)])] = True
+        return mask, 0
+    first = 0
+    for part in np.array_split(np.arange(members), repeats):
+        blocks = min(len(part), n)
+        fold = rng.permutation(n) % blocks
+        for j in range(len(part)):
+            mask[first + j] = torch.as_tensor(fold == j % blocks)
+        first += len(part)
+    return mask, repeats
+
+
+def _select_held_out(mixtures: GaussianMixture, blocks: Sequence[tuple[Tensor, int]]) -> _HeldOut:
+    """Of mixtures (M, N) of all members and rows, those of members that held the row out."""
+    members, first = [], 0
+    for mask, count in blocks:
+        held_out = [row.nonzero()[:count, 0] for row in mask.t()]
+        members.append(first + torch.stack(held_out, 1))  # (R, N)
+        first += len(mask)
+    return _HeldOut(
+        mixtures[torch.cat(members), torch.arange(mask.shape[1])], [count for _, count in blocks]
+    )
+
+
+def _fit_stack(
+    training: _Training, groups: Sequence[FittedGroup], held_out: Sequence[_HeldOut]
+) -> Stack:
+    """The stack, fitted where every group has predictions for rows that it did not train on."""
+    target, floor = training.target, training.settings.min_scale
+    background = target.kind != "positive"
+    if len(held_out) < len(groups):
+        sizes = [group.subgroup_sizes for group in groups]
+        return Stack.uniform(sizes, min_scale=floor, background=background)
+    rows = training.val or training.rows
+    return Stack.fit(
+        [each.mixtures for each in held_out],
+        rows.target,
+        rows.weight,
+        target.log_prob,
+        recalibrate=[each.mixtures.batch_shape[0] > 1 for each in held_out],
+        min_scale=floor,
+        background=background,
+        sizes=[each.subgroup_sizes for each in held_out],
+    )
+
+
+def _embedded(x: Floats, numeric: NDArray[np.bool_]) -> list[int]:
+    """Columns of numbers with more than two values; none if there are many."""
+    found = [int(i) for i in np.flatnonzero(numeric) if len(np.unique(x[:, i])) > 2]
+    return found if len(found) <= _MAX_EMBEDDED else []
