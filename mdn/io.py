@@ -19,9 +19,9 @@ import torch
 
 __all__ = ["load", "save"]
 
-_FORMAT = 2  # raised when a reader of the old format would misread a file
-_CHECKED = 2  # format from which on a file holds a checksum
-_OLDEST = {"GaussianMixture": 1, "MDN": 1, "MDNRegressor": 2}  # format that is still read
+_FORMAT = 3  # raised when a reader of the old format would misread a file
+_CHECKED = 2  # first format with a checksum
+_OLDEST = {"GaussianMixture": 1, "MDN": 1, "MDNRegressor": 2}  # formats that are still read
 _KINDS = tuple(_OLDEST)
 
 

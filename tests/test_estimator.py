@@ -1444,7 +1444,7 @@ def additive_rows(noise: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def has_trees(model: MDNRegressor) -> bool:
-    return model.model_.base_models.trees is not None
+    return len(model.model_.base_models.forests) > 0
 
 
 def n_processes(model: MDNRegressor) -> int:

@@ -313,7 +313,7 @@ def test_the_file_is_safetensors_with_json_and_no_pickle(kind: str, tmp_path: Pa
         about = json.loads(file.metadata()["mdn"])
         shapes = {name: file.get_tensor(name).shape for name in file.keys()}  # noqa: SIM118
     assert about["kind"] == ("MDNRegressor" if kind in REGRESSORS else kind)
-    assert about["format"] == 2
+    assert about["format"] == 3
     assert shapes
     with pytest.raises((pickle.UnpicklingError, ValueError)):  # by what the first byte means
         pickle.loads(path.read_bytes())
@@ -473,8 +473,8 @@ def test_load_refuses_a_newer_format(tmp_path: Path) -> None:
     """The cure is an update."""
     path = tmp_path / "m.mdn"
     mdn.save(mixture(), path)
-    rewritten(path, lambda about, tensors: about.update(format=3))
-    with pytest.raises(ValueError, match="has format 3, this version reads up to 2; update mdn"):
+    rewritten(path, lambda about, tensors: about.update(format=4))
+    with pytest.raises(ValueError, match="has format 4, this version reads up to 3; update mdn"):
         mdn.load(path)
 
 
@@ -496,19 +496,30 @@ def test_load_refuses_a_regressor_of_the_first_format(tmp_path: Path) -> None:
         mdn.load(path)
 
 
-def test_a_file_of_the_second_format_says_what_it_said_when_it_was_written() -> None:
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_file_of_each_format_predicts_what_it_did_when_it_was_written(number: int) -> None:
     """tests/fixtures: a fast model with trees and categories, its predictions beside it.
 
     Sums may round otherwise elsewhere: 1e-6 of the unit of y.
     """
     X, y = write.rows()
-    model = mdn.load(write.FOLDER / "regressor_format2.mdn")
-    said = json.loads((write.FOLDER / "regressor_format2.json").read_text())
-    assert (write.FOLDER / "regressor_format2.mdn").stat().st_size < 200_000
-    np.testing.assert_allclose(model.predict(X), said["predict"], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(model.log_prob(X, y), said["log_prob"], rtol=0, atol=1e-5)
+    path = write.FOLDER / f"regressor_format{number}.mdn"
+    model = mdn.load(path)
+    expected = json.loads(path.with_suffix(".json").read_text())
+    assert path.stat().st_size < 200_000
+    np.testing.assert_allclose(model.predict(X), expected["predict"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(model.log_prob(X, y), expected["log_prob"], rtol=0, atol=1e-5)
     quantiles = model.predict_quantiles(X, [0.05, 0.5, 0.95])
-    np.testing.assert_allclose(quantiles, said["quantiles"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(quantiles, expected["quantiles"], rtol=0, atol=1e-5)
+
+
+def test_a_file_of_the_second_format_is_saved_as_the_third(tmp_path: Path) -> None:
+    """load(save(load(f))) = load(f), bit for bit."""
+    old = mdn.load(write.FOLDER / "regressor_format2.mdn")
+    mdn.save(old, tmp_path / "m.mdn")
+    new = mdn.load(tmp_path / "m.mdn")
+    X, y = write.rows()
+    np.testing.assert_array_equal(new.log_prob(X, y), old.log_prob(X, y))
 
 
 @pytest.mark.parametrize("number", [-2, 0, "2", None])

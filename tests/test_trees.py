@@ -1,4 +1,4 @@
-"""Tests of what networks are told: trees and a process say what they should, of rows not seen."""
+"""Tests of the base models: trees and a Gaussian process, and their out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.gaussian_process.kernels import Matern
 
 from mdn.estimator import _gaussian_process
 from mdn.estimator._gaussian_process import GaussianProcess
-from mdn.estimator._trees import Forest, TreeFeatures, n_forests
+from mdn.estimator._trees import Forest, fit_trees
 
 MODELS = {
     "boosted": HistGradientBoostingRegressor(max_iter=40, random_state=0),
@@ -48,14 +48,14 @@ def test_the_arrays_predict_what_scikit_learn_predicts(kind: str) -> None:
         )
 
 
-def test_randomised_trees_also_tell_their_spread() -> None:
+def test_randomised_trees_also_give_their_spread() -> None:
     """The second column is the standard deviation over the trees of scikit-learn."""
     x, y = rows()
     model = ExtraTreesRegressor(15, max_depth=4, random_state=0).fit(x, y)
     each = np.stack([tree.predict(x) for tree in model.estimators_])
-    said = Forest.from_sklearn(model).predict(x)
-    assert said.shape == (500, 2)
-    np.testing.assert_allclose(said[:, 1], each.std(0), rtol=0, atol=1e-12)
+    found = Forest.from_sklearn(model).predict(x)
+    assert found.shape == (500, 2)
+    np.testing.assert_allclose(found[:, 1], each.std(0), rtol=0, atol=1e-12)
     assert Forest.from_sklearn(MODELS["boosted"].fit(x, y)).predict(x).shape == (500, 1)
 
 
@@ -125,12 +125,22 @@ def test_arrays_that_are_no_tree_are_refused(kind: str, spoil: Any) -> None:
 # -- out of fold ------------------------------------------------------------------------------
 
 
+def grow(
+    x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, fold: np.ndarray, **options: Any
+) -> tuple[list[Forest], np.ndarray]:
+    settings = {"fast": True, "seed": 0, "n_jobs": 1, "report": lambda *_: None, **options}
+    return fit_trees(x, y, weight, fold, **settings)
+
+
+def predictions(forests: list[Forest], x: np.ndarray) -> np.ndarray:
+    return np.concatenate([forest.predict(x) for forest in forests], 1)
+
+
 def fitted(
-    x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, folds: int = 4, seed: int = 0
-) -> tuple[TreeFeatures, np.ndarray, np.ndarray]:
-    fold = np.random.default_rng(seed).permutation(len(x)) % folds
-    trees, said = TreeFeatures.fit(x, y, weight, fold, fast=True, seed=seed, n_jobs=1)
-    return trees, said, fold
+    x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, folds: int = 4
+) -> tuple[list[Forest], np.ndarray, np.ndarray]:
+    fold = np.random.default_rng(0).permutation(len(x)) % folds
+    return *grow(x, y, weight, fold), fold
 
 
 def test_out_of_fold_trees_have_not_seen_the_row() -> None:
@@ -141,76 +151,73 @@ def test_out_of_fold_trees_have_not_seen_the_row() -> None:
     """
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(600, 3)), rng.normal(size=(600, 1))
-    trees, said, _ = fitted(x, y)
-    assert said.shape == (600, 3)
+    trees, oof, _ = fitted(x, y)
+    assert oof.shape == (600, 3)
     for column in (0, 1):
-        assert abs(np.corrcoef(said[:, column], y[:, 0])[0, 1]) < 4.5 / np.sqrt(600)
+        assert abs(np.corrcoef(oof[:, column], y[:, 0])[0, 1]) < 4.5 / np.sqrt(600)
     # the trees that are kept have seen every row, and show it
-    seen = trees.predict(x)
+    seen = predictions(trees, x)
     assert np.corrcoef(seen[:, 0], y[:, 0])[0, 1] > 0.6
     assert np.corrcoef(seen[:, 1], y[:, 0])[0, 1] > 0.9
 
 
-def test_a_changed_target_changes_nothing_said_of_its_own_fold() -> None:
-    """Bit for bit: y of one fold is moved, and the word on that fold stays as it was."""
+def test_a_changed_target_changes_no_prediction_for_its_own_fold() -> None:
+    """Bit for bit: y of one fold is moved, and the predictions for that fold stay as they were."""
     x, y = rows(120)
     y = y[:, None]
-    _, said, fold = fitted(x, y)
+    _, oof, fold = fitted(x, y)
     moved = y.copy()
     moved[fold == 2] += 5.0
     _, other, _ = fitted(x, moved)
-    np.testing.assert_array_equal(other[fold == 2], said[fold == 2])
-    assert (other[fold != 2] != said[fold != 2]).any(1).all()
+    np.testing.assert_array_equal(other[fold == 2], oof[fold == 2])
+    assert (other[fold != 2] != oof[fold != 2]).any(1).all()
 
 
 def test_out_of_fold_predictions_follow_a_law_of_y() -> None:
     """R^2 of both kinds on rows they have not seen, where the noise allows 0.9."""
     x, y = rows(600)
-    _, said, _ = fitted(x, y[:, None])
+    _, oof, _ = fitted(x, y[:, None])
     for column in (0, 1):
-        assert 1 - np.mean((said[:, column] - y) ** 2) / y.var() > 0.6
+        assert 1 - np.mean((oof[:, column] - y) ** 2) / y.var() > 0.6
 
 
 def test_each_target_has_trees_of_its_own() -> None:
     """D = 2: the columns of the first are those it has alone; forests and columns are counted."""
     x, y = rows(150)
     two = np.stack([y, -2 * x[:, 2]], 1)
-    trees, said, _ = fitted(x, two)
-    alone, said_alone, _ = fitted(x, two[:, :1])
-    assert said.shape == (150, 6)
-    np.testing.assert_array_equal(said[:, :3], said_alone)
-    np.testing.assert_array_equal(trees.predict(x)[:, :3], alone.predict(x))
-    assert np.corrcoef(said[:, 3], two[:, 1])[0, 1] > 0.9
+    trees, oof, _ = fitted(x, two)
+    alone, oof_alone, _ = fitted(x, two[:, :1])
+    assert oof.shape == (150, 6)
+    np.testing.assert_array_equal(oof[:, :3], oof_alone)
+    np.testing.assert_array_equal(predictions(trees[:2], x), predictions(alone, x))
+    assert np.corrcoef(oof[:, 3], two[:, 1])[0, 1] > 0.9
 
 
-def test_progress_is_told_for_each_forest() -> None:
-    """As often as n_forests says."""
+def test_progress_is_reported_for_each_forest() -> None:
+    """Two kinds of trees, three folds and all rows: eight."""
     x, y = rows(60)
-    told: list[int] = []
-    fold = np.arange(60) % 3
-    TreeFeatures.fit(
-        x, y[:, None], None, fold, fast=True, seed=0, n_jobs=1, report=lambda: told.append(1)
-    )
-    assert len(told) == n_forests(1, 3)
+    reports: list[tuple[str, int, int]] = []
+    grow(x, y[:, None], None, np.arange(60) % 3, report=lambda *given: reports.append(given))
+    assert reports == [("trees", i, 8) for i in range(1, 9)]
 
 
 def test_a_row_without_weight_teaches_nothing() -> None:
-    """Rows of weight 0, of another law, leave no trace in what is said of the others."""
+    """Rows of weight 0, of another law, leave no trace in what is oof of the others."""
     x, y = rows(200)
     odd = np.arange(200) % 2 == 1
     spoiled = np.where(odd, 50.0, y)[:, None]
     weight = np.where(odd, 0.0, 1.0)
-    trees, said, _ = fitted(x, spoiled, weight)
-    assert np.abs(said[~odd, :2]).max() < 10
-    assert np.abs(trees.predict(x)[:, :2]).max() < 10
+    trees, oof, _ = fitted(x, spoiled, weight)
+    assert np.abs(oof[~odd, :2]).max() < 10
+    assert np.abs(predictions(trees, x)[:, :2]).max() < 10
 
 
 def test_more_folds_than_rows_leave_no_gap() -> None:
     """Three rows, folds up to 4: a fold without rows is passed over."""
     x, y = rows(3)
     fold = np.array([0, 2, 4])
-    _, said = TreeFeatures.fit(x, y[:, None], None, fold, fast=True, seed=0, n_jobs=1)
-    assert np.isfinite(said).all() and said.shape == (3, 3)
+    _, oof = grow(x, y[:, None], None, fold)
+    assert np.isfinite(oof).all() and oof.shape == (3, 3)
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
@@ -218,8 +225,8 @@ def test_the_number_of_threads_changes_nothing(n_jobs: int | None) -> None:
     """One seed, one forest."""
     x, y = rows(100)
     fold = np.arange(100) % 2
-    expected = TreeFeatures.fit(x, y[:, None], None, fold, fast=True, seed=3, n_jobs=1)[1]
-    found = TreeFeatures.fit(x, y[:, None], None, fold, fast=True, seed=3, n_jobs=n_jobs)[1]
+    expected = grow(x, y[:, None], None, fold)[1]
+    found = grow(x, y[:, None], None, fold, n_jobs=n_jobs)[1]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
@@ -267,25 +274,27 @@ def test_the_slope_is_autograds_of_torchs_normal(columns: int) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 3])
-def test_words_of_the_process_are_the_posterior_of_the_other_rows_alone(columns: int) -> None:
+def test_out_of_fold_predictions_of_the_process_are_posteriors_of_the_other_rows(
+    columns: int,
+) -> None:
     """Out of fold by one inverse for all folds; here each fold's is worked out anew by numpy."""
     x, y = rows(120, 3)
     x, y = x[:, :columns], (y - y.mean()) / y.std()
     fold = np.arange(120) % 4
-    process, words = GaussianProcess.fit(x, y, None, fold, fast=False, seed=0)
+    process, oof = GaussianProcess.fit(x, y, None, fold, fast=False, seed=0)
     warped, theta = process.x.numpy(), process.theta.numpy()
     noise = np.exp(2 * theta[-1]) + _gaussian_process._MIN_NOISE**2 + _gaussian_process._JITTER
     kernel = covariance(warped, theta) + noise * np.eye(120)
     for f in range(4):
         out, rest = fold == f, fold != f
         gain = np.linalg.solve(kernel[np.ix_(rest, rest)], kernel[np.ix_(rest, out)]).T
-        np.testing.assert_allclose(words[out, 0], gain @ y[rest], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(oof[out, 0], gain @ y[rest], rtol=0, atol=1e-4)
         left = kernel[np.ix_(out, out)] - gain @ kernel[np.ix_(rest, out)]
-        np.testing.assert_allclose(words[out, 1], 0.5 * np.log(np.diag(left)), rtol=0, atol=1e-3)
+        np.testing.assert_allclose(oof[out, 1], 0.5 * np.log(np.diag(left)), rtol=0, atol=1e-3)
     gain = np.linalg.solve(kernel, kernel - noise * np.eye(120)).T  # the same rows, as if new
     left = np.diag(kernel) - ((kernel - noise * np.eye(120)) * gain).sum(1)
-    told = np.stack([gain @ y, 0.5 * np.log(left)], 1)
-    np.testing.assert_allclose(process.predict(x), told, rtol=0, atol=1e-3)
+    in_sample = np.stack([gain @ y, 0.5 * np.log(left)], 1)
+    np.testing.assert_allclose(process.predict(x), in_sample, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -295,10 +304,10 @@ def test_the_process_finds_what_two_columns_do_together(fast: bool) -> None:
     x = rng.normal(size=(500, 5))
     y = np.sin(x[:, 0]) * x[:, 1] + np.cos(x[:, 2]) * x[:, 3] + 0.05 * rng.normal(size=500)
     y = (y - y.mean()) / y.std()
-    process, words = GaussianProcess.fit(
+    process, oof = GaussianProcess.fit(
         x[:300], y[:300], None, np.arange(300) % 5, fast=fast, seed=0
     )
     error = np.sqrt(np.mean((process.predict(x[300:])[:, 0] - y[300:]) ** 2))
-    assert np.sqrt(np.mean((words[:, 0] - y[:300]) ** 2)) == pytest.approx(error, rel=0.6)
+    assert np.sqrt(np.mean((oof[:, 0] - y[:300]) ** 2)) == pytest.approx(error, rel=0.6)
     trees = HistGradientBoostingRegressor(random_state=0).fit(x[:300], y[:300])
     assert error < 0.5 * np.sqrt(np.mean((trees.predict(x[300:]) - y[300:]) ** 2))

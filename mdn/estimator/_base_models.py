@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from ..standardization import standardization
 from ._gaussian_process import GaussianProcess
 from ._plan import Plan, Settings
 from ._state import State, join, split_list
-from ._trees import Forest, TreeFeatures, n_forests
+from ._trees import Forest, fit_trees
 
-__all__ = ["BaseFit", "BaseModels", "Report", "fit_base_models"]
+__all__ = ["BaseModels", "Report", "fit_base_models"]
 
 Floats = NDArray[np.floating[Any]]
 Report = Callable[[str, int, int], None]  # stage, what is done of it, and how much there is
@@ -43,12 +43,13 @@ class BaseModels:
 
     Attributes:
         processes: Gaussian processes, one for each target; none for large samples.
-        trees: None without trees, or where processes predict y all but exactly.
+        forests: boosted and randomised trees, for each target; none where processes predict y
+            almost without error.
         shift, scale: (S,) mean and standard deviation of the out-of-fold predictions.
     """
 
     processes: list[GaussianProcess] = field(default_factory=list)
-    trees: TreeFeatures | None = None
+    forests: list[Forest] = field(default_factory=list)
     shift: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     scale: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
@@ -59,10 +60,9 @@ class BaseModels:
             z: (N, P + Q) columns in standard units, of which the processes take the first ones.
         """
         x = z.numpy()
-        parts = [x[:, :0], *(p.predict(x[:, : p.x.shape[1]]) for p in self.processes)]
-        if self.trees is not None:
-            parts.append(self.trees.predict(x))
-        return self.standardized(np.concatenate(parts, 1))
+        found = [x[:, :0], *(p.predict(x[:, : p.x.shape[1]]) for p in self.processes)]
+        found += [forest.predict(x) for forest in self.forests]
+        return self.standardized(np.concatenate(found, 1))
 
     def standardized(self, features: Floats) -> Tensor:
         """Returns predictions in units of the out-of-fold predictions."""
@@ -74,33 +74,17 @@ class BaseModels:
 
     def state(self) -> State:
         """Returns the configuration and the tensors."""
-        forests = self.trees.forests if self.trees is not None else []
-        config, tensors = join(processes=self.processes, forests=forests)
+        config, tensors = join(processes=self.processes, forests=self.forests)
         return config, tensors | {"shift": self.shift, "scale": self.scale}
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> BaseModels:
         """Returns the base models that :meth:`state` described."""
-        forests = [Forest.from_state(*s) for s in split_list("forests", config, tensors)]
         processes = [
             GaussianProcess.from_state(*s) for s in split_list("processes", config, tensors)
         ]
-        trees = TreeFeatures(forests) if forests else None
-        return cls(processes, trees, tensors["shift"], tensors["scale"])
-
-
-class BaseFit(NamedTuple):
-    """Base models, fitted.
-
-    Attributes:
-        models: the base models of all rows.
-        oof_features: (N, S) standardised out-of-fold predictions.
-        plan: the plan for the networks, which follows from the noise that the base models found.
-    """
-
-    models: BaseModels
-    oof_features: Tensor
-    plan: Plan
+        forests = [Forest.from_state(*s) for s in split_list("forests", config, tensors)]
+        return cls(processes, forests, tensors["shift"], tensors["scale"])
 
 
 def fit_base_models(
@@ -114,19 +98,23 @@ def fit_base_models(
     previous: BaseModels | None,
     rng: np.random.Generator,
     report: Report,
-) -> BaseFit:
+) -> tuple[BaseModels, Tensor, Plan]:
     """Fits processes and trees to all rows, and once for each fold.
 
     Args:
         z: (N, P + Q) columns in standard units, P of them ``n_columns`` for the processes.
         latent: (N, D) targets in standard units.
         weight: (N,) or None.
-        plan: of the fit; where there is next to no noise it changes.
+        plan: of the fit.
         settings: the user's choices.
         n_columns: P.
         previous: of a fit to go on from, whose units are kept.
         rng: deals the rows over the folds.
         report: shows the progress.
+
+    Returns:
+        The base models of all rows, the standardised out-of-fold predictions, (N, S), and the plan
+        for the networks, which depends on the noise that the base models found.
     """
     n, n_targets = latent.shape
     fold = rng.permutation(n) % min(plan.n_folds, n)
@@ -147,7 +135,16 @@ def fit_base_models(
     if low_noise:  # trees, whose predictions are step functions, would add little
         plan = plan.without_trees(settings, with_process=bool(models.processes))
     else:
-        models.trees, found = _fit_trees(z.numpy(), latent, weight, fold, settings, report)
+        models.forests, found = fit_trees(
+            z.numpy(),
+            latent,
+            weight,
+            fold,
+            fast=settings.fast,
+            seed=settings.seed % (2**31 - 1000),
+            n_jobs=settings.n_jobs,
+            report=report,
+        )
         features.append(found)
         tree_means = [found[:, 3 * d : 3 * d + 2] for d in range(n_targets)]
         means = np.concatenate([means, np.stack(tree_means)], 2)
@@ -161,7 +158,7 @@ def fit_base_models(
         w = None if weight is None else torch.as_tensor(weight, dtype=torch.float64)
         models.shift, scale = standardization(torch.as_tensor(together), w)
         models.scale = scale.clamp(min=_MIN_SPREAD)
-    return BaseFit(models, models.standardized(together), plan)
+    return models, models.standardized(together), plan
 
 
 def _fit_processes(
@@ -184,29 +181,6 @@ def _fit_processes(
         features.append(own)
         report("Gaussian process", d + 1, total)
     return processes, np.stack(features)
-
-
-def _fit_trees(
-    x: Floats,
-    latent: Floats,
-    weight: Floats | None,
-    fold: NDArray[np.integer[Any]],
-    settings: Settings,
-    report: Report,
-) -> tuple[TreeFeatures, Floats]:
-    """The trees of all targets, and their out-of-fold predictions, (N, 3 D)."""
-    total = n_forests(latent.shape[1], int(fold.max()) + 1)
-    done = iter(range(1, total + 1))
-    return TreeFeatures.fit(
-        x,
-        latent,
-        weight,
-        fold,
-        fast=settings.fast,
-        seed=settings.seed % (2**31 - 1000),
-        n_jobs=settings.n_jobs,
-        report=lambda: report("trees", next(done, total), total),
-    )
 
 
 def _oof_error(means: Floats, latent: Floats, weight: Floats | None) -> float:

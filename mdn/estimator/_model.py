@@ -179,7 +179,7 @@ class FittedModel:
         inputs = InputTransform.from_state(*split("inputs", config, tensors))
         base_models = BaseModels.from_state(*split("base_models", config, tensors))
         width = sum(inputs.whitening.shape)
-        if base_models.trees and any(f.feature.max() >= width for f in base_models.trees.forests):
+        if any(forest.feature.max() >= width for forest in base_models.forests):
             raise ValueError("the trees know more columns than there are")
         groups = [FittedGroup.from_state(*s) for s in split_list("groups", config, tensors)]
         stack = Stack.from_state(*split("stack", config, tensors))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from torch import Tensor
 
-__all__ = ["Forest", "TreeFeatures", "n_forests"]
+__all__ = ["Forest", "fit_trees"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -86,6 +86,7 @@ class Forest:
 
     def predict(self, x: Floats) -> Floats:
         """Returns (N, 1) sums of boosted trees, or (N, 2) means and deviations over trees."""
+        x = _to_float32(x)
         out = np.empty((len(x), 1 if self.boosted else 2))
         step = max(1, _CHUNK // len(self.roots))
         for i in range(0, len(x), step):
@@ -100,7 +101,7 @@ class Forest:
 
     def _leaves(self, x: Floats) -> NDArray[np.int32]:
         """Leaf of each row in each tree, (N, T)."""
-        flat = np.ascontiguousarray(x).ravel()
+        flat = x.ravel()
         n, columns = x.shape
         node: NDArray[Any] = np.tile(self.roots, n)
         row: NDArray[Any] = np.repeat(np.arange(n) * columns, len(self.roots))
@@ -148,72 +149,57 @@ class Forest:
         return new
 
 
-@dataclass
-class TreeFeatures:
-    """Boosted and randomised trees for each target."""
+def fit_trees(
+    x: Floats,
+    y: Floats,
+    weight: Floats | None,
+    fold: NDArray[np.integer[Any]],
+    *,
+    fast: bool,
+    seed: int,
+    n_jobs: int | None,
+    report: Callable[[str, int, int], None],
+) -> tuple[list[Forest], Floats]:
+    """Grows boosted and randomised trees for each target, on all rows and without each fold.
 
-    forests: list[Forest]
+    Args:
+        x: (N, F).
+        y: (N, D), standardised.
+        weight: (N,) or None.
+        fold: (N,) fold that a row is held out with.
+        fast: fewer trees.
+        seed: of the trees.
+        n_jobs: threads.
+        report: called after each forest with the stage, the forests done and their number.
 
-    def predict(self, x: Floats) -> Floats:
-        """Returns the predictions for new rows, (N, 3 D)."""
-        x = _to_float32(x)
-        return np.concatenate([forest.predict(x) for forest in self.forests], 1)
-
-    @classmethod
-    def fit(
-        cls,
-        x: Floats,
-        y: Floats,
-        weight: Floats | None,
-        fold: NDArray[np.integer[Any]],
-        *,
-        fast: bool,
-        seed: int,
-        n_jobs: int | None,
-        report: Callable[[], None] = lambda: None,
-    ) -> tuple[TreeFeatures, Floats]:
-        """Grows trees on all rows, and on each fold's complement for the out-of-fold predictions.
-
-        Args:
-            x: (N, F).
-            y: (N, D), standardised.
-            weight: (N,) or None.
-            fold: (N,) fold that a row is held out with.
-            fast: fewer trees.
-            seed: of the trees.
-            n_jobs: threads.
-            report: called after each forest.
-
-        Returns:
-            The trees and the out-of-fold predictions, (N, 3 D).
-        """
-        x = _to_float32(x)
-        forests: list[Forest] = []
-        columns: list[Floats] = []
-        for target in y.T:
-            for model in _models(*x.shape, fast=fast, n_jobs=n_jobs):
-                out = np.zeros((len(x), 0))
-                for f in range(int(fold.max()) + 1):
-                    inside = fold != f
-                    if inside.all():  # fewer rows than folds
-                        continue
-                    part = None if weight is None else weight[inside]
-                    _grow(model, x[inside], target[inside], part, seed + f)
-                    features = _predict_features(model, x[~inside])
-                    if not out.shape[1]:
-                        out = np.zeros((len(x), features.shape[1]))
-                    out[~inside] = features
-                    report()
-                columns.append(out)
-                _grow(model, x, target, weight, seed)
-                forests.append(_to_arrays(model, x))
-                report()
-        return cls(forests), np.concatenate(columns, 1)
-
-
-def n_forests(n_targets: int, n_folds: int) -> int:
-    """Returns how often :meth:`TreeFeatures.fit` calls ``report``."""
-    return 2 * n_targets * (n_folds + 1)
+    Returns:
+        The forests of all rows and the out-of-fold predictions, (N, 3 D).
+    """
+    x = _to_float32(x)
+    folds = range(int(fold.max()) + 1)
+    total = 2 * y.shape[1] * (len(folds) + 1)
+    done = iter(range(1, total + 1))
+    forests: list[Forest] = []
+    columns: list[Floats] = []
+    for target in y.T:
+        for model in _models(*x.shape, fast=fast, n_jobs=n_jobs):
+            out = np.zeros((len(x), 0))
+            for f in folds:
+                inside = fold != f
+                if inside.all():  # fewer rows than folds
+                    continue
+                share = None if weight is None else weight[inside]
+                _grow(model, x[inside], target[inside], share, seed + f)
+                features = _predict_features(model, x[~inside])
+                if not out.shape[1]:
+                    out = np.zeros((len(x), features.shape[1]))
+                out[~inside] = features
+                report("trees", next(done), total)
+            columns.append(out)
+            _grow(model, x, target, weight, seed)
+            forests.append(_to_arrays(model, x))
+            report("trees", next(done), total)
+    return forests, np.concatenate(columns, 1)
 
 
 def _models(n: int, n_columns: int, *, fast: bool, n_jobs: int | None) -> Sequence[Any]:
