@@ -20,9 +20,9 @@ from hypothesis import settings
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-torch.set_num_threads(1)  # the workers share the cores; threads on top of them only get in the way
+torch.set_num_threads(1)  # the workers share the cores; more threads would only slow them down
 
-# The same examples in every run, and no deadline: a deadline is a test of the machine.
+# The same examples in every run, and no deadline, since it would test the speed of the machine.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
@@ -36,14 +36,14 @@ collect_ignore += [path for name, path in _OPTIONAL.items() if find_spec(name) i
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Close the figures a test left open; those of a page live until the page ends."""
+    """Closes the figures that a test left open; those of a page are kept until the page ends."""
     if item.path.suffix == ".py":
         _close_figures()
 
 
 @pytest.fixture(autouse=True)
 def _validation_stays_on() -> Iterator[None]:
-    """``torch.compile`` switches the validation of all distributions off, for good."""
+    """Restores the validation of distributions, which ``torch.compile`` switches off globally."""
     yield
     torch.distributions.Distribution.set_default_validate_args(True)
 
@@ -54,7 +54,7 @@ def _close_figures() -> None:
 
 
 def _enter_page(namespace: dict[str, object]) -> None:
-    """Run a page in an empty folder, so that a file it writes stays out of the repository."""
+    """Runs a page in an empty folder, so that files it writes are not left in the repository."""
     stack = contextlib.ExitStack()
     stack.enter_context(contextlib.chdir(stack.enter_context(TemporaryDirectory())))
     stack.callback(_close_figures)

@@ -41,7 +41,7 @@ html_show_sourcelink = False
 def _skip_elsewhere(
     app: Sphinx, what: str, name: str, member: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out what is described elsewhere: fields of tuples, and scikit-learn's own methods."""
+    """Leaves out what is described elsewhere: fields of tuples and scikit-learn's own methods."""
     requests = name.startswith("set_") and name.endswith("_request")
     return True if requests or type(member).__name__ == "_tuplegetter" else None
 
@@ -49,7 +49,7 @@ def _skip_elsewhere(
 def _escape(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Shapes such as (*, D) are no emphasis, but in double backquotes; initials no list."""
+    r"""Escapes shapes such as (*, D), which would be emphasis, and initials, which would be lists."""
     for i, line in enumerate(lines):
         parts = line.split("``")
         parts[::2] = [re.sub(r"(?<=\()\*(?=[,)])", r"\\*", part) for part in parts[::2]]
@@ -57,6 +57,6 @@ def _escape(
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the hooks above."""
+    """Connects the hooks above."""
     app.connect("autodoc-skip-member", _skip_elsewhere)
     app.connect("autodoc-process-docstring", _escape)
