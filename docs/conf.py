@@ -49,7 +49,7 @@ def _skip_elsewhere(
 def _escape(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    r"""Escapes shapes such as (*, D), which would be emphasis, and initials, which would be lists."""
+    """Escapes shapes such as (*, D), which would be emphasis, and initials (list markers)."""
     for i, line in enumerate(lines):
         parts = line.split("``")
         parts[::2] = [re.sub(r"(?<=\()\*(?=[,)])", r"\\*", part) for part in parts[::2]]

@@ -1,8 +1,8 @@
 """Experiments that show what mixture density networks do, each with numbers, figures and a page.
 
 An experiment is a module with ``MINUTES``, ``DATA``, ``run(seed, fast, *, out, progress, ...)``,
-which returns the numbers and draws figures into ``out``, and ``report(numbers)``, which tells them
-in Markdown.
+which returns the numbers and draws figures into ``out``, and ``report(numbers)``, which formats
+the numbers as Markdown.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ NAMES = (
     "uci",
     "real",
 )
-"""In the order in which one would read them."""
+"""The experiments, in the order in which to read them."""
 
 
 class About(NamedTuple):
-    """What an experiment is.
+    """The description of an experiment.
 
     Attributes:
-        name: as the command line has it.
-        shows: one sentence.
-        text: the rest of what is said of it, Markdown.
-        minutes: of the full run on two cores.
-        data: what it needs.
+        name: the name on the command line.
+        shows: what it shows, one sentence.
+        text: the rest of the description, Markdown.
+        minutes: duration of the full run on two cores.
+        data: the data it needs.
     """
 
     name: str
@@ -51,14 +51,14 @@ class About(NamedTuple):
 
 
 def load(name: str) -> ModuleType:
-    """The module of an experiment; ValueError for a name that is none."""
+    """Returns the module of an experiment; raises ValueError for an unknown name."""
     if name not in NAMES:
         raise ValueError(f"no experiment is called {name!r}; there are {', '.join(NAMES)}")
     return importlib.import_module(f"{__package__}.{name.replace('-', '_')}")
 
 
 def about(name: str) -> About:
-    """What the module says of itself."""
+    """Returns the description of an experiment, from its module."""
     module = load(name)
     shows, _, text = inspect.cleandoc(module.__doc__ or "").partition("\n")
     return About(name, shows, text.strip(), module.MINUTES, module.DATA)

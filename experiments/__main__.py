@@ -1,13 +1,13 @@
-"""Run experiments: ``python -m experiments NAME``, or ``mdn experiment NAME``.
+"""Runs experiments: ``python -m experiments NAME``, or ``mdn experiment NAME``.
 
 ::
 
-    python -m experiments --list                  what there is
-    python -m experiments nllr --fast             a small version, in seconds
-    python -m experiments all --fast --out DIR    every one, each in a folder of its own
-    python -m experiments --pages                 the pages of the docs, from experiments/results
+    python -m experiments --list                  list the experiments
+    python -m experiments nllr --fast             run a small version, in seconds
+    python -m experiments all --fast --out DIR    run all, each into a folder of its own
+    python -m experiments --pages                 write the docs pages from experiments/results
 
-Each writes its figures and ``results.json``.  Exit status: 0 done, 1 could not, 2 wrong usage.
+Each writes its figures and ``results.json``.  Exit status: 0 success, 1 failure, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ PAGES = ROOT / "docs" / "experiments"
 OUT = Path("mdn-experiments")
 _PACKAGES = ("mdn", "torch", "numpy", "scipy", "scikit-learn")
 _OPTIONS = {
-    "data": (str, "mnist or digits; without it MNIST where it can be had, else the digits"),
+    "data": (str, "mnist or digits; by default MNIST if it is available, else the digits"),
     "images": (Path, "a folder with a folder of images for each class"),
-    "backbone": (str, "what turns an image into features, such as densenet121"),
+    "backbone": (str, "the network that maps images to features, for example densenet121"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what the command line asks for; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.list:
@@ -73,17 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             return _failed(str(error), 2)
         try:
-            told = run_one(name, folder, seed=args.seed, fast=args.fast, options=own)
+            result = run_one(name, folder, seed=args.seed, fast=args.fast, options=own)
         except KeyboardInterrupt:
             return _failed("stopped", 1)
-        except Exception as error:  # one that fails does not keep the others from running
+        except Exception as error:  # a failed experiment must not stop the others
             if args.traceback:
                 raise
             broken.append(name)
             _failed(f"{name}: {' '.join(str(error).split()) or type(error).__name__}", 1)
             continue
-        print(f"# {name}\n\n{load(name).report(told['numbers'])}\n")
-        print(f"{told['seconds']:.0f} s; wrote {folder / 'results.json'} and {_listed(told)}\n")
+        print(f"# {name}\n\n{load(name).report(result['numbers'])}\n")
+        print(f"{result['seconds']:.0f} s; wrote {folder / 'results.json'} and {_listed(result)}\n")
     if broken:
         return _failed(f"{len(broken)} of {len(names)} failed: {', '.join(broken)}", 1)
     return 0
@@ -92,19 +92,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_one(
     name: str, folder: Path, *, seed: int = 0, fast: bool = False, options: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Runs one experiment and writes ``results.json``; returns what stands there."""
+    """Runs one experiment and writes ``results.json``; returns its content."""
     folder.mkdir(parents=True, exist_ok=True)
     options = options or {}
     begin = time.monotonic()
-    before = commit()  # of the code that runs, should someone commit meanwhile
+    before = commit()  # the code that runs; it may be committed to during the run
     with _status(name) as progress:
         numbers = load(name).run(seed, fast, out=folder, progress=progress, **options)
-    words = [f"--{key} {value}" for key, value in options.items()]
-    words += ["--fast"] if fast else []
-    words += [f"--seed {seed}"] if seed else []
-    told = {
+    arguments = [f"--{key} {value}" for key, value in options.items()]
+    arguments += ["--fast"] if fast else []
+    arguments += [f"--seed {seed}"] if seed else []
+    result = {
         "experiment": name,
-        "command": " ".join(["mdn experiment", name, *words]),
+        "command": " ".join(["mdn experiment", name, *arguments]),
         "commit": before,
         "fast": fast,
         "seed": seed,
@@ -113,13 +113,13 @@ def run_one(
         "figures": sorted(path.name for path in folder.glob("*.png")),
         "numbers": _finite(numbers),
     }
-    text = json.dumps(told, indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     return json.loads(text)
 
 
 def listing() -> str:
-    """What each experiment shows, how long it takes and what data it needs."""
+    """Returns what each experiment shows, how long it takes and what data it needs."""
     lines = []
     for name in NAMES:
         it = about(name)
@@ -130,26 +130,26 @@ def listing() -> str:
 
 
 def page(folder: Path) -> str:
-    """The page of an experiment, from its ``results.json``."""
-    told = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    name = told["experiment"]
+    """Returns the page of an experiment, from its ``results.json``."""
+    result = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    name = result["experiment"]
     it = about(name)
-    versions = ", ".join(f"{key} {value}" for key, value in told["versions"].items())
+    versions = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
     parts = [
         f"# {name}",
         it.shows,
         it.text,
-        "## What came out",
-        load(name).report(told["numbers"]),
+        "## Results",
+        load(name).report(result["numbers"]),
         *(
             f"![{Path(figure).stem.replace('_', ' ')}](../../experiments/results/{name}/{figure})"
-            for figure in told["figures"]
+            for figure in result["figures"]
         ),
         "## How to run it",
-        f"```text\n{told['command']}\n```",
-        f"It needs: {it.data}. The run above took {told['seconds']:.0f} s "
-        f"(commit {told['commit']}; {versions}).",
-        told.get("note", ""),  # written by hand, where a run needs an explanation
+        f"```text\n{result['command']}\n```",
+        f"It needs: {it.data}. The run above took {result['seconds']:.0f} s "
+        f"(commit {result['commit']}; {versions}).",
+        result.get("note", ""),  # written by hand if a run needs an explanation
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -173,9 +173,9 @@ def _index(done: Sequence[str]) -> str:
         [
             "# Experiments",
             "",
-            "Each page is written from the numbers of one run, which lie beside its figures in",
-            "`experiments/results`. Run one with `mdn experiment NAME` from a clone of the",
-            "repository, or all in a small version with `mdn experiment all --fast`.",
+            "Each page is generated from the numbers of one run, which are stored with its figures",
+            "in `experiments/results`. Run an experiment with `mdn experiment NAME` from a clone",
+            "of the repository, or small versions of all with `mdn experiment all --fast`.",
             "",
             "| experiment | shows | data |",
             "|---|---|---|",
@@ -192,14 +192,14 @@ def _index(done: Sequence[str]) -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, "-dirty" if code was changed since; "unknown" without git."""
+    """Returns the current commit, with "-dirty" if the code has changes; "unknown" without git."""
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
-        # what a run itself writes, of an experiment or a benchmark, changes no code
+        # the results that experiments and benchmarks write are not code
         changed = git("status", "--porcelain", "-uno", "--", ".", ":(exclude,glob)*/results/**")
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
@@ -207,7 +207,7 @@ def commit() -> str:
 
 
 def _own_options(name: str, options: dict[str, Any], *, several: bool) -> dict[str, Any]:
-    """The options that an experiment takes; a ValueError for one that it alone was given."""
+    """Returns the options an experiment takes; raises ValueError for others if it runs alone."""
     takes = inspect.signature(load(name).run).parameters
     refused = [key for key in options if key not in takes]
     if refused and not several:
@@ -216,7 +216,7 @@ def _own_options(name: str, options: dict[str, Any], *, several: bool) -> dict[s
 
 
 def _finite(value: Any) -> Any:
-    """With words in place of numbers that JSON has not."""
+    """Returns the value with strings in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {str(key): _finite(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
@@ -226,8 +226,8 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _listed(told: dict[str, Any]) -> str:
-    return ", ".join(told["figures"]) or "no figure"
+def _listed(result: dict[str, Any]) -> str:
+    return ", ".join(result["figures"]) or "no figure"
 
 
 def _failed(text: str, status: int) -> int:
@@ -237,7 +237,7 @@ def _failed(text: str, status: int) -> int:
 
 @contextlib.contextmanager
 def _status(name: str) -> Iterator[Any]:
-    with Console(stderr=True).status(name) as status:  # nothing of it in a pipe
+    with Console(stderr=True).status(name) as status:  # prints nothing into a pipe
         yield lambda text: status.update(f"{name}: {text}")
 
 
@@ -248,18 +248,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: mdn experiment inverse-sinusoid --fast",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, or all")
-    parser.add_argument("--list", action="store_true", help="what there is, and leave")
+    parser.add_argument("--list", action="store_true", help="list the experiments and exit")
     parser.add_argument("--pages", action="store_true", help="write the pages of the docs")
-    parser.add_argument("--fast", action="store_true", help="a small version, in seconds")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same numbers")
+    parser.add_argument("--fast", action="store_true", help="run a small version, in seconds")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of the results; with several experiments, of a folder for each "
+        help="folder of the results; with several experiments, the parent of their folders "
         f"(default: {OUT}/NAME)",
     )
-    parser.add_argument("--force", action="store_true", help="replace results that are there")
-    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.add_argument("--force", action="store_true", help="replace existing results")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     for name, (kind, text) in _OPTIONS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
     return parser

@@ -1,4 +1,4 @@
-"""The real data sets that do not ship: read from a local folder, with their units and sources."""
+"""Real data sets that are read from a local folder, with their units and sources."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Classic", "folder", "motorcycle", "photoz", "speed_flow", "taxi", "t
 
 Floats = NDArray[np.floating[Any]]
 
-_BESIDE = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+_SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 _SHA256 = {
     "classic/mcycle.csv.gz": "dc6b5f0e9e7406fbac7ee5895b035d15d661084cfc76eb818cb0a6de747314f9",
     "classic/speedflow_lane2.csv.gz": (
@@ -34,20 +34,20 @@ _SHA256 = {
     "classic/nyc_taxis.csv.gz": "63c99974cbbcca40daf96c830e5b8220b1d6d2b2132866ccffc8286c1c3c9a39",
     "photoz/dc2_photoz.npz": "949ea23d21b53c9e4d148bd1a5b3a1b8f847dbebe63ed8afb75cf4dccdb4dc38",
 }
-_NOT_DETECTED = 99.0  # the magnitude and error of a galaxy that a band does not show
+_NOT_DETECTED = 99.0  # code of a magnitude and its error if the galaxy is not detected in the band
 
 
 class Classic(NamedTuple):
     """Features and a target with their units.
 
     Attributes:
-        X: (N, F).
-        y: (N,).
+        X: features, (N, F).
+        y: target, (N,).
         features: names of the columns, with units.
         target: name of the target.
-        unit: its unit.
+        unit: unit of the target.
         source: where the data come from.
-        n_train: rows of the source's own training part, which come first; None without one.
+        n_train: number of training rows if the source has a split (they come first), else None.
     """
 
     X: Floats
@@ -60,14 +60,14 @@ class Classic(NamedTuple):
 
 
 def folder() -> Path | None:
-    """The folder that MDN_DATA names, or shared/data beside the repository; None without either."""
+    """Returns the folder named by MDN_DATA, else shared/data next to the repository, else None."""
     named = os.environ.get(DATA_VARIABLE)
-    path = Path(named) if named else _BESIDE
+    path = Path(named) if named else _SHARED_DATA
     return path if path.is_dir() else None
 
 
 def motorcycle() -> Classic | None:
-    """133 readings of a helmet's acceleration after an impact."""
+    """Reads 133 measurements of a helmet's acceleration after an impact."""
     return _pairs(
         "classic/mcycle.csv.gz",
         ("times", "accel"),
@@ -77,7 +77,7 @@ def motorcycle() -> Classic | None:
 
 
 def speed_flow() -> Classic | None:
-    """1318 readings of speed and flow on a lane of a Californian motorway."""
+    """Reads 1318 measurements of speed and flow on a lane of a Californian motorway."""
     return _pairs(
         "classic/speedflow_lane2.csv.gz",
         ("flow", "speed"),
@@ -88,7 +88,7 @@ def speed_flow() -> Classic | None:
 
 
 def temperature() -> Classic | None:
-    """Daily maximum temperature in Melbourne, 1981 to 1990: a day and the next."""
+    """Reads the daily maximum temperature in Melbourne, 1981 to 1990: each day and the next."""
     return _pairs(
         "classic/melbourne_maxtemp.csv.gz",
         ("today", "tomorrow"),
@@ -99,10 +99,10 @@ def temperature() -> Classic | None:
 
 
 def photoz() -> Classic | None:
-    """Simulated galaxies with magnitudes in six bands and their redshift.
+    """Reads simulated galaxies with magnitudes in six bands and their redshift.
 
-    A band without detection gets the faintest magnitude, and the largest error, of the training
-    part.  The features are the magnitude in i, the five colours and the logarithms of the errors.
+    A band without a detection gets the faintest magnitude and the largest error of the training
+    rows.  The features are the magnitude in i, the five colours and the logarithms of the errors.
     """
     content = _read("photoz/dc2_photoz.npz")
     if content is None:
@@ -111,9 +111,9 @@ def photoz() -> Classic | None:
         raw = np.concatenate([arrays["X_train"], arrays["X_test"]]).astype(np.float64)
         y = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.float64)
         n_train = len(arrays["y_train"])
-    seen = np.isfinite(raw) & (raw != _NOT_DETECTED)
-    faintest = np.where(seen, raw, -np.inf)[:n_train].max(0)
-    raw = np.where(seen, raw, faintest)
+    detected = np.isfinite(raw) & (raw != _NOT_DETECTED)
+    faintest = np.where(detected, raw, -np.inf)[:n_train].max(0)
+    raw = np.where(detected, raw, faintest)
     magnitude, error = raw[:, :6], raw[:, 6:]
     X = np.column_stack([magnitude[:, 3], -np.diff(magnitude, axis=1), np.log10(error)])
     bands = "ugrizy"
@@ -125,7 +125,7 @@ def photoz() -> Classic | None:
 
 
 def taxi() -> Classic | None:
-    """6433 taxi trips in New York, March 2019: how long one takes."""
+    """Reads 6433 taxi trips in New York, March 2019; the target is the duration of a trip."""
     content = _read("classic/nyc_taxis.csv.gz")
     if content is None:
         return None
@@ -161,7 +161,7 @@ def taxi() -> Classic | None:
 def _pairs(
     path: str, columns: tuple[str, str], names: tuple[str, str, str], source: str
 ) -> Classic | None:
-    """A set of one feature and one target."""
+    """Reads a set of one feature and one target."""
     content = _read(path)
     if content is None:
         return None
@@ -171,7 +171,7 @@ def _pairs(
 
 
 def _read(path: str) -> bytes | None:
-    """The bytes of a file; None if it is not there, a ValueError if it is another."""
+    """Returns the content of a file, or None if it does not exist; checks its SHA-256."""
     root = folder()
     if root is None or not (root / path).is_file():
         return None

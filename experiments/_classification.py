@@ -1,4 +1,4 @@
-"""What the experiments on digits share: images, networks, one training loop, calibration."""
+"""Shared parts of the experiments on digits: images, networks, one training loop, calibration."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ __all__ = [
     "DATA",
     "Images",
     "chunks",
+    "evaluate",
     "load_images",
     "log_probs",
     "mean_and_error",
     "mlp",
     "reliability",
+    "repeated",
     "train",
 ]
 
 DATA = "MNIST (MDN_DATA, else 11 MB are downloaded once); without it scikit-learn's digits"
-MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of all training pixels, in shares of full brightness
+MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of all training pixels, brightness between 0 and 1
 FAST_ROWS = 6000  # training images of MNIST in a fast run
-DIGITS_TEST = 360  # of scikit-learn's 1797 digits, those to test with: a fifth
-DIGITS_SEED = 0  # of that split, the same in every run
-TIMEOUT = 5.0  # seconds to wait for a server when digits would do
-BINS = 15  # of confidence, as is usual for ECE
-BLUE, VERMILLION, GREEN, PURPLE, BLACK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000"
+DIGITS_TEST = 360  # test images among scikit-learn's 1797 digits: a fifth
+DIGITS_SEED = 0  # of this split, the same in every run
+TIMEOUT = 5.0  # seconds to wait for a server if the digits are accepted instead
+BINS = 15  # of confidence, the usual number for ECE
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,10 +43,10 @@ class Images(NamedTuple):
     """Images as rows of floats, with their classes.
 
     Attributes:
-        x, y: to train with, float32 (N, F) and int64 (N,).
-        x_test, y_test: to test with.
-        name: "mnist", "digits" or that of the folder they come from.
-        notice: what to know of the choice; empty if there is nothing.
+        x, y: training rows, float32 (N, F) and int64 (N,).
+        x_test, y_test: test rows.
+        name: "mnist", "digits" or the name of the folder they come from.
+        notice: a remark on the choice of data; empty if there is none.
     """
 
     x: Tensor
@@ -63,27 +64,27 @@ def load_images(
     normalise: bool = False,
     folder: str | None = None,
 ) -> Images:
-    """MNIST, or scikit-learn's digits where it cannot be had.
+    """Returns MNIST, or scikit-learn's digits if MNIST is not available.
 
     Args:
-        data: "mnist" or "digits"; None takes MNIST if it is on the disk or can be downloaded soon
-            (a fast run does not try), else the digits.
-        fast: only the first 6000 training images.
+        data: "mnist" or "digits"; None takes MNIST if it is on the disk or can be downloaded
+            quickly (a fast run does not try), else the digits.
+        fast: take only the first 6000 training images.
         normalise: subtract the mean and divide by the standard deviation of all training pixels;
-            else they are between 0 and 1.
-        folder: read these IDX files instead.
+            otherwise pixels are between 0 and 1.
+        folder: read the IDX files of this folder instead.
 
     Raises:
-        ValueError: data is neither.
-        OSError: MNIST is asked for by name and cannot be had.
+        ValueError: data is neither "mnist" nor "digits".
+        OSError: data is "mnist" and MNIST is not available.
     """
     if data not in (None, "mnist", "digits"):
         raise ValueError(f"data must be 'mnist' or 'digits'; got {data!r}")
     if data == "digits":
-        return _digits("they were asked for", normalise)
-    soon = {} if data == "mnist" else {"download": not fast, "timeout": TIMEOUT}
+        return _digits("as requested", normalise)
+    limits = {} if data == "mnist" else {"download": not fast, "timeout": TIMEOUT}
     try:
-        parts = [mdn.datasets.load_mnist(train, folder, **soon) for train in (True, False)]
+        parts = [mdn.datasets.load_mnist(train, folder, **limits) for train in (True, False)]
     except OSError as error:
         if data == "mnist" or folder is not None:
             raise
@@ -98,7 +99,7 @@ def load_images(
     return Images(x, y, x_test, y_test, name, notice)
 
 
-def _digits(why: str, normalise: bool) -> Images:
+def _digits(reason: str, normalise: bool) -> Images:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)  # (1797, 64), 0 to 16
@@ -107,12 +108,22 @@ def _digits(why: str, normalise: bool) -> Images:
     test, rest = order[:DIGITS_TEST], order[DIGITS_TEST:]
     if normalise:
         x = (x - x[rest].mean()) / x[rest].std()
-    notice = f"scikit-learn's digits (1797 of 8 x 8 pixels) in place of MNIST: {why}"
+    notice = f"scikit-learn's digits (1797 of 8 x 8 pixels) in place of MNIST: {reason}"
     return Images(x[rest], y[rest], x[test], y[test], "digits", notice)
 
 
+def repeated(images: Images, passes: int) -> Images:
+    """Returns the digits with each training row several times, and MNIST as it is.
+
+    So an epoch has enough mini-batches for the means of the report.
+    """
+    if images.name != "digits":
+        return images
+    return images._replace(x=images.x.repeat(passes, 1), y=images.y.repeat(passes))
+
+
 def mlp(widths: Sequence[int], seed: int, *last: nn.Module) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them, then `last`; torch's own weights."""
+    """Returns linear layers with ReLU between them, then ``last``, with torch's initial weights."""
     layers: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -137,15 +148,15 @@ def train(
     """Minimises loss(net(x), y) over shuffled batches; returns the loss of every batch.
 
     Args:
-        net: from (batch, F) to what the loss takes.
+        net: maps (batch, F) to the first argument of the loss.
         x, y: all rows, (N, F) and (N,).
         loss: a scalar from the output of the net and the classes of a batch.
-        optimizer: of the net, and of the loss if that has parameters.
-        batch: rows a step; the last of an epoch may have fewer.
+        optimizer: of the parameters of the net, and of the loss if it has any.
+        batch: rows per step; the last batch of an epoch may have fewer.
         epochs: passes over all rows.
         seed: of the order of the rows.
-        after_epoch: called with the number of epochs done.
-        max_steps: stop then.
+        after_epoch: called with the number of completed epochs.
+        max_steps: number of steps after which to stop.
     """
     generator = torch.Generator().manual_seed(seed)
     losses = []
@@ -164,31 +175,39 @@ def train(
 
 
 def log_probs(net: nn.Module, x: Tensor) -> Tensor:
-    """Log probabilities of the classes, (N, C); of logits and of log probabilities alike."""
+    """Returns log probabilities of the classes, (N, C), of a net that returns these or logits."""
     net.eval()
     with torch.no_grad():
         return torch.cat([torch.log_softmax(net(part), -1) for part in x.split(4096)])
 
 
+def evaluate(net: nn.Module, images: Images) -> tuple[float, float]:
+    """Returns accuracy (a share) and NLL (nats) on the test images."""
+    log_p = log_probs(net, images.x_test)
+    accuracy = float((log_p.argmax(-1) == images.y_test).double().mean())
+    return accuracy, float(nn.functional.nll_loss(log_p, images.y_test))
+
+
 def chunks(values: NDArray[np.float64], size: int) -> list[float]:
-    """Means of successive, whole groups of this many values."""
+    """Returns the means of successive groups of values; an incomplete group is dropped."""
     whole = len(values) // size
     return [float(v) for v in values[: whole * size].reshape(whole, size).mean(1)]
 
 
 def reliability(log_p: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Any]:
-    """How often the likeliest class is right, by how sure the model is, and ECE.
+    """Returns accuracy and mean confidence in bins of the confidence, and ECE.
 
-    The expected calibration error is the mean over all rows of |accuracy - confidence| of the bin
-    they are in (Guo et al. 2017, eq. 3); bins have equal width.
+    The confidence is the probability of the most probable class. The expected calibration error is
+    the mean over all rows of |accuracy - confidence| of their bin (Guo et al. 2017, eq. 3); bins
+    have equal width.
     """
-    top, guess = log_p.double().exp().max(-1)
-    confidence, right = top.numpy(), (guess == y).numpy().astype(float)
-    where = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(where, minlength=bins)
-    share = np.maximum(count, 1)
-    mean = np.bincount(where, confidence, bins) / share
-    accuracy = np.bincount(where, right, bins) / share
+    top, predicted = log_p.double().exp().max(-1)
+    confidence, correct = top.numpy(), (predicted == y).numpy().astype(float)
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    divisor = np.maximum(count, 1)
+    mean = np.bincount(index, confidence, bins) / divisor
+    accuracy = np.bincount(index, correct, bins) / divisor
     return {
         "count": count.tolist(),
         "confidence": mean.tolist(),
@@ -198,7 +217,7 @@ def reliability(log_p: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Any]:
 
 
 def mean_and_error(values: Sequence[float]) -> dict[str, float]:
-    """Mean of independent values and its standard error (0 for a single one)."""
+    """Returns the mean of independent values and its standard error (0 for a single one)."""
     a = np.asarray(values, dtype=float)
     error = float(a.std(ddof=1) / math.sqrt(len(a))) if len(a) > 1 else 0.0
     return {"mean": float(a.mean()), "error": error}

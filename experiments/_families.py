@@ -1,4 +1,4 @@
-"""Densities without an x: their parameters, draws, starts, and fits by SciPy and scikit-learn."""
+"""Densities without an x: their parameters, draws, starting values, and reference fits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from torch.distributions import Gamma, StudentT
 
 import mdn
 
+from ._density import gaussian
+
 __all__ = [
     "Family",
     "Floats",
@@ -26,23 +28,23 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-SEARCHED = 1e-14  # spread of the population at which the search of scipy.stats.fit ends, a share
+SEARCH_TOLERANCE = 1e-14  # relative spread of the population at which scipy.stats.fit stops
 
 
 class Family(NamedTuple):
-    """A density with its parameters.
+    """A density with P parameters.
 
     Attributes:
-        title: as tables and figures call it.
-        names: of the parameters, P.
-        truth: of the draws, P.
-        draw: (N,) of them, by NumPy.
-        start: of a fit to (N,) draws, unconstrained, P.
-        natural: unconstrained (..., P) to parameters (..., P).
-        unconstrained: the inverse.
-        density: unconstrained (..., P) to the distribution, batch (...).
-        other: what stands beside it, and what it finds from (N,) draws: the parameters.
-        shown: the two unconstrained numbers of the surface, by place, and their range.
+        title: its name in tables and figures.
+        names: names of the parameters, P.
+        truth: true parameters of the draws, P.
+        draw: draws (N,) samples with NumPy.
+        start: starting values of a fit to (N,) draws, unconstrained, P.
+        natural: maps unconstrained values (..., P) to parameters (..., P).
+        unconstrained: the inverse of ``natural``.
+        density: maps unconstrained values (..., P) to the distribution, batch (...).
+        other: name of the reference method, and a function from (N,) draws to its parameters.
+        shown: index and range of the two unconstrained values of the NLL surface.
     """
 
     title: str
@@ -62,10 +64,7 @@ def _rows(*columns: Tensor) -> Tensor:
 
 
 def _normal(raw: Tensor) -> mdn.GaussianMixture:
-    loc, scale = raw[..., 0], raw[..., 1].exp()
-    return mdn.GaussianMixture(
-        torch.zeros_like(loc)[..., None], loc[..., None, None], scale[..., None, None]
-    )
+    return gaussian(raw[..., :1], raw[..., 1:].exp())
 
 
 def _gamma(raw: Tensor) -> mdn.Mixture:
@@ -86,7 +85,7 @@ def _three(raw: Tensor) -> mdn.GaussianMixture:
 
 
 def _three_natural(raw: Tensor) -> Tensor:
-    """Weights, places and scales, (..., 9), by rising place."""
+    """Returns weights, locations and scales, (..., 9), in the order of the locations."""
     logits, loc, log_scale = raw.unflatten(-1, (3, 3)).unbind(-2)
     order = loc.argsort(-1)
     parts = (logits.softmax(-1), loc, log_scale.exp())
@@ -94,27 +93,27 @@ def _three_natural(raw: Tensor) -> Tensor:
 
 
 def _three_start(y: Floats) -> Tensor:
-    """Equal weights, widths of half the spread, and places that are not yet far apart."""
+    """Returns equal weights, close locations, and half the standard deviation as scales."""
     loc = np.quantile(y, [0.35, 0.5, 0.65])
     return torch.from_numpy(np.concatenate([np.zeros(3), loc, np.full(3, math.log(y.std() / 2))]))
 
 
-def _three_drawn(rng: np.random.Generator, n: int) -> Floats:
+def _draw_three(rng: np.random.Generator, n: int) -> Floats:
     weights, loc, scale = np.reshape(FAMILIES["mixture"].truth, (3, 3))
     k = rng.choice(3, n, p=weights)
     return rng.normal(loc[k], scale[k])
 
 
 def _by_scipy(law: Any, bounds: Sequence[tuple[float, float]], order: Sequence[int]) -> Any:
-    """What scipy.stats.fit finds in a box; order takes its parameters to ours."""
+    """Returns a fit by scipy.stats.fit within bounds; ``order`` maps its parameters to ours."""
 
     def fit(y: Floats, seed: int) -> Floats:
         search = partial(
             optimize.differential_evolution,
             rng=np.random.default_rng(seed),
-            tol=SEARCHED,
+            tol=SEARCH_TOLERANCE,
             atol=0.0,
-            polish=False,  # a local search would step off the location that the box holds at 0
+            polish=False,  # a local search would move the location, which the bounds fix at 0
         )
         return np.array(stats.fit(law, y, bounds, optimizer=search).params)[list(order)]
 
@@ -126,7 +125,7 @@ def _by_em(y: Floats, seed: int) -> Floats:
 
 
 def em(y: Floats) -> Any:
-    """scikit-learn's mixture, at the start of the others."""
+    """Returns scikit-learn's mixture with the starting values of the other methods."""
     from sklearn.mixture import GaussianMixture
 
     logits, loc, log_scale = _three_start(y).reshape(3, 3).numpy()
@@ -142,7 +141,7 @@ def em(y: Floats) -> Any:
 
 
 def em_parameters(model: Any) -> Floats:
-    """Weights, places and scales, (9,), by rising place."""
+    """Returns weights, locations and scales, (9,), in the order of the locations."""
     order = np.argsort(model.means_[:, 0])
     parts = (model.weights_, model.means_[:, 0], np.sqrt(model.covariances_))
     return np.concatenate([part[order] for part in parts])
@@ -189,7 +188,7 @@ FAMILIES = {
         "mixture of three Gaussians",
         tuple(f"{what} {k}" for what in ("weight", "mean", "scale") for k in (1, 2, 3)),
         (0.3, 0.5, 0.2, -3.0, 0.5, 5.0, 0.6, 1.2, 0.8),
-        _three_drawn,
+        _draw_three,
         _three_start,
         _three_natural,
         lambda p: torch.cat([p[..., :3].log(), p[..., 3:6], p[..., 6:].log()], -1),
@@ -201,5 +200,5 @@ FAMILIES = {
 
 
 def double(*values: float) -> Tensor:
-    """A float64 tensor of numbers."""
+    """Returns a float64 tensor."""
     return torch.tensor(values, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Both sides of identities between losses and likelihoods."""
+"""Both sides of identities between losses and likelihoods, computed independently."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 import mdn
 
+from ._density import gaussian
+
 __all__ = [
     "SHAPES",
     "Row",
@@ -29,18 +31,18 @@ __all__ = [
     "binary",
     "prior",
     "entropy",
-    "gaussian",
+    "squared_error",
 ]
 
-IGNORED = 2  # the class taken for ignore_index
+IGNORED = 2  # the class used as ignore_index
 CLASSES = 5
 FLOAT32, FLOAT64 = 2e-6, 1e-12  # largest difference allowed, as a share of max(1, |value|)
 FITTED = 1e-6  # the same for the result of an iteration
-DIFFERENCES = 1e-8  # the same for a central difference of step 1e-5: its square, and rounding
+DIFFERENCES = 1e-8  # the same for a central difference: the square of its step, and rounding
 STEP = 1e-5
 PRIOR_WIDTHS = (0.1, 1.0, 10.0)
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-SHAPES: dict[str, tuple[int, ...]] = {  # of targets; 0 stands for the rows
+SHAPES: dict[str, tuple[int, ...]] = {  # of targets; 0 stands for the number of rows
     "()": (),
     "(N,)": (0,),
     "(N, 6)": (0, 6),
@@ -53,15 +55,15 @@ Row = dict[str, Any]
 
 
 def by_hand(logits: Tensor, onehot: Tensor, *, epsilon: float = 0.0) -> Tensor:
-    """The cross-entropy as one would write it: not to be used; (N, C), (N, C) -> (N,)."""
+    """Returns the cross-entropy by its formula, which is unstable; (N, C), (N, C) -> (N,)."""
     return -(onehot * (torch.softmax(logits, -1) + epsilon).log()).sum(-1)
 
 
 def maximum_likelihood(loss: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
-    """The minimum of a smooth convex function of a vector, by Newton's steps, halved where needed.
+    """Returns the minimum of a smooth convex function of a vector, by damped Newton steps.
 
     Raises:
-        ValueError: no minimum is found in 100 steps, as with classes that a plane separates.
+        ValueError: no minimum is found in 100 steps, for example for linearly separable classes.
     """
     for _ in range(100):
         slope = torch.func.grad(loss)(weights)
@@ -75,25 +77,25 @@ def maximum_likelihood(loss: Callable[[Tensor], Tensor], weights: Tensor) -> Ten
         size = 1.0
         while size > 1e-6 and loss(weights - size * step) > loss(weights):
             size /= 2
-        if size <= 1e-6:  # nothing is left but rounding
+        if size <= 1e-6:  # the rest is rounding
             return weights
         weights = weights - size * step
     raise ValueError("the likelihood must have a maximum; none was found in 100 steps")
 
 
 def row(identity: str, left: ArrayLike, right: ArrayLike, tolerance: float, **more: Any) -> Row:
-    """Both sides at the entry that differs most."""
+    """Returns both sides of an identity at the entry that differs most."""
     a, b = np.broadcast_arrays(_array(left), _array(right))
-    apart = np.abs(a - b)
-    share = apart / np.maximum(1.0, np.abs(b))
+    difference = np.abs(a - b)
+    share = difference / np.maximum(1.0, np.abs(b))
     at = np.unravel_index(int(np.argmax(np.nan_to_num(share, nan=math.inf))), share.shape)
     return {
         "identity": identity,
         "left": float(a[at]),
         "right": float(b[at]),
-        "difference": float(apart[at]),
+        "difference": float(difference[at]),
         "tolerance": tolerance,
-        "holds": bool(share[at] <= tolerance),  # not for a NaN
+        "holds": bool(share[at] <= tolerance),  # False for a NaN
         **more,
     }
 
@@ -104,7 +106,7 @@ def _array(value: ArrayLike | Tensor) -> np.ndarray:
 
 
 def classes(rows: int, generator: torch.Generator) -> Iterable[Row]:
-    """CrossEntropyLoss and NLLLoss in all their forms."""
+    """Yields identities of CrossEntropyLoss and NLLLoss with all their options."""
     weight = torch.rand(CLASSES, generator=generator) + 0.5
     choices: dict[str, dict[str, Any]] = {
         "plain": {},
@@ -117,10 +119,10 @@ def classes(rows: int, generator: torch.Generator) -> Iterable[Row]:
         logits = 3 * torch.randn(*shape, CLASSES, generator=generator)
         target = torch.randint(CLASSES, shape, generator=generator)
         if not shape:
-            target = torch.tensor(IGNORED + 1)  # the only row must not be the ignored one
-        # torch wants the classes behind the rows: (N, C, ...), or (C,) for a single row
+            target = torch.tensor(IGNORED + 1)  # the only row must not be ignored
+        # torch has the axis of the classes after that of the rows: (N, C, ...), or (C,) for one row
         a = logits.movedim(-1, min(1, len(shape)))
-        exact = -special.log_softmax(_array(logits), -1)  # float64, written by others
+        exact = -special.log_softmax(_array(logits), -1)  # float64, an independent implementation
         exact = np.take_along_axis(exact, target.numpy()[..., None], -1)[..., 0]
         for choice, options in choices.items():
             counted = np.ones(shape)
@@ -138,13 +140,13 @@ def classes(rows: int, generator: torch.Generator) -> Iterable[Row]:
                 two = nn.NLLLoss(reduction=reduction, **options)(
                     nn.LogSoftmax(min(1, len(shape)))(a), target
                 )
-                told = f"{choice}, {reduction}"
+                case = f"{choice}, {reduction}"
                 more = {"target_shape": shape_name}
                 yield row(
-                    f"CrossEntropyLoss = LogSoftmax + NLLLoss: {told}", one, two, FLOAT32, **more
+                    f"CrossEntropyLoss = LogSoftmax + NLLLoss: {case}", one, two, FLOAT32, **more
                 )
                 yield row(
-                    f"LogSoftmax + NLLLoss = SciPy in float64: {told}", two, right, FLOAT32, **more
+                    f"LogSoftmax + NLLLoss = SciPy in float64: {case}", two, right, FLOAT32, **more
                 )
     h = torch.randn(rows, 8, generator=generator)
     with torch.random.fork_rng(devices=[]):
@@ -174,12 +176,12 @@ def classes(rows: int, generator: torch.Generator) -> Iterable[Row]:
 
 
 def gradient(generator: torch.Generator) -> Iterable[Row]:
-    """The gradient in the logits, three ways."""
+    """Yields identities of the gradient in the logits, computed by three methods."""
     n = 16
     logits = 3 * torch.randn(n, CLASSES, generator=generator, dtype=torch.float64)
     target = torch.randint(CLASSES, (n,), generator=generator)
     onehot = F.one_hot(target, CLASSES).double()
-    paper = special.softmax(logits.numpy(), -1) - onehot.numpy()
+    formula = special.softmax(logits.numpy(), -1) - onehot.numpy()
 
     def loss(a: Tensor, **options: Any) -> Tensor:
         return F.nll_loss(F.log_softmax(a, -1), target, **options)
@@ -187,36 +189,34 @@ def gradient(generator: torch.Generator) -> Iterable[Row]:
     def autograd(**options: Any) -> Tensor:
         return torch.func.grad(lambda a: loss(a, **options))(logits)
 
-    differences = np.empty_like(paper)
-    for index in np.ndindex(*paper.shape):
+    differences = np.empty_like(formula)
+    for index in np.ndindex(*formula.shape):
         step = torch.zeros_like(logits)
         step[index] = STEP
         up, down = loss(logits + step, reduction="sum"), loss(logits - step, reduction="sum")
         differences[index] = (up - down) / (2 * STEP)
-    yield row("autograd = p - y", autograd(reduction="sum"), paper, FLOAT64)
-    yield row("finite differences = p - y", differences, paper, DIFFERENCES)
-    yield row("autograd of the mean = (p - y) / N", autograd(), paper / n, FLOAT64)
+    yield row("autograd = p - y", autograd(reduction="sum"), formula, FLOAT64)
+    yield row("finite differences = p - y", differences, formula, DIFFERENCES)
+    yield row("autograd of the mean = (p - y) / N", autograd(), formula / n, FLOAT64)
     weight = torch.rand(CLASSES, generator=generator, dtype=torch.float64) + 0.5
     counted = torch.where(target == IGNORED, 0.0, weight[target]).numpy()
     yield row(
         "with class weights and ignore_index: w (p - y) / sum w",
         autograd(weight=weight, ignore_index=IGNORED),
-        paper * (counted / counted.sum())[:, None],
+        formula * (counted / counted.sum())[:, None],
         FLOAT64,
     )
 
 
 def binary() -> Iterable[Row]:
-    """Two classes: log loss, log-odds, logistic regression."""
-    from sklearn.linear_model import LogisticRegression
+    """Yields identities for two classes: log loss, log-odds, logistic regression."""
     from sklearn.metrics import log_loss
 
     x, t = breast_cancer()
     w = maximum_likelihood(lambda w: nll_of(w, x, t), torch.zeros(x.shape[1]).double())
     a = x @ w
     p = torch.sigmoid(a)
-    theirs = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=1000)
-    theirs.fit(x[:, 1:].numpy(), t.numpy())
+    reference = _logistic_regression(x, t, C=np.inf)
     loss = F.binary_cross_entropy_with_logits(a, t)
     two = F.cross_entropy(torch.stack([torch.zeros_like(a), a], -1), t.long())
     yield row("BCEWithLogitsLoss(a) = CrossEntropyLoss of logits (0, a)", loss, two, FLOAT64)
@@ -233,19 +233,19 @@ def binary() -> Iterable[Row]:
         "the logit is the log-odds: log p - log(1 - p) = a", special.logit(p.numpy()), a, 1e-9
     )
     share = float(t.mean())
-    alone = maximum_likelihood(lambda w: nll_of(w, x[:, :1], t), torch.zeros(1).double())
+    intercept = maximum_likelihood(lambda w: nll_of(w, x[:, :1], t), torch.zeros(1).double())
     yield row(
         "intercept alone, fitted = log-odds of the share of ones",
-        alone,
+        intercept,
         special.logit(share),
         FITTED,
     )
-    found = np.concatenate([theirs.intercept_, theirs.coef_[0]])
-    yield row("weights, Newton on -log_prob = LogisticRegression(C=inf)", w, found, FITTED)
+    weights = _weights(reference)
+    yield row("weights, Newton on -log_prob = LogisticRegression(C=inf)", w, weights, FITTED)
     yield row(
         "their mean NLL",
         nll_of(w, x, t) / len(t),
-        log_loss(t.numpy(), theirs.predict_proba(x[:, 1:].numpy())),
+        log_loss(t.numpy(), reference.predict_proba(x[:, 1:].numpy())),
         FITTED,
     )
     up = x.clone()
@@ -260,13 +260,11 @@ def binary() -> Iterable[Row]:
 
 
 def prior() -> Iterable[Row]:
-    """Gaussian priors on the weights of a logistic regression."""
-    from sklearn.linear_model import LogisticRegression
-
+    """Yields identities of Gaussian priors on the weights of a logistic regression."""
     x, t = breast_cancer()
     start = torch.zeros(x.shape[1]).double()
     for width in PRIOR_WIDTHS:
-        prior = Normal(torch.tensor(0.0).double(), width)  # of the weights; flat for the intercept
+        prior = Normal(torch.tensor(0.0).double(), width)  # of the weights; the intercept has none
 
         def posterior(w: Tensor, prior: Normal = prior) -> Tensor:
             return nll_of(w, x, t) - prior.log_prob(w[1:]).sum()
@@ -275,16 +273,17 @@ def prior() -> Iterable[Row]:
             return nll_of(w, x, t) + w[1:].square().sum() / (2 * width**2)
 
         w = maximum_likelihood(posterior, start)
-        theirs = LogisticRegression(C=width**2, solver="newton-cholesky", tol=1e-12, max_iter=1000)
-        theirs.fit(x[:, 1:].numpy(), t.numpy())
-        found = np.concatenate([theirs.intercept_, theirs.coef_[0]])
-        told = f"prior of width {width:g}"
+        reference = _weights(_logistic_regression(x, t, C=width**2))
+        case = f"prior of width {width:g}"
         yield row(
-            f"{told}: posterior's maximum = LogisticRegression(C={width**2:g})", w, found, FITTED
+            f"{case}: posterior's maximum = LogisticRegression(C={width**2:g})",
+            w,
+            reference,
+            FITTED,
         )
         constant = (x.shape[1] - 1) * (HALF_LOG_2PI + math.log(width))
         yield row(
-            f"{told}: -log posterior = penalised loss + constant",
+            f"{case}: -log posterior = penalised loss + constant",
             posterior(w),
             float(penalised(w)) + constant,
             FLOAT64,
@@ -307,7 +306,7 @@ def prior() -> Iterable[Row]:
 
 
 def entropy(generator: torch.Generator) -> Iterable[Row]:
-    """Of classes and of densities."""
+    """Yields identities of the entropy of classes and of densities."""
     logits = torch.randn(2, 8, CLASSES, generator=generator, dtype=torch.float64)
     p, a = logits[0].softmax(-1), 3 * logits[1]
     q = a.softmax(-1).numpy()
@@ -323,14 +322,14 @@ def entropy(generator: torch.Generator) -> Iterable[Row]:
         -np.log(np.diag(q)),
         FLOAT64,
     )
-    one, other = stats.norm(0.3, 0.2), stats.norm(0.1, 0.5)
-    crossed, _ = integrate.quad(lambda y: -one.pdf(y) * other.logpdf(y), -3, 3, epsabs=1e-13)
-    entropy = mdn.GaussianMixture(*_single([0.3], [0.2])).entropy()
-    apart = kl_divergence(Normal(_double(0.3), _double(0.2)), Normal(_double(0.1), _double(0.5)))
+    p, q = stats.norm(0.3, 0.2), stats.norm(0.1, 0.5)
+    cross_entropy, _ = integrate.quad(lambda y: -p.pdf(y) * q.logpdf(y), -3, 3, epsabs=1e-13)
+    entropy = gaussian(_double([0.3]), _double([0.2])).entropy()
+    kl = kl_divergence(Normal(_double(0.3), _double(0.2)), Normal(_double(0.1), _double(0.5)))
     yield row(
         "densities: -∫ p log q (quadrature) = GaussianMixture.entropy + KL(p ‖ q)",
-        crossed,
-        entropy + apart,
+        cross_entropy,
+        entropy + kl,
         FITTED,
     )
     yield row(
@@ -341,8 +340,8 @@ def entropy(generator: torch.Generator) -> Iterable[Row]:
     )
 
 
-def gaussian(rows: int, generator: torch.Generator) -> Iterable[Row]:
-    """Squared error, GaussianNLLLoss and the mixture of one."""
+def squared_error(rows: int, generator: torch.Generator) -> Iterable[Row]:
+    """Yields identities of squared error, GaussianNLLLoss and a mixture of one component."""
     from sklearn.datasets import load_diabetes
     from sklearn.linear_model import LinearRegression
 
@@ -373,19 +372,18 @@ def gaussian(rows: int, generator: torch.Generator) -> Iterable[Row]:
         FLOAT64,
     )
     yield row("its minimum = LinearRegression", w, line.coef_, FITTED)
-    rest = math.sqrt(float(squares(w)))
+    rms = math.sqrt(float(squares(w)))
     log_width = maximum_likelihood(
         lambda v: -Normal(design @ w, v.exp()).log_prob(t).mean(), torch.full((1,), 4.0).double()
     )
     yield row(
-        "the most likely width = root mean square of the residuals", log_width.exp(), rest, FITTED
+        "the most likely width = root mean square of the residuals", log_width.exp(), rms, FITTED
     )
 
-    # torch's GaussianNLLLoss takes a variance, a mixture a scale
+    # torch's GaussianNLLLoss takes the variance, a mixture takes the scale
     loc, raw, value = torch.randn(3, rows, 2, generator=generator, dtype=torch.float64)
     scale = F.softplus(raw) + 0.05
-    mixture = mdn.GaussianMixture(torch.zeros(rows, 1).double(), loc[:, None], scale[:, None])
-    nll = -mixture.log_prob(value)  # (N,), summed over the two dimensions
+    nll = -gaussian(loc, scale).log_prob(value)  # (N,), summed over the two dimensions
     reduced = {"none": nll, "sum": nll.sum(), "mean": nll.mean() / 2}
     for reduction, right in reduced.items():
         left = nn.GaussianNLLLoss(full=True, reduction=reduction)(loc, value, scale.square())
@@ -393,29 +391,29 @@ def gaussian(rows: int, generator: torch.Generator) -> Iterable[Row]:
         yield row(
             f"GaussianNLLLoss(full=True, {reduction}) = one-component mixture", left, right, FLOAT64
         )
-    short = nn.GaussianNLLLoss()(loc, value, scale.square())
+    without_constant = nn.GaussianNLLLoss()(loc, value, scale.square())
     yield row(
         "without full=True it lacks log(2π) / 2: a density only up to a constant",
-        short + HALF_LOG_2PI,
+        without_constant + HALF_LOG_2PI,
         reduced["mean"],
         FLOAT64,
     )
     narrow = torch.full((1, 1), 1e-4, dtype=torch.float64)  # variance 1e-8
-    theirs = nn.GaussianNLLLoss(full=True)(narrow * 0, narrow, narrow.square())
-    raised = mdn.GaussianMixture(*_single([0.0], [math.sqrt(1e-6)]))
+    clamped = nn.GaussianNLLLoss(full=True)(narrow * 0, narrow, narrow.square())
+    wider = gaussian(_double([0.0]), _double([math.sqrt(1e-6)]))
     yield row(
         "below eps = 1e-6 it takes eps for the variance, so that of the wider mixture",
-        theirs,
-        -raised.log_prob(narrow[0]),
+        clamped,
+        -wider.log_prob(narrow[0]),
         FLOAT64,
     )
 
 
 def breast_cancer() -> tuple[Tensor, Tensor]:
-    """Five standardised features behind a column of ones, (N, 6), and the class, (N,)."""
+    """Returns a column of ones and five standardised features, (N, 6), and the class, (N,)."""
     from sklearn.datasets import load_breast_cancer
 
-    # of all 30 a plane separates the classes, and the likelihood has no maximum
+    # with all 30 features the classes are linearly separable, and the likelihood has no maximum
     x, t = load_breast_cancer(return_X_y=True)
     x = x[:, [1, 4, 5, 8, 9]]
     x = np.column_stack([np.ones(len(x)), (x - x.mean(0)) / x.std(0)])
@@ -423,12 +421,21 @@ def breast_cancer() -> tuple[Tensor, Tensor]:
 
 
 def nll_of(w: Tensor, x: Tensor, t: Tensor) -> Tensor:
-    """The summed NLL of a logistic regression, nats."""
+    """Returns the summed NLL of a logistic regression, nats."""
     return -Bernoulli(logits=x @ w, validate_args=False).log_prob(t).sum()
 
 
-def _single(loc: list[float], scale: list[float]) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.zeros(1).double(), _double([loc]), _double([scale])
+def _logistic_regression(x: Tensor, t: Tensor, **options: Any) -> Any:
+    """Returns scikit-learn's fit; its intercept takes the place of the column of ones."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(solver="newton-cholesky", tol=1e-12, max_iter=1000, **options)
+    return model.fit(x[:, 1:].numpy(), t.numpy())
+
+
+def _weights(model: Any) -> np.ndarray:
+    """Returns intercept and weights of a logistic regression, (F,)."""
+    return np.concatenate([model.intercept_, model.coef_[0]])
 
 
 def _double(value: Any) -> Tensor:

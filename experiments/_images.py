@@ -23,7 +23,7 @@ __all__ = [
     "pointer",
 ]
 
-SIDE, SHORTER_SIDE = 224, 256  # pixels, of what the backbone sees and of a test image before
+SIDE, SHORTER_SIDE = 224, 256  # pixels: of the backbone's input; of a test image before the crop
 CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # shares of the area; width over height
 CHANNEL_MEAN, CHANNEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 DRAWN_SIDE = 160  # pixels
@@ -32,15 +32,15 @@ Pixels = NDArray[np.uint8]
 
 
 class Folder(NamedTuple):
-    """What a folder of images holds.
+    """The content of a folder of images.
 
     Attributes:
         root: the folder.
-        files: of the images, N, relative to the root.
-        classes: names, C.
+        files: the N image files, relative to the root.
+        classes: names of the C classes.
         label: class of each image, (N,).
         target: continuous target of each image, (N,).
-        target_name: what that is.
+        target_name: name of the continuous target.
     """
 
     root: Path
@@ -52,10 +52,11 @@ class Folder(NamedTuple):
 
 
 def read_folder(root: Path) -> Folder:
-    """The images of a folder that has a folder for each class, with a continuous target.
+    """Reads a folder that has a folder of images for each class, with a continuous target.
 
     Raises:
-        ValueError: fewer than two classes, a class without images, or targets.csv lacks an image.
+        ValueError: there are fewer than two classes, a class has no images, or targets.csv does not
+            list an image.
     """
     root = Path(root)
     classes = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
@@ -98,12 +99,12 @@ def draw_images(root: Path, n: int, *, seed: int = 0) -> None:
 
 
 def pointer(kind: str, angle: float, rng: np.random.Generator) -> Image.Image:
-    """A line through the middle, anticlockwise from the right, with a head if it is an arrow."""
+    """Draws a bar or an arrow through the middle; the angle is anticlockwise from the right."""
     dark = rng.integers(20, 100, 3)
     light = rng.integers(140, 210, 3)
     ground = light + rng.normal(0, 12, (DRAWN_SIDE, DRAWN_SIDE, 3))
     image = Image.fromarray(ground.clip(0, 255).astype(np.uint8))
-    along = np.array([math.cos(angle), -math.sin(angle)])  # rows of an image run downwards
+    along = np.array([math.cos(angle), -math.sin(angle)])  # rows of an image count downwards
     across = np.array([-along[1], along[0]])
     middle = DRAWN_SIDE / 2 + rng.uniform(-6, 6, 2)
     length, width = DRAWN_SIDE * rng.uniform(0.34, 0.42), DRAWN_SIDE * rng.uniform(0.05, 0.08)
@@ -116,7 +117,7 @@ def pointer(kind: str, angle: float, rng: np.random.Generator) -> Image.Image:
 
 
 def random_resized_crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A random part of the image, resized to 224 x 224: see CROP_AREA and CROP_RATIO."""
+    """Returns a random crop of the image, 224 x 224, within CROP_AREA and CROP_RATIO."""
     width, height = image.size
     low, high = map(math.log, CROP_RATIO)
     for _ in range(10):
@@ -126,7 +127,7 @@ def random_resized_crop(image: Image.Image, rng: np.random.Generator) -> Image.I
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
             break
-    else:  # a very long image: the largest part of an allowed ratio, from the middle
+    else:  # a very long image: the largest crop of an allowed ratio, from the middle
         w, h = min(width, round(height * CROP_RATIO[1])), min(height, round(width / CROP_RATIO[0]))
         left, top = (width - w) // 2, (height - h) // 2
     box = (left, top, left + w, top + h)
@@ -134,7 +135,7 @@ def random_resized_crop(image: Image.Image, rng: np.random.Generator) -> Image.I
 
 
 def middle(image: Image.Image) -> Image.Image:
-    """The middle of the image at a shorter side of 256, 224 x 224."""
+    """Returns the middle 224 x 224 pixels of the image, resized to a shorter side of 256."""
     part = min(image.size) * SIDE / SHORTER_SIDE
     left, top = ((size - part) / 2 for size in image.size)
     box = (left, top, left + part, top + part)
@@ -149,9 +150,9 @@ def _pixels(path: Path) -> Pixels:
 def batch(
     folder: Folder, rows: NDArray[np.int64], rng: np.random.Generator | None = None
 ) -> Tensor:
-    """Normalised images, (B, 3, 224, 224): random parts with a generator, middles without."""
+    """Returns normalised images, (B, 3, 224, 224): random crops with a generator, else middles."""
     images = (Image.fromarray(_pixels(folder.root / folder.files[i])) for i in rows)
-    cut = [middle(im) if rng is None else random_resized_crop(im, rng) for im in images]
-    x = torch.from_numpy(np.stack([np.asarray(im) for im in cut])).permute(0, 3, 1, 2) / 255
+    crops = [middle(im) if rng is None else random_resized_crop(im, rng) for im in images]
+    x = torch.from_numpy(np.stack([np.asarray(im) for im in crops])).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (CHANNEL_MEAN, CHANNEL_STD))
     return (x - mean) / std

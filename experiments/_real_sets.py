@@ -1,4 +1,4 @@
-"""How each set of the experiment `real` is split, fitted and looked at."""
+"""How each data set of the experiment ``real`` is split, fitted and plotted."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from mdn.datasets import load_old_faithful
 
 from . import _classic
 from ._classic import Classic
-from ._density import Floats
+from ._density import SMALL, Floats
 
 __all__ = ["Plan", "plans"]
 
 
 class Plan(NamedTuple):
-    """How a set is used.
+    """How a data set is used.
 
     Attributes:
-        title: of its part of the page.
-        data: the set.
-        folds: of the cross-validation; 1 for one split.
-        options: of `MDNRegressor`.
-        cuts: rows of features where p(y|x) is looked at, (C, F); empty for ambiguous galaxies.
-        cut_names: one for each.
+        title: title of its section on the page.
+        data: the data set.
+        folds: number of folds of the cross-validation; 1 for a single split.
+        options: of ``MDNRegressor``.
+        cuts: features at which p(y|x) is plotted, (C, F); none for the galaxies, where ambiguous
+            ones are chosen after the fit.
+        cut_names: names of the C cuts.
     """
 
     title: str
@@ -37,10 +38,10 @@ class Plan(NamedTuple):
 
 
 def plans(fast: bool) -> dict[str, Plan | None]:
-    """Every set by name; None for one whose file is not there."""
+    """Returns the plan of each set by name; None if its file does not exist."""
     faithful = load_old_faithful()
     geyser = Classic(faithful.X, faithful.y, ("wait [min]",), "duration", "min", faithful.source)
-    small = {"preset": "fast", "ensemble_size": 1, "trees": False, "max_epochs": 40}
+    small = {**SMALL, "max_epochs": 40}
     found: dict[str, Plan | None] = {
         "old-faithful": Plan(
             "Old Faithful: how long an eruption lasts, given the wait before it",

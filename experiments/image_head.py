@@ -1,31 +1,31 @@
-r"""On the same frozen image features a class head has a loss above zero, a density head need not.
+r"""With the same image features a class head has a positive loss; a density head may be negative.
 
-A backbone that is not trained turns an image into features (standardised by column, as the training
-images have them). On them two heads are trained in one loop, on the same batches, by the same kind
-of loss, the mean of $-\log p(\text{target} | x)$:
+A fixed backbone maps an image to features, which are standardised with the mean and standard
+deviation of the training images. Two heads are trained on these features, in one loop, on the same
+batches, with the same kind of loss, the mean of $-\log p(\text{target} | x)$:
 
-- the **class head**: Linear 512, ReLU, Dropout 0.2, Linear, LogSoftmax, with `NLLLoss`: a
-  probability of one of the classes, at most 1, so the loss is at least 0;
-- the **density head**: Linear 512, ReLU, Dropout 0.2, `mdn.MDNHead` (inside `mdn.MDN`, which knows
-  the target's unit), with `-dist.log_prob(y).mean()`: a density of a continuous target, which may
-  exceed 1, so the loss may pass below 0. In a unit 360 times smaller it is
-  $\log 360 = 5.89$ nats higher, and the head as good as before.
+- the **class head**: Linear 512, ReLU, Dropout 0.2, Linear, LogSoftmax, with `NLLLoss`: the
+  probability of a class is at most 1, so the loss is at least 0;
+- the **density head**: Linear 512, ReLU, Dropout 0.2, `mdn.MDNHead` (inside `mdn.MDN`, which
+  standardises the target), with `-dist.log_prob(y).mean()`: the density of a continuous target may
+  exceed 1, so the loss may be below 0. In a unit 360 times smaller the loss of an equally good head
+  is $\log 360 = 5.89$ nats higher.
 
-Training images are random crops of 8 to 100 % of the area and of an aspect ratio of 3/4 to 4/3,
-resized to 224 x 224; for testing the shorter side becomes 256 and the middle is taken. Both are
-normalised by the mean and standard deviation of ImageNet's channels.
+Training images are random crops of 8 to 100 % of the area with an aspect ratio of 3/4 to 4/3,
+resized to 224 x 224; test images are resized to a shorter side of 256, and the middle 224 x 224
+pixels are taken. Both are normalised by the mean and standard deviation of ImageNet's channels.
 
-**Without `--images`** the images are drawn: pointers (class `arrow`), which have a head, and bars
-(class `bar`), which have none, on a noisy ground. The continuous target is the direction in turns
-(1 turn = 360 degrees), between 20 and 160 degrees or between 200 and 340. An arrow shows it; a bar
-shows it up to half a turn, so the right answer for a bar has **two modes of equal mass**, which no
-single number can give. The backbone is two layers of random filters.
+**Without `--images`** the images are synthetic: arrows (class `arrow`) and bars without a head
+(class `bar`) on a noisy background. The continuous target is the direction in turns (1 turn = 360
+degrees), between 20 and 160 degrees or between 200 and 340. An arrow shows the direction; a bar
+shows it only up to half a turn, so the true density for a bar has **two modes of equal mass**,
+which no single number can represent. The backbone consists of two layers of random filters.
 
 **With `--images DIR`** DIR has a folder of images for each class. The continuous target is read
-from `DIR/targets.csv` (`file,NAME`, paths below DIR) where there is one, and is the mean brightness
-of the image otherwise. `--backbone densenet121` or another model of torchvision with its trained
-weights needs torchvision (`pip install "mdn[vision]"`); from Python, `run(backbone=...)` takes any
-module from (N, 3, 224, 224) to (N, ...).
+from `DIR/targets.csv` (`file,NAME`, paths relative to DIR) if this file exists; otherwise it is the
+mean brightness of the image. `--backbone densenet121` or another model of torchvision with its
+trained weights needs torchvision (`pip install "mdn[vision]"`); from Python, `run(backbone=...)`
+takes any module from (N, 3, 224, 224) to (N, ...).
 
 C. Szegedy et al., Going deeper with convolutions, CVPR (2015), on the crops; G. Huang, Z. Liu, L.
 van der Maaten, K. Q. Weinberger, Densely connected convolutional networks, CVPR (2017); C. M.
@@ -54,6 +54,7 @@ from torch.nn import functional as F
 import mdn
 
 from ._images import Folder, batch, draw_images, middle, read_folder
+from ._palette import BLUE, VERMILLION
 
 __all__ = [
     "MINUTES",
@@ -67,19 +68,18 @@ __all__ = [
 ]
 
 MINUTES = 1.0
-DATA = "none (drawn images); or a folder of images for each class, with --images"
+DATA = "none (synthetic images); or a folder of images for each class, with --images"
 
-HIDDEN, DROPOUT = 512, 0.2  # units and share
+HIDDEN, DROPOUT = 512, 0.2  # units; share
 COMPONENTS = 4
 RATE, BATCH = 1e-3, 32  # of Adam; rows
 HELD_OUT = 0.25  # share of the images
-DRAWN, FAST_DRAWN = 400, 24  # images a class
+DRAWN, FAST_DRAWN = 400, 24  # synthetic images per class
 EPOCHS, FAST_EPOCHS = 20, 2
-DIRECTIONS = 280 / 360  # turns, that the drawn directions cover
-BOTH = 0.2  # least mass on either half turn of a density that has both
-RUNNING = 20  # batches of the smoothed loss
+DIRECTIONS = 280 / 360  # turns: the total range of the directions of synthetic images
+BOTH = 0.2  # smallest mass on each half turn for a density to count as bimodal
+RUNNING = 20  # batches of the moving average of the loss
 SHOWN = 4  # images in the figure
-BLUE, VERMILLION = "#0072b2", "#d55e00"
 
 Floats = NDArray[np.float64]
 
@@ -93,7 +93,7 @@ def run(
     images: Path | None = None,
     backbone: str | nn.Module = "small",
 ) -> dict[str, Any]:
-    """Losses a batch of both heads, and test scores; draws losses.png and densities.png."""
+    """Trains and tests both heads; draws losses.png and densities.png."""
     network = load_backbone(backbone, seed) if isinstance(backbone, str) else backbone
     with contextlib.ExitStack() as stack:
         if images is None:
@@ -110,7 +110,7 @@ def run(
         test, train = np.sort(order[:n_test]), order[n_test:]
         features = _features(folder, train, network, progress)
         network = Standardized(network, features)
-        with torch.random.fork_rng(devices=[]):  # first weights, and dropout
+        with torch.random.fork_rng(devices=[]):  # initial weights and dropout
             torch.manual_seed(seed)
             heads = {
                 "class": classifier_head(features.shape[1], len(folder.classes)),
@@ -118,7 +118,7 @@ def run(
             }
             epochs = FAST_EPOCHS if fast else EPOCHS
             losses = _train(heads, network, folder, train, epochs, rng, progress)
-        result = _tested(heads, network, folder, test, progress)
+        result = _predict(heads, network, folder, test, progress)
         numbers = {
             "drawn": drawn,
             "backbone": backbone if isinstance(backbone, str) else type(backbone).__name__,
@@ -142,14 +142,14 @@ def run(
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """How the two losses went, and how good the heads are on images that were kept apart."""
+    """Returns the two losses during training, and the scores of the heads on test images."""
     first, last = ({k: v[i] for k, v in numbers["per_epoch"].items()} for i in (0, -1))
     lowest = {k: min(v) for k, v in numbers["losses"].items()}
     below = {k: sum(x < 0 for x in v) / len(v) for k, v in numbers["losses"].items()}
-    source = "drawn images" if numbers["drawn"] else "images"
+    source = "synthetic images" if numbers["drawn"] else "images"
     lines = [
-        f"{numbers['train_images']} {source} to train on, {numbers['test_images']} kept apart; "
-        f"{numbers['epochs']} epochs; backbone `{numbers['backbone']}` "
+        f"{numbers['train_images']} {source} for training and {numbers['test_images']} for the "
+        f"test; {numbers['epochs']} epochs; backbone `{numbers['backbone']}` "
         f"({numbers['features']} features), not trained.",
         "",
         "| | class head | density head |",
@@ -161,40 +161,42 @@ def report(numbers: dict[str, Any]) -> str:
         "mean loss of the last epoch": last,
         "lowest loss of a batch": lowest,
         "test NLL": numbers["test_nll"],
-        "test NLL without looking at the image": numbers["constant_nll"],
+        "test NLL of a prediction that ignores the image": numbers["constant_nll"],
     }
-    for name, told in rows.items():
-        lines.append(f"| {name} (nats) | {told['class']:.3f} | {told['density']:.3f} |")
+    for name, loss in rows.items():
+        lines.append(f"| {name} (nats) | {loss['class']:.3f} | {loss['density']:.3f} |")
     lines.append(f"| batches with a loss below 0 | {below['class']:.0%} | {below['density']:.0%} |")
     better = {k: numbers["test_nll"][k] < numbers["constant_nll"][k] for k in ("class", "density")}
     lines += [
         "",
-        f"Test accuracy of the class head {numbers['accuracy']:.1%}, where the commonest class "
-        f"makes {numbers['commonest']:.1%}.",
+        f"The test accuracy of the class head is {numbers['accuracy']:.1%}; "
+        f"{numbers['commonest']:.1%} of the images are of the most frequent class.",
         "",
         *(
-            f"**The {name} head has learnt nothing that helps on new images**: its test NLL is not "
-            "below that of a guess."
+            f"**The {name} head is of no use on new images**: its test NLL is not below that of a "
+            "prediction that ignores the image."
             for name, good in better.items()
             if not good
         ),
         "",
-        "A class has a probability, at most 1: no batch can have a loss below 0"
-        f"{'' if lowest['class'] >= 0 else ' (**but one has**)'}. The target `{numbers['target']}` "
-        f"has a density, which may be larger: {below['density']:.0%} of its batches are below 0.",
+        "The probability of a class is at most 1: no batch can have a loss below 0"
+        f"{'' if lowest['class'] >= 0 else ' (**but one has**)'}. The density of the target "
+        f"`{numbers['target']}` may exceed 1: {below['density']:.0%} of its batches have a loss "
+        "below 0.",
     ]
     if numbers["drawn"]:
         mass, both = numbers["mass_on_the_true_side"], numbers["both_sides"]
         axis = numbers["axis_error_degrees"]
         lines += [
             "",
-            "| drawn images kept apart | mass on the true half turn, mean | at least "
-            f"{BOTH:.0%} of the mass on either half | error of the axis, median (degrees) |",
+            "| test images | mass on the true half turn, mean | at least "
+            f"{BOTH:.0%} of the mass on each half turn | error of the axis, median (degrees) |",
             "|---|---:|---:|---:|",
             *(f"| {k} | {mass[k]:.2f} | {both[k]:.0%} | {axis[k]:.1f} |" for k in mass),
             "",
-            "For a bar, whose two ends are alike, half of the mass on either side is right; for an "
-            "arrow all of it on the true one. The axis is that of the highest mode, whichever end.",
+            "The true density has half of the mass on each half turn for a bar, whose two ends are "
+            "alike, and all of it on the true half turn for an arrow. The axis is the direction of "
+            "the highest mode, up to half a turn.",
         ]
     return "\n".join(lines)
 
@@ -203,14 +205,14 @@ def report(numbers: dict[str, Any]) -> str:
 
 
 class SmallBackbone(nn.Module):
-    """Two layers of random filters with means over 4 x 4 fields: (N, 3, 224, 224) to (N, 1024).
+    """Two layers of random filters and average pooling to 4 x 4: (N, 3, 224, 224) to (N, 1024).
 
-    Filters are orthonormal, so that none repeats another; they are not trained.
+    The filters are orthogonal, so that they differ from each other; they are not trained.
     """
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        first = nn.utils.skip_init(nn.Conv2d, 3, 32, 9, stride=4)  # no draw from torch's own
+        first = nn.utils.skip_init(nn.Conv2d, 3, 32, 9, stride=4)  # does not draw random numbers
         second = nn.utils.skip_init(nn.Conv2d, 32, 64, 5, stride=2)
         generator = torch.Generator().manual_seed(seed)
         for layer in (first, second):
@@ -221,16 +223,16 @@ class SmallBackbone(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of images, (N, 1024)."""
+        """Returns features of images, (N, 1024)."""
         return self.layers(x)
 
 
 class Standardized(nn.Module):
-    """A backbone whose features are brought to mean 0 and standard deviation 1, column by column.
+    """A backbone whose features are standardised column by column.
 
     Args:
-        backbone: to (N, F), or to anything that flattens to it.
-        features: of training images, (N, F): they set the units.
+        backbone: maps images to (N, F), or to a shape that flattens to it.
+        features: features of the training images, (N, F), which define mean and scale.
     """
 
     mean: Tensor
@@ -241,22 +243,23 @@ class Standardized(nn.Module):
         self.backbone = backbone
         std = features.std(0)
         self.register_buffer("mean", features.mean(0))
-        self.register_buffer("std", torch.where(std > 0, std, 1.0))  # a filter may see nothing
+        self.register_buffer("std", torch.where(std > 0, std, 1.0))  # a feature may be constant
 
     def units(self, h: Tensor) -> Tensor:
-        """Features in these units."""
+        """Returns standardised features."""
         return (h - self.mean) / self.std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of images, (N, F)."""
+        """Returns standardised features of images, (N, F)."""
         return self.units(self.backbone(x).flatten(1))
 
 
 def load_backbone(name: str, seed: int = 0) -> nn.Module:
-    """``"small"``, or a model of torchvision with its trained weights, less its last layer.
+    """Returns the small backbone, or a trained model of torchvision without its last layer.
 
     Raises:
-        ValueError: torchvision is not there, has no such model, or one with another kind of end.
+        ValueError: torchvision is not installed or has no such model, or the name of the model's
+            last layer is not known.
     """
     if name == "small":
         return SmallBackbone(seed)
@@ -265,22 +268,22 @@ def load_backbone(name: str, seed: int = 0) -> nn.Module:
     except ImportError:
         raise ValueError(
             f"backbone={name!r} needs torchvision; install it with pip install 'mdn[vision]', or "
-            "take backbone='small'"
+            "use backbone='small'"
         ) from None
     if name not in models.list_models():
         raise ValueError(
             f"backbone must be 'small' or a model of torchvision, as 'densenet121'; got {name!r}"
         )
     model = models.get_model(name, weights="DEFAULT")
-    for last in ("classifier", "fc", "heads", "head"):  # what its families call it
+    for last in ("classifier", "fc", "heads", "head"):  # names in the families of models
         if isinstance(getattr(model, last, None), nn.Module):
             setattr(model, last, nn.Identity())
             return model
-    raise ValueError(f"backbone={name!r} has no last layer of a known name to take off")
+    raise ValueError(f"backbone={name!r} has no last layer of a known name to remove")
 
 
 def classifier_head(n_features: int, n_classes: int) -> nn.Sequential:
-    """Log probabilities of the classes, (N, F) to (N, C)."""
+    """Returns a network for the log probabilities of the classes, (N, F) to (N, C)."""
     return nn.Sequential(
         nn.Linear(n_features, HIDDEN),
         nn.ReLU(),
@@ -291,7 +294,7 @@ def classifier_head(n_features: int, n_classes: int) -> nn.Sequential:
 
 
 def density_head(features: Tensor, y: Tensor) -> mdn.MDN:
-    """A mixture in the unit of y, (N, 1); features (N, F) of the training images set the units."""
+    """Returns a network for the density of y, standardised by training features and y, (N, 1)."""
     hidden = nn.Sequential(nn.Linear(features.shape[1], HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT))
     return mdn.MDN(HIDDEN, 1, COMPONENTS, backbone=hidden).standardize_(features, y)
 
@@ -314,7 +317,7 @@ def _features(
     network: nn.Module,
     progress: Callable[[str], None],
 ) -> Tensor:
-    """Features of the middles of images, (N, F)."""
+    """Returns features of the middles of images, (N, F)."""
     network.eval()
     parts = []
     for part in _batches(rows):
@@ -324,7 +327,7 @@ def _features(
 
 
 def _loss(name: str, head: nn.Module, h: Tensor, folder: Folder, rows: Tensor) -> Tensor:
-    """The mean of -log p(target | image): one expression, of a probability or of a density."""
+    """Returns the mean of -log p(target | image), where p is a probability or a density."""
     if name == "class":
         return F.nll_loss(head(h), folder.label[rows])
     return -head(h).log_prob(folder.target[rows, None]).mean()
@@ -339,7 +342,7 @@ def _train(
     rng: np.random.Generator,
     progress: Callable[[str], None],
 ) -> dict[str, list[float]]:
-    """Trains the heads on the same batches; the loss of each batch."""
+    """Trains the heads on the same batches; returns the loss of each batch."""
     network.eval()
     optimizers = {name: torch.optim.Adam(head.parameters(), RATE) for name, head in heads.items()}
     losses: dict[str, list[float]] = {name: [] for name in heads}
@@ -358,12 +361,12 @@ def _train(
     return losses
 
 
-class Tested(NamedTuple):
-    """What the heads say of the images that were kept apart.
+class Predictions(NamedTuple):
+    """The predictions of the heads for the test images.
 
     Attributes:
-        log_p: of the classes, (N, C).
-        dist: of the continuous target, batch (N,).
+        log_p: log probabilities of the classes, (N, C).
+        dist: distribution of the continuous target, batch (N,).
     """
 
     log_p: Tensor
@@ -371,26 +374,26 @@ class Tested(NamedTuple):
 
 
 @torch.no_grad()
-def _tested(
+def _predict(
     heads: dict[str, nn.Module],
     network: nn.Module,
     folder: Folder,
     rows: NDArray[np.int64],
     progress: Callable[[str], None],
-) -> Tested:
+) -> Predictions:
     h = _features(folder, rows, network, progress)
-    return Tested(heads["class"].eval()(h), heads["density"].eval()(h))
+    return Predictions(heads["class"].eval()(h), heads["density"].eval()(h))
 
 
 def _scores(
-    result: Tested,
+    result: Predictions,
     folder: Folder,
     train: NDArray[np.int64],
     test: NDArray[np.int64],
     *,
     drawn: bool,
 ) -> dict[str, Any]:
-    """NLL, accuracy, and for drawn images what is known of the right density."""
+    """Returns NLL and accuracy, and for synthetic images a comparison with the true density."""
     y, label = folder.target[test], folder.label[test]
     share = np.bincount(folder.label[train], minlength=len(folder.classes)) / len(train)
     scores: dict[str, Any] = {
@@ -406,25 +409,25 @@ def _scores(
         "commonest": float(np.bincount(label).max() / len(label)),
     }
     if drawn:
-        scores["constant_nll"]["density"] = math.log(DIRECTIONS)  # it is uniform over these
-        left = result.dist.cdf(torch.full((len(y), 1), 0.5))  # on the first half turn
-        right_side = torch.where(y < 0.5, left, 1 - left)
-        both = torch.minimum(left, 1 - left) > BOTH
-        off = (result.dist.mode[:, 0] - y + 0.25) % 0.5 - 0.25  # a bar has no direction
+        scores["constant_nll"]["density"] = math.log(DIRECTIONS)  # of the uniform density
+        first_half = result.dist.cdf(torch.full((len(y), 1), 0.5))
+        true_half = torch.where(y < 0.5, first_half, 1 - first_half)
+        both = torch.minimum(first_half, 1 - first_half) > BOTH
+        error = (result.dist.mode[:, 0] - y + 0.25) % 0.5 - 0.25  # of the axis: modulo half a turn
         of = {name: label == i for i, name in enumerate(folder.classes)}
-        scores["mass_on_the_true_side"] = {k: float(right_side[v].mean()) for k, v in of.items()}
+        scores["mass_on_the_true_side"] = {k: float(true_half[v].mean()) for k, v in of.items()}
         scores["both_sides"] = {k: float(both[v].double().mean()) for k, v in of.items()}
         scores["axis_error_degrees"] = {
-            k: float(360 * off[v].abs().median()) for k, v in of.items()
+            k: float(360 * error[v].abs().median()) for k, v in of.items()
         }
     return scores
 
 
-# -- pictures ---------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------
 
 
 def _draw_losses(numbers: dict[str, Any]) -> Figure:
-    """The loss of each batch, its running mean, and zero."""
+    """Draws the loss of each batch, its moving average, and a line at zero."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     ax = figure.subplots()
     lines = {
@@ -441,7 +444,7 @@ def _draw_losses(numbers: dict[str, Any]) -> Figure:
     ax.text(
         0.99,
         0.02,
-        "zero: a probability cannot pass below, a density can",
+        "zero: the loss of a probability cannot be below, that of a density can",
         fontsize=8,
         va="bottom",
         transform=ax.get_yaxis_transform(),
@@ -455,8 +458,8 @@ def _draw_losses(numbers: dict[str, Any]) -> Figure:
 
 
 @torch.no_grad()
-def _draw_densities(result: Tested, folder: Folder, test: NDArray[np.int64]) -> Figure:
-    """Some images that were kept apart, and the densities of their target."""
+def _draw_densities(result: Predictions, folder: Folder, test: NDArray[np.int64]) -> Figure:
+    """Draws some test images and the densities of their targets."""
     label = folder.label[test]
     chosen = [int(i) for c in range(len(folder.classes)) for i in torch.where(label == c)[0][:2]]
     chosen = chosen[:SHOWN]
@@ -474,7 +477,7 @@ def _draw_densities(result: Tested, folder: Folder, test: NDArray[np.int64]) -> 
         density = result.dist[i].expand((len(grid),)).log_prob(grid[:, None]).exp()
         axes[1, k].fill_between(grid, density, color=VERMILLION, alpha=0.25, lw=0)
         axes[1, k].plot(grid, density, color=VERMILLION, label="p(target | image)")
-        axes[1, k].axvline(float(folder.target[test[i]]), color="k", ls="--", label="its target")
+        axes[1, k].axvline(float(folder.target[test[i]]), color="k", ls="--", label="true target")
         axes[1, k].axhline(1, color="0.6", lw=0.8, ls=":", label="density 1: above, -log p < 0")
         axes[1, k].set(xlabel=folder.target_name, ylim=(0, None))
     axes[1, 0].set_ylabel("density")

@@ -1,24 +1,25 @@
-r"""A curve read backwards has several answers: that of least squares need not be one of them.
+r"""The inverse of a curve can have several values; least squares predicts a value between them.
 
-Bishop's toy problem (1994, section 4).  Forwards, x is uniform on (0, 1) and
+Bishop's toy problem (1994, section 4).  In the forward problem x is uniform on (0, 1) and
 
 $$t = x + 0.3 \sin(2 \pi x) + \epsilon, \qquad \epsilon \sim \mathrm{uniform}(-0.1, 0.1),$$
 
-which any network learns by least squares.  Backwards, x is asked for, given t, and the curve passes
-the same t up to three times.  Least squares fits the conditional mean, which for many t lies beside
-the curve, where there are no data; a mixture density network fits the whole of p(x|t).
+which any network learns by least squares.  In the inverse problem x is predicted from t, and the
+curve takes the same value t at up to three x.  Least squares fits the conditional mean, which for
+many t is not on the curve, where there are no data; a mixture density network fits the density
+p(x|t).
 
-The truth is known.  The noise is uniform, so p(x|t) is flat, 1 / L(t), on the set of the x at which
-the curve is within 0.1 of t.  That is one interval or two, of total length L(t) (at t = 0.5 the
-three branches are so near each other that the noise joins them to one), and the density of t is
-L(t) / 0.2.  So the expected NLL of the truth is the entropy of uniform pieces,
+The true density is known.  The noise is uniform, so p(x|t) is constant, 1 / L(t), on the set of the
+x at which the curve is within 0.1 of t.  This set consists of one or two intervals of total length
+L(t) (at t = 0.5 the three branches are so close that the noise joins them), and the density of t is
+L(t) / 0.2.  So the expected NLL of the true density is the entropy of uniform densities,
 
 $$E[-\log p(x|t)] = \int \frac{L(t)}{0.2} \log L(t)\, dt ,$$
 
-an integral over t in which no model takes part.  The regret of a model is its own expected NLL,
-a quadrature over x and the noise, less this number: the mean Kullback-Leibler divergence of the
-model from the truth, in nats, which no model can bring below 0.  A Gaussian has no edges: the best
-single one for a flat piece costs $\frac{1}{2} \log(\pi e / 6)$ = 0.176 nats.
+an integral over t that involves no model.  The regret of a model is its expected NLL, a quadrature
+over x and the noise, minus this number: the mean Kullback-Leibler divergence of the model from the
+truth, in nats, which is never negative.  A Gaussian has no edges: the best single Gaussian for a
+uniform density has a divergence of $\frac{1}{2} \log(\pi e / 6)$ = 0.176 nats.
 
 C. M. Bishop, *Mixture Density Networks*, Neural Computing Research Group Report NCRG/94/004,
 Aston University (1994); C. M. Bishop, *Pattern Recognition and Machine Learning*, section 5.6
@@ -39,23 +40,20 @@ import torch
 import mdn
 
 from ._density import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    VERMILLION,
+    REGRESSOR,
     Floats,
     LeastSquares,
     chunks,
     distribution_of,
     figure,
+    fit_models,
     most_probable,
     save,
     seeded,
     table,
     train_network,
 )
+from ._palette import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILLION
 
 __all__ = ["branches", "curve", "report", "run", "truth_nll"]
 
@@ -64,46 +62,46 @@ DATA = "none"
 
 NOISE = 0.1  # half width of the uniform noise, unit of t
 ROWS, FAST_ROWS = 1000, 300
-CUT = 0.4  # a t for which there are two separate answers
-COMPONENTS = 3  # of the plain network: one a branch, as in Bishop's figures
-ONE_GAUSSIAN = 0.5 * math.log(math.pi * math.e / 6)  # nats; KL of a Gaussian from a flat piece
+CUT = 0.4  # a t with two separate intervals of possible x
+COMPONENTS = 3  # of the plain network: one per branch, as in Bishop's figures
+ONE_GAUSSIAN = 0.5 * math.log(math.pi * math.e / 6)  # nats; KL of a Gaussian from a uniform density
 _LOW, _HIGH = -NOISE, 1 + NOISE  # range of t
 _BISECTIONS = 60  # halvings of (0, 1): below the rounding of float64
 _T_GRID = 20_000  # cells of the integral over t
 _MODE = 0.02  # share of the highest density below which a mode is not drawn
-_LS, _MDN, _REGRESSOR = "least squares", "MDN", "MDNRegressor"
+_LS, _MDN = "least squares", "MDN"
 
 
 def curve(x: Floats) -> Floats:
-    """The curve without noise, t of x."""
+    """Returns the t of x on the curve without noise."""
     return x + 0.3 * np.sin(2 * np.pi * x)
 
 
 def branches(t: Floats) -> Floats:
-    """Lower and upper end of the possible x on each rising or falling part of the curve.
+    """Returns the ends of the interval of possible x on each monotone part of the curve.
 
     Args:
         t: (T,).
 
     Returns:
-        (T, 3, 2), NaN where a part has no x for this t.
+        Lower and upper ends, (T, 3, 2); NaN if a part has no x for this t.
     """
-    turn = math.acos(-1 / (0.6 * math.pi)) / (2 * math.pi)  # the slope is 0 here and at 1 - turn
-    ends = np.array([0.0, turn, 1 - turn, 1.0])
-    found = np.full((len(t), 3, 2), np.nan)
+    extremum = math.acos(-1 / (0.6 * math.pi)) / (2 * math.pi)  # the other one is 1 - extremum
+    ends = np.array([0.0, extremum, 1 - extremum, 1.0])
+    intervals = np.full((len(t), 3, 2), np.nan)
     for part, (left, right) in enumerate(itertools.pairwise(ends)):
-        sign = -1.0 if part == 1 else 1.0  # the middle part falls
+        sign = -1.0 if part == 1 else 1.0  # the curve falls on the middle part
         low, high = sign * curve(left), sign * curve(right)
         # t - noise <= curve <= t + noise
         edges = np.stack([sign * t - NOISE, sign * t + NOISE], axis=-1)  # (T, 2)
-        there = (edges[:, 1] >= low) & (edges[:, 0] <= high)
+        possible = (edges[:, 1] >= low) & (edges[:, 0] <= high)
         x = _inverse(edges.clip(low, high), left, right, sign)
-        found[there, part] = x[there]
-    return found
+        intervals[possible, part] = x[possible]
+    return intervals
 
 
 def _inverse(t: Floats, left: float, right: float, sign: float) -> Floats:
-    """The x in [left, right] with sign * curve(x) = t, where that rises, by bisection."""
+    """Returns the x in [left, right] with sign * curve(x) = t, by bisection; sign * curve rises."""
     low, high = np.full_like(t, left), np.full_like(t, right)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
@@ -113,25 +111,26 @@ def _inverse(t: Floats, left: float, right: float, sign: float) -> Floats:
 
 
 def truth_nll(cells: int = _T_GRID) -> float:
-    """Expected NLL of the true p(x|t), nats: the mean log length of the possible x."""
+    """Returns the expected NLL of the true p(x|t), nats: the mean log length of the possible x."""
     t, width = _middles(_LOW, _HIGH, cells)
     length = _length(t)
     return float(np.sum(length / (2 * NOISE) * np.log(length)) * width)
 
 
 def _length(t: Floats) -> Floats:
+    """Returns the total length of the possible x, (T,)."""
     ends = branches(t)
     return np.nansum(ends[..., 1] - ends[..., 0], axis=1)
 
 
 def _middles(low: float, high: float, cells: int) -> tuple[Floats, float]:
-    """Middles of equal cells, and their width."""
+    """Returns the midpoints of equal cells, and their width."""
     width = (high - low) / cells
     return low + width * (np.arange(cells) + 0.5), width
 
 
 def _joint(fast: bool) -> tuple[Floats, Floats]:
-    """A grid of equal weights over x and the noise, as columns x and t."""
+    """Returns a grid over x and the noise with equal weights, as columns x and t."""
     x, noise = np.meshgrid(
         _middles(0.0, 1.0, 100 if fast else 400)[0],
         _middles(-NOISE, NOISE, 20 if fast else 100)[0],
@@ -147,29 +146,36 @@ def run(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Fits the three models, measures their regret by quadrature and draws Bishop's figures."""
+    """Fits three models, computes their regret by quadrature and draws Bishop's figures."""
     rng = np.random.default_rng(seed)
     n = FAST_ROWS if fast else ROWS
     x = rng.uniform(size=(n, 1))
     t = curve(x) + rng.uniform(-NOISE, NOISE, size=(n, 1))
-    models, epochs = _fitted(t, x, seed, fast, progress)
+    features, targets = torch.from_numpy(t), torch.from_numpy(x)
+    networks = {
+        _LS: lambda: LeastSquares(features, targets),
+        _MDN: lambda: mdn.MDN(1, 1, COMPONENTS).standardize_(features, targets),
+    }
+    models, epochs = fit_models(
+        networks, t, x, seed=seed, fast=fast, max_epochs=60 if fast else 1000, progress=progress
+    )
     forward = seeded(seed, lambda: LeastSquares(*map(torch.from_numpy, (x, t))))
     train_network(forward, x, t, seed=seed, max_epochs=60 if fast else 500)
 
     progress("quadrature")
-    floor, cells = truth_nll(), 200 if fast else 1200  # the latter over t
+    truth, cells = truth_nll(), 200 if fast else 1200  # cells over t
     grid_x, grid_t = _joint(fast)
-    found = {name: _scores(model, grid_x, grid_t, floor, cells) for name, model in models.items()}
+    scores = {name: _scores(model, grid_x, grid_t, truth, cells) for name, model in models.items()}
     numbers = {
         "rows": n,
         "noise_half_width": NOISE,
         "components": COMPONENTS,
         "epochs": epochs,
         "quadrature_points": len(grid_x),
-        "truth_nll": floor,
+        "truth_nll": truth,
         "marginal_nll": 0.0,  # x is uniform on (0, 1)
         "one_gaussian_a_piece": ONE_GAUSSIAN,
-        "models": found,
+        "models": scores,
         "cut": _cut(models),
     }
     if out is not None:
@@ -180,62 +186,38 @@ def run(
     return numbers
 
 
-def _fitted(
-    t: Floats, x: Floats, seed: int, fast: bool, progress: Callable[[str], None]
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """The three models of x given t, and the epochs of the two networks."""
-    features, targets = torch.from_numpy(t), torch.from_numpy(x)
-    epochs = 60 if fast else 1000
-    networks = {
-        _LS: lambda: LeastSquares(features, targets),
-        _MDN: lambda: mdn.MDN(1, 1, COMPONENTS).standardize_(features, targets),
-    }
-    models: dict[str, Any] = {}
-    took = {}
-    for name, build in networks.items():
-        progress(name)
-        models[name] = seeded(seed, build)
-        took[name] = train_network(models[name], t, x, seed=seed, max_epochs=epochs)
-    progress(_REGRESSOR)
-    options = (
-        {"preset": "fast", "ensemble_size": 1, "trees": False, "max_epochs": 60} if fast else {}
-    )
-    models[_REGRESSOR] = mdn.MDNRegressor(random_state=seed, **options).fit(t, x[:, 0])
-    return models, took
-
-
 def _scores(model: Any, x: Floats, t: Floats, truth: float, cells: int) -> dict[str, float]:
-    """Expected NLL and regret, and where mean and most probable value fall."""
+    """Returns expected NLL and regret, and how often mean and most probable value are possible."""
 
-    def rows(dist: Any, where: slice) -> Floats:
-        return -dist.log_prob(torch.from_numpy(x[where]).to(dist.mean.dtype)).numpy()
+    def row_nll(dist: Any, rows: slice) -> Floats:
+        return -dist.log_prob(torch.from_numpy(x[rows]).to(dist.mean.dtype)).numpy()
 
-    nll = float(chunks(model, t, rows).mean())
-    # the rest hangs on t alone
+    nll = float(chunks(model, t, row_nll).mean())
+    # the other scores depend on t only
     ts, _ = _middles(_LOW, _HIGH, cells)
     weight = _length(ts) / _length(ts).sum()  # (T,) the density of t
     dist = distribution_of(model, ts[:, None])
-    ends = np.nan_to_num(branches(ts)).reshape(-1, 6)  # an empty part has length 0
+    ends = np.nan_to_num(branches(ts)).reshape(-1, 6)  # an empty interval has length 0
     cdf = dist.cdf(torch.from_numpy(ends.T[..., None]).to(dist.mean.dtype)).numpy()  # (6, T)
-    found = {
+    scores = {
         "nll": nll,
         "regret": nll - truth,
         "mass_on_possible_x": float(weight @ (cdf[1::2] - cdf[0::2]).sum(0)),
     }
-    for name, guess in (("mean", dist.mean.numpy()), ("mode", most_probable(dist))):
-        x_hat = guess[:, 0]
-        miss = np.abs(curve(x_hat) - ts)
-        inside = (x_hat >= 0) & (x_hat <= 1) & (miss <= NOISE)
-        found[f"{name}_possible"] = float(weight @ inside)
-        found[f"{name}_rms_in_t"] = math.sqrt(float(weight @ miss**2))
-    return found
+    for name, prediction in (("mean", dist.mean.numpy()), ("mode", most_probable(dist))):
+        x_hat = prediction[:, 0]
+        error = np.abs(curve(x_hat) - ts)
+        possible = (x_hat >= 0) & (x_hat <= 1) & (error <= NOISE)
+        scores[f"{name}_possible"] = float(weight @ possible)
+        scores[f"{name}_rms_in_t"] = math.sqrt(float(weight @ error**2))
+    return scores
 
 
 def _cut(models: dict[str, Any]) -> dict[str, Any]:
-    """p(x|t) at a t with two separate pieces: the mass below and above the gap, and the truth."""
+    """Returns the mass below and above the gap of p(x|t) at a t with two possible intervals."""
     parts = branches(np.array([CUT]))[0]  # (3, 2)
     parts = parts[np.isfinite(parts[:, 0])]
-    upper = np.array([parts[1:].min(), parts[1:].max()])  # these two touch where the curve turns
+    upper = np.array([parts[1:].min(), parts[1:].max()])  # these two touch at the extremum
     pieces = np.stack([parts[0], upper])
     gap = 0.5 * (pieces[0, 1] + pieces[1, 0])
     length = pieces[:, 1] - pieces[:, 0]
@@ -248,7 +230,7 @@ def _cut(models: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The numbers in Markdown."""
+    """Returns the numbers in Markdown."""
     models, truth = numbers["models"], numbers["truth_nll"]
     head = [
         "model of p(x given t)",
@@ -272,46 +254,46 @@ def report(numbers: dict[str, Any]) -> str:
             ]
         )
     marginal = numbers["marginal_nll"]
-    rows.append(["density of x alone", f"{marginal:.3f}", f"{marginal - truth:.3f}", "", "", ""])
-    ls, plain, best = (models[name] for name in (_LS, _MDN, _REGRESSOR))
-    ahead = ls["regret"] > plain["regret"] and ls["regret"] > best["regret"]
+    rows.append(["density of x without t", f"{marginal:.3f}", f"{marginal - truth:.3f}", *[""] * 3])
+    ls, plain, best = (models[name] for name in (_LS, _MDN, REGRESSOR))
+    better = ls["regret"] > plain["regret"] and ls["regret"] > best["regret"]
     gap = plain["mode_possible"] - ls["mean_possible"]
     verdict = (
-        "Reproduced: the mixture is nearer to the truth than least squares, and its most probable "
-        "x is a value that can have led to t more often than the least-squares answer."
-        if ahead and gap > 0
-        else "Not reproduced: in this run the mixture does not beat least squares on both the "
-        "regret and the share of possible answers."
+        "Reproduced: the mixture has a lower regret than least squares, and its most probable x is "
+        "possible for t more often than the least-squares prediction."
+        if better and gap > 0
+        else "Not reproduced: in this run the mixture is not better than least squares in both the "
+        "regret and the share of possible predictions."
     )
     cut = numbers["cut"]
     masses = [[name, *(f"{m:.2f}" for m in mass)] for name, mass in cut["mass"].items()]
-    pieces = [f"x from {low:.2f} to {high:.2f}" for low, high in cut["pieces"]]
+    pieces = [f"{low:.2f} to {high:.2f}" for low, high in cut["pieces"]]
     return "\n\n".join(
         [
             f"{numbers['rows']} rows; expectations over {numbers['quadrature_points']} points of "
-            "x and the noise. A value is possible for t if the curve passes it within "
-            f"{numbers['noise_half_width']}.",
+            "x and the noise. A value x is possible for t if the curve at x is within "
+            f"{numbers['noise_half_width']} of t.",
             table(head, rows),
             f"{verdict} The most probable x of the mixture is possible for "
-            f"{plain['mode_possible']:.0%} of the t, the least-squares answer for "
-            f"{ls['mean_possible']:.0%}; carried back through the curve they miss t by "
+            f"{plain['mode_possible']:.0%} of the t, the least-squares prediction for "
+            f"{ls['mean_possible']:.0%}; the curve at these x differs from t by "
             f"{plain['mode_rms_in_t']:.3f} and {ls['mean_rms_in_t']:.3f} (root mean square). "
-            "The mean of a mixture is no better an answer than that of least squares: what helps "
-            "is to ask for something else than the mean.",
-            f"The truth has edges and a Gaussian has none: one Gaussian a flat piece costs "
-            f"{numbers['one_gaussian_a_piece']:.3f} nats even when fitted exactly. The plain "
-            f"network, one component a branch, has a regret of {plain['regret']:.3f}, the pool of "
-            f"many networks {best['regret']:.3f}. Knowing t is worth {marginal - truth:.3f} nats, "
-            "the mutual information of x and t.",
-            f"At t = {cut['t']} there are two answers, {pieces[0]} and {pieces[1]}. The mass on "
-            "either side of the gap:",
+            "The mean of a mixture is no better a prediction than that of least squares; the "
+            "advantage of the mixture is in predictions other than the mean.",
+            f"The true density has edges and a Gaussian has none: a Gaussian for each uniform part "
+            f"has a regret of {numbers['one_gaussian_a_piece']:.3f} nats even if fitted exactly. "
+            f"The plain network, with one component per branch, has a regret of "
+            f"{plain['regret']:.3f}, the pool of many networks {best['regret']:.3f}. The mutual "
+            f"information of x and t is {marginal - truth:.3f} nats.",
+            f"At t = {cut['t']} the possible x form two intervals, {pieces[0]} and {pieces[1]}. "
+            f"The mass below and above the gap between them:",
             table(["model", "lower", "upper"], masses),
         ]
     )
 
 
 def _draw_data(out: Path, x: Floats, t: Floats, forward: Any, backward: Any) -> None:
-    """The problem forwards and backwards, each with its least-squares fit."""
+    """Draws the forward and the inverse problem, each with its least-squares fit."""
     drawn, axes = figure(1, 2, 4.2)
     grid = np.linspace(0, 1, 400)
     ts = np.linspace(_LOW, _HIGH, 401)[1:-1]
@@ -332,7 +314,7 @@ def _draw_data(out: Path, x: Floats, t: Floats, forward: Any, backward: Any) -> 
 
 
 def _draw_densities(out: Path, x: Floats, t: Floats, models: dict[str, Any]) -> None:
-    """p(x|t) as images: truth, least squares, mixture, pool."""
+    """Draws p(x|t) as images: truth, least squares, mixture, pool."""
     drawn, axes = figure(2, 2, 7.4, sharex=True, sharey=True)
     ts, ys = np.linspace(_LOW + 1e-3, _HIGH - 1e-3, 240), np.linspace(-0.15, 1.15, 261)
     truth = (np.abs(curve(ys)[:, None] - ts) <= NOISE) & ((ys >= 0) & (ys <= 1))[:, None]
@@ -359,7 +341,7 @@ def _draw_densities(out: Path, x: Floats, t: Floats, models: dict[str, Any]) -> 
 
 
 def _draw_parts(out: Path, x: Floats, t: Floats, model: Any) -> None:
-    """Of the plain network: weights, centres, modes, and a cut at one t."""
+    """Draws weights, locations and modes of the plain network, and its density at one t."""
     drawn, axes = figure(2, 2, 7.4)
     (weights, centres), (modes, cut) = axes
     ts = np.linspace(_LOW + 1e-3, _HIGH - 1e-3, 500)
@@ -368,7 +350,7 @@ def _draw_parts(out: Path, x: Floats, t: Floats, model: Any) -> None:
     looks = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."))
     for k, (colour, dashes) in enumerate(looks):
         weights.plot(ts, pi[:, k], dashes, color=colour, lw=2, label=f"component {k + 1}")
-        here = np.where(pi[:, k] > 0.02, loc[:, k], np.nan)  # a component without weight is idle
+        here = np.where(pi[:, k] > 0.02, loc[:, k], np.nan)  # only components with weight
         centres.plot(ts, here, dashes, color=colour, lw=2, label=f"component {k + 1}")
         centres.fill_between(
             ts, here - scale[:, k], here + scale[:, k], color=colour, alpha=0.2, lw=0
@@ -398,8 +380,8 @@ def _draw_parts(out: Path, x: Floats, t: Floats, model: Any) -> None:
         lw=2,
         label="MDN",
     )
-    there = (np.abs(curve(ys) - CUT) <= NOISE) & (ys >= 0) & (ys <= 1)
-    cut.plot(ys, there / _length(np.array([CUT])), "--", color=BLACK, lw=1.3, label="truth")
+    possible = (np.abs(curve(ys) - CUT) <= NOISE) & (ys >= 0) & (ys <= 1)
+    cut.plot(ys, possible / _length(np.array([CUT])), "--", color=BLACK, lw=1.3, label="truth")
     cut.axvline(float(one.mean), color=VERMILLION, ls=":", lw=2, label="mean")
     cut.set(title=f"p(x | t = {CUT})", xlabel="x", ylabel="density [1 / unit of x]")
     cut.legend(loc="upper center", ncols=3, fontsize="x-small")

@@ -1,26 +1,27 @@
-r"""The parameters of a density by gradient on its NLL are those that scipy.stats.fit and EM find.
+r"""Gradient descent on the NLL of a density finds the parameters that scipy.stats.fit and EM find.
 
-A density $p(y; \theta)$ and $N$ independent draws: the estimate of greatest likelihood is the
+For a density $p(y; \theta)$ and $N$ independent draws the maximum likelihood estimate is the
 minimum of the mean negative log-likelihood
 
 $$\mathrm{NLL}(\theta) = -\frac{1}{N} \sum_n \log p(y_n; \theta),$$
 
-here over unconstrained numbers: a positive parameter is the exponential of one, weights are the
-softmax of logits. It is what a mixture density network minimises; here $\theta$ does not depend on
-any $x$. Each density is fitted three times, by gradients and by EM from one start:
+here over unconstrained values: a positive parameter is the exponential of one, weights are the
+softmax of logits. A mixture density network minimises the same function, but here $\theta$ does not
+depend on any $x$. Each density is fitted three times; the gradient methods and EM have the same
+starting values:
 
-- by `mdn.fit`, Adam on the gradient of `-dist.log_prob(y).mean()`, all rows a step, as a network;
-- by L-BFGS (SciPy) on the same gradient, to rounding;
-- by others: `scipy.stats.fit`, which searches a box without a gradient, and for the mixture the EM
-  algorithm of scikit-learn's `GaussianMixture`.
+- by `mdn.fit`: Adam on the gradient of `-dist.log_prob(y).mean()`, with all rows in every step;
+- by L-BFGS (SciPy) on the same gradient, to rounding precision;
+- by a reference method: `scipy.stats.fit`, which searches a bounded region without gradients, or
+  for the mixture the EM algorithm of scikit-learn's `GaussianMixture`.
 
-Differences are also given in standard errors, which are the roots of the diagonal of the inverse
-observed information, the Hessian of $N \cdot \mathrm{NLL}$ at the minimum (in the unit of the
-parameter): a tenth of one is nothing that data could tell.
+Differences are also given in standard errors, the square roots of the diagonal of the inverse
+observed information, which is the Hessian of $N \cdot \mathrm{NLL}$ at the minimum (in the unit of
+the parameter). A difference of a tenth of a standard error is not relevant.
 
-**A warning about mixtures.** Their likelihood has no greatest value: a component that sits on one
-point and narrows gains density without end. What EM and gradients find is a local maximum, and the
-good one. A network's floor under its scales is there for this.
+**A warning about mixtures.** Their likelihood is unbounded: a component that is centred on one draw
+gains likelihood without limit as its scale goes to 0. EM and gradient methods find a local maximum,
+which is the useful one. This is the reason for the scale floor of a network.
 
 R. A. Fisher, On the mathematical foundations of theoretical statistics, Phil. Trans. R. Soc. A 222
 (1922); A. P. Dempster, N. M. Laird, D. B. Rubin, Maximum likelihood from incomplete data via the EM
@@ -46,6 +47,7 @@ from torch import Tensor, nn
 import mdn
 
 from ._families import FAMILIES, Family, Floats, double, em, em_parameters
+from ._palette import BLUE, GREEN, VERMILLION
 
 __all__ = ["MINUTES", "DATA", "run", "report"]
 
@@ -54,24 +56,24 @@ DATA = "none"
 
 ROWS, FAST_ROWS = 1000, 300
 STEPS, FAST_STEPS = 1500, 500  # of Adam
-RATE = 0.05  # its step, in the unconstrained numbers
+RATE = 0.05  # learning rate of Adam, in the unconstrained values
 GRID, FAST_GRID = 61, 15  # points of a surface along each axis
-STEP = 1e-5  # of the differences that give the information
-STILL = 1e-10  # EM that moves less, or L-BFGS at a smaller gradient, has ended
-CLOSE = 1e-6  # nats a row: an optimizer has arrived
-AGREE_NLL = 1e-8  # nats a row, L-BFGS against the others
-AGREE = 1e-2  # standard errors, L-BFGS against the others
-AGREE_ADAM = 0.1  # standard errors, Adam against L-BFGS
-COLLAPSED = 1e-300  # scale of a component that sits on one draw
+STEP = 1e-5  # of the finite differences of the information
+CONVERGED = 1e-10  # EM stops at smaller steps, L-BFGS at a smaller gradient
+CLOSE = 1e-6  # nats per row above the minimum at which an optimizer counts as converged
+AGREE_NLL = 1e-8  # nats per row, L-BFGS and the reference method
+AGREE = 1e-2  # standard errors, L-BFGS and the reference method
+AGREE_ADAM = 0.1  # standard errors, Adam and L-BFGS
+COLLAPSED = 1e-300  # scale of a component that is centred on one draw
 STYLES = {
-    "Adam": ("#0072b2", "-", ""),
-    "L-BFGS": ("#d55e00", "-", "o"),
-    "EM": ("#009e73", "--", ""),
+    "Adam": (BLUE, "-", ""),
+    "L-BFGS": (VERMILLION, "-", "o"),
+    "EM": (GREEN, "--", ""),
 }
 
 
 class Density(nn.Module):
-    """A distribution that is the same for every row, and remembers where it has been."""
+    """A distribution that is the same for every row; it records its parameters at every step."""
 
     def __init__(self, family: Family, start: Tensor) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class Density(nn.Module):
         self.raw = nn.Parameter(start.clone())
 
     def forward(self, x: Tensor) -> Any:
-        """The distribution with batch shape (N,); x tells N."""
+        """Returns the distribution with batch shape (N,), the length of x."""
         if self.training:
             self.path.append(self.raw.detach().clone())
         return self.family.density(self.raw).expand((len(x),))
@@ -92,103 +94,104 @@ def run(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Parameters and NLL by each way; draws surface.png, densities.png and steps.png."""
+    """Fits each density by each method; draws surface.png, densities.png and steps.png."""
     rows, steps = (FAST_ROWS, FAST_STEPS) if fast else (ROWS, STEPS)
-    told, fits = {}, {}
+    families, fits = {}, {}
     for i, (name, family) in enumerate(FAMILIES.items()):
         progress(family.title)
         y = family.draw(np.random.default_rng((seed, i)), rows)
-        told[name], fits[name] = _fitted(family, y, steps, seed)
+        families[name], fits[name] = _fit(family, y, steps, seed)
     numbers = {
         "rows": rows,
         "steps": steps,
-        "families": told,
+        "families": families,
         "collapse": _collapse(fits["mixture"]),
     }
     if out is not None:
         progress("surfaces")
         _draw_surfaces(fits, FAST_GRID if fast else GRID).savefig(out / "surface.png", dpi=110)
         _draw_densities(fits).savefig(out / "densities.png", dpi=110)
-        _draw_steps(told).savefig(out / "steps.png", dpi=110)
+        _draw_steps(families).savefig(out / "steps.png", dpi=110)
     return numbers
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """A table for each density, how fast each way was, and the collapse."""
+    """Returns a table for each density, the steps of each method, and the collapse, in Markdown."""
+    families = list(numbers["families"].values())
     lines = [
         f"{numbers['rows']} draws from each density; {numbers['steps']} steps of Adam. "
         "Errors are standard errors of the estimate."
     ]
-    for told in numbers["families"].values():
-        lines += [
-            "",
-            f"**{told['title']}.** L-BFGS and {told['other']} "
-            + ("agree" if told["agree"] else "**do not agree**")
-            + f": they differ by at most {told['apart'][told['other']]:.1e} standard errors, and "
-            f"in NLL by {abs(told['nll']['L-BFGS'] - told['nll'][told['other']]):.1e} nats a row. "
-            f"Adam ends {told['apart']['Adam']:.1e} standard errors from L-BFGS"
-            + ("." if told["apart"]["Adam"] < AGREE_ADAM else ": **it is not there**."),
-            "",
-            f"| parameter | truth | start | Adam (`mdn.fit`) | L-BFGS | {told['other']} | "
-            "standard error |",
-            "|---|---:|---:|---:|---:|---:|---:|",
-        ]
-        ways = ("Adam", "L-BFGS", told["other"])
-        for j, name in enumerate(told["names"]):
-            cells = [f"{told['truth'][j]:.4g}", f"{told['start'][j]:.4g}"]
-            cells += [f"{told['parameters'][way][j]:.6f}" for way in ways]
-            cells.append(f"{told['standard_errors'][j]:.3g}")
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        cells = [f"{told['nll'][way]:.9f}" for way in ways]
-        lines.append(
-            f"| NLL (nats a row) | {told['nll']['truth']:.4f} | {told['nll']['start']:.4f} | "
-            + " | ".join(cells)
-            + " | |"
-        )
+    for family in families:
+        lines += _family_lines(family)
     lines += [
         "",
-        f"Steps (all rows each) until the NLL is first within {CLOSE:.0e} nats of its minimum:",
+        f"Number of steps until the NLL is within {CLOSE:.0e} nats of its minimum (each step uses "
+        "all rows):",
         "",
-        "| | " + " | ".join(told["title"] for told in numbers["families"].values()) + " |",
-        "|---" * (len(numbers["families"]) + 1) + "|",
+        "| | " + " | ".join(family["title"] for family in families) + " |",
+        "|---" * (len(families) + 1) + "|",
     ]
-    for way in ("Adam", "L-BFGS", "EM"):
-        if any(way in told["arrived"] for told in numbers["families"].values()):
-            cells = [str(told["arrived"].get(way, "")) for told in numbers["families"].values()]
-            lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    for method in ("Adam", "L-BFGS", "EM"):
+        if any(method in family["arrived"] for family in families):
+            cells = [str(family["arrived"].get(method, "")) for family in families]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
     collapse = numbers["collapse"]
     higher = collapse["nll"] < collapse["fitted"]
     lines += [
         "",
-        f"The mixture found has an NLL of {collapse['fitted']:.4f}. One of two Gaussians (EM), "
-        f"and a third that sits on one of the {numbers['rows']} draws with a scale of "
-        f"{collapse['scale']:.0e} and a weight of {collapse['weight']:.1e} has "
+        f"The fitted mixture has an NLL of {collapse['fitted']:.4f}. A mixture of two Gaussians "
+        f"(EM) and a third that is centred on one of the {numbers['rows']} draws, with a scale of "
+        f"{collapse['scale']:.0e} and a weight of {collapse['weight']:.1e}, has "
         f"{collapse['nll']:.4f}: "
         + (
-            "a higher likelihood from a useless density. What was found is a local maximum."
+            "a higher likelihood from a useless density. The fitted mixture is a local maximum."
             if higher
-            else "not yet a higher likelihood."
+            else "no higher likelihood yet."
         )
-        + f" Each factor of ten in that scale takes another "
-        f"{math.log(10) / numbers['rows']:.4f} from the mean, without end.",
+        + " The NLL falls without limit, by another "
+        f"{math.log(10) / numbers['rows']:.4f} for each factor of ten in this scale.",
     ]
     return "\n".join(lines)
 
 
-# -- the families -----------------------------------------------------------------------------
+def _family_lines(family: dict[str, Any]) -> list[str]:
+    """Returns the lines of the report on one density."""
+    other, nll = family["other"], family["nll"]
+    methods = ("Adam", "L-BFGS", other)
+    lines = [
+        "",
+        f"**{family['title']}.** L-BFGS and {other} "
+        + ("agree" if family["agree"] else "**do not agree**")
+        + f": they differ by at most {family['apart'][other]:.1e} standard errors, and "
+        f"in NLL by {abs(nll['L-BFGS'] - nll[other]):.1e} nats per row. "
+        f"Adam ends {family['apart']['Adam']:.1e} standard errors from L-BFGS"
+        + ("." if family["apart"]["Adam"] < AGREE_ADAM else ": **it has not converged**."),
+        "",
+        f"| parameter | truth | start | Adam (`mdn.fit`) | L-BFGS | {other} | standard error |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for j, name in enumerate(family["names"]):
+        cells = [f"{family['truth'][j]:.4g}", f"{family['start'][j]:.4g}"]
+        cells += [f"{family['parameters'][method][j]:.6f}" for method in methods]
+        cells.append(f"{family['standard_errors'][j]:.3g}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    cells = [f"{nll['truth']:.4f}", f"{nll['start']:.4f}"]
+    cells += [f"{nll[method]:.9f}" for method in methods]
+    return [*lines, "| NLL (nats per row) | " + " | ".join(cells) + " | |"]
 
 
 # -- the fits ---------------------------------------------------------------------------------
 
 
 class Fit(NamedTuple):
-    """What the pictures of a family need.
+    """The results of a family that its figures need.
 
     Attributes:
-        family: which.
+        family: the family.
         y: the draws, (N,).
-        other: the parameters that scipy.stats.fit or EM found, (P,).
-        paths: unconstrained, (S + 1, P), by way.
+        other: the parameters found by the reference method, (P,).
+        paths: unconstrained parameters of every step, (S + 1, P), by method.
     """
 
     family: Family
@@ -198,66 +201,67 @@ class Fit(NamedTuple):
 
     @property
     def best(self) -> Tensor:
-        """The unconstrained numbers of greatest likelihood, (P,)."""
+        """The maximum likelihood estimate, unconstrained, (P,)."""
         return self.paths["L-BFGS"][-1]
 
     def nll(self, raw: Tensor) -> Tensor:
-        """The mean NLL of the draws, nats; raw (..., P) to (...)."""
+        """Returns the mean NLL of the draws, nats; raw (..., P) to (...)."""
         dist = self.family.density(raw)
         y = torch.from_numpy(self.y).reshape(-1, *[1] * (raw.ndim - 1), 1)
         return -dist.log_prob(y.expand(len(y), *raw.shape[:-1], 1)).mean(0)
 
 
-def _fitted(family: Family, y: Floats, steps: int, seed: int) -> tuple[dict[str, Any], Fit]:
-    """The numbers of a family, and what its pictures need."""
+def _fit(family: Family, y: Floats, steps: int, seed: int) -> tuple[dict[str, Any], Fit]:
+    """Fits a family by all methods; returns the numbers, and the results its figures need."""
     start = family.start(y)
     other, by_other = family.other
     adam, adam_nll = _by_adam(family, y, start, steps, seed)
     fit = Fit(family, y, by_other(y, seed), {"Adam": adam})
     fit.paths["L-BFGS"] = _by_lbfgs(fit.nll, start)
-    found = {way: family.natural(path[-1]).numpy() for way, path in fit.paths.items()}
-    found[other] = fit.other
+    estimates = {name: family.natural(path[-1]).numpy() for name, path in fit.paths.items()}
+    estimates[other] = fit.other
     if other == "EM":
         fit.paths["EM"] = family.unconstrained(torch.from_numpy(_em_path(y, family.natural(start))))
 
     def nll_of(parameters: Any) -> float:
         return float(fit.nll(family.unconstrained(double(*parameters))))
 
-    nll = {way: nll_of(parameters) for way, parameters in found.items()}
+    nll = {name: nll_of(parameters) for name, parameters in estimates.items()}
     least = min(nll["L-BFGS"], nll[other])
     above = {"Adam": np.array([*adam_nll, nll["Adam"]]) - least}
-    for way, path in fit.paths.items():
-        if way not in above:
-            above[way] = np.array([float(fit.nll(raw)) for raw in path]) - least
+    for name, path in fit.paths.items():
+        if name not in above:
+            above[name] = np.array([float(fit.nll(raw)) for raw in path]) - least
     errors = _standard_errors(fit)
-    apart = {way: float((abs(found["L-BFGS"] - p) / errors).max()) for way, p in found.items()}
-    told = {
+    best = estimates["L-BFGS"]
+    apart = {name: float((abs(best - p) / errors).max()) for name, p in estimates.items()}
+    result = {
         "title": family.title,
         "names": list(family.names),
         "other": other,
         "truth": list(family.truth),
         "start": family.natural(start).tolist(),
-        "parameters": {way: p.tolist() for way, p in found.items()},
+        "parameters": {name: p.tolist() for name, p in estimates.items()},
         "standard_errors": errors.tolist(),
         "nll": {"truth": nll_of(family.truth), "start": float(fit.nll(start)), **nll},
         "apart": apart,  # from L-BFGS, in standard errors
         "agree": apart[other] < AGREE and abs(nll["L-BFGS"] - nll[other]) < AGREE_NLL,
         "arrived": {
-            w: int(np.argmax(v < CLOSE)) if v[-1] < CLOSE else "not" for w, v in above.items()
+            m: int(np.argmax(v < CLOSE)) if v[-1] < CLOSE else "not" for m, v in above.items()
         },
-        "above": {way: _thinned(v) for way, v in above.items()},
+        "above": {name: _thinned(v) for name, v in above.items()},
     }
-    return told, fit
+    return result, fit
 
 
 def _by_adam(
     family: Family, y: Floats, start: Tensor, steps: int, seed: int
 ) -> tuple[Tensor, list[float]]:
-    """The path of mdn.fit, (S + 1, P): the start and every step; the NLL before each step."""
+    """Returns the path of mdn.fit, (S + 1, P), from the start, and the NLL before each step."""
     t, module = torch.from_numpy(y)[:, None], Density(family, start)
     history = mdn.fit(
         module,
-        (t, t),  # x tells no more than how many rows there are
+        (t, t),  # only the length of x is used
         max_epochs=steps,
         batch_size=len(t),
         lr=RATE,
@@ -269,57 +273,58 @@ def _by_adam(
 
 
 def _by_lbfgs(nll: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """The path of SciPy's L-BFGS on torch's gradient."""
+    """Returns the path of SciPy's L-BFGS with torch's gradient."""
 
-    def value_and_slope(at: Floats) -> tuple[float, Floats]:
+    def value_and_gradient(at: Floats) -> tuple[float, Floats]:
         raw = torch.from_numpy(at).requires_grad_()
         value = nll(raw)
         return value.item(), torch.autograd.grad(value, raw)[0].numpy()
 
     path = [start.clone()]
     optimize.minimize(
-        value_and_slope,
+        value_and_gradient,
         start.numpy(),
         jac=True,
         method="L-BFGS-B",
         callback=lambda at: path.append(torch.from_numpy(at.copy())),
-        options={"ftol": 0.0, "gtol": STILL, "maxiter": 1000, "maxcor": 20},
+        options={"ftol": 0.0, "gtol": CONVERGED, "maxiter": 1000, "maxcor": 20},
     )
     return torch.stack(path)
 
 
 def _em_path(y: Floats, start: Tensor) -> Floats:
-    """The start and the parameters after each step of EM, (S + 1, P)."""
+    """Returns the start and the parameters after each step of EM, (S + 1, P)."""
     from sklearn.exceptions import ConvergenceWarning
 
     model = em(y).set_params(max_iter=1, warm_start=True)
     path = [start.numpy()]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # one step at a time is meant
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one step at a time is intended
         for _ in range(2000):
             path.append(em_parameters(model.fit(y[:, None])))
-            if abs(path[-1] - path[-2]).max() < STILL:
+            if abs(path[-1] - path[-2]).max() < CONVERGED:
                 break
     return np.stack(path)
 
 
 def _standard_errors(fit: Fit) -> Floats:
-    """Of the parameters, by the inverse of the observed information, (P,)."""
+    """Returns standard errors of the parameters by the inverse observed information, (P,)."""
 
-    def slope(raw: Tensor) -> Tensor:
+    def gradient(raw: Tensor) -> Tensor:
         raw = raw.detach().requires_grad_()
         return torch.autograd.grad(fit.nll(raw), raw)[0]
 
     steps = STEP * torch.eye(len(fit.best)).double()
-    hessian = torch.stack([slope(fit.best + e) - slope(fit.best - e) for e in steps]) / (2 * STEP)
-    # logits that grow together change nothing: there the information is 0, to rounding
+    differences = [gradient(fit.best + e) - gradient(fit.best - e) for e in steps]
+    hessian = torch.stack(differences) / (2 * STEP)
+    # adding a constant to all logits changes nothing: in this direction the information is 0
     covariance = torch.linalg.pinv(len(fit.y) * hessian, rtol=1e-7)
     jacobian = torch.func.jacrev(fit.family.natural)(fit.best)
     return (jacobian @ covariance @ jacobian.T).diagonal().sqrt().numpy()
 
 
 def _collapse(fit: Fit) -> dict[str, float]:
-    """A mixture of two, and a third component on one draw, as narrow as float64 allows."""
+    """Returns the NLL of a mixture with a third, extremely narrow component at one of the draws."""
     from sklearn.mixture import GaussianMixture
 
     two = GaussianMixture(2, covariance_type="spherical", random_state=0).fit(fit.y[:, None])
@@ -341,12 +346,12 @@ def _collapse(fit: Fit) -> dict[str, float]:
 
 
 def _thinned(values: Floats, most: int = 200) -> dict[str, list[float]]:
-    """Steps and values, at most some hundred, even in the logarithm of the step."""
+    """Returns at most this many of the steps and values, evenly spaced in the log of the step."""
     at = np.unique(np.geomspace(1, len(values), most).round().astype(int)) - 1
     return {"step": at.tolist(), "nats": values[at].tolist()}
 
 
-# -- pictures ---------------------------------------------------------------------------------
+# -- figures ----------------------------------------------------------------------------------
 
 
 def _panels(fits: dict[str, Fit], height: float) -> tuple[Figure, Any]:
@@ -358,21 +363,21 @@ def _panels(fits: dict[str, Fit], height: float) -> tuple[Figure, Any]:
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
-    """The last panel has every kind of line."""
+    """Adds a legend with the lines of the last panel, which has all kinds."""
     lines = ax.get_legend_handles_labels()
     figure.legend(*lines, loc="outside upper center", ncols=5, frameon=False)
 
 
 @torch.no_grad()
 def _draw_surfaces(fits: dict[str, Fit], n_grid: int) -> Figure:
-    """The NLL over two parameters, the others at their best, with the ways of the optimizers."""
+    """Draws the NLL over two parameters, the others at their optimum, and the optimizers' paths."""
     figure, axes = _panels(fits, 7.8)
     levels = 2.0 ** np.arange(-9, 7)
     for ax, fit in zip(axes.flat, fits.values(), strict=True):
         (i, *x_range), (j, *y_range) = fit.family.shown
         xs, ys = (torch.from_numpy(np.linspace(*ends, n_grid)) for ends in (x_range, y_range))
         rows = []
-        for value in ys:  # a line of the grid at a time, for the memory's sake
+        for value in ys:  # one line of the grid at a time, to limit the memory
             raw = fit.best.repeat(n_grid, 1)
             raw[:, i], raw[:, j] = xs, value
             rows.append(fit.nll(raw) - fit.nll(fit.best))
@@ -381,11 +386,11 @@ def _draw_surfaces(fits: dict[str, Fit], n_grid: int) -> Figure:
             xs, ys, above, levels, norm="log", cmap="Greys", extend="both", alpha=0.55, zorder=0
         )
         ax.contour(xs, ys, above, levels, colors="0.35", linewidths=0.5, zorder=1)
-        for way, (colour, line, mark) in STYLES.items():
-            if way in fit.paths:
-                path = fit.paths[way][:, [i, j]].T
-                ax.plot(*path, line, marker=mark, ms=3.5, color=colour, lw=1.6, label=way)
-        ax.plot(*fit.best[[i, j]], "*", color="k", mfc="w", ms=14, label="greatest likelihood")
+        for method, (colour, line, mark) in STYLES.items():
+            if method in fit.paths:
+                path = fit.paths[method][:, [i, j]].T
+                ax.plot(*path, line, marker=mark, ms=3.5, color=colour, lw=1.6, label=method)
+        ax.plot(*fit.best[[i, j]], "*", color="k", mfc="w", ms=14, label="maximum likelihood")
         ax.plot(*fit.paths["Adam"][0, [i, j]], "s", color="k", ms=6, label="start")
         names = [fit.family.names[k] for k in (i, j)]
         log = ["" if n.startswith(("mean", "location")) else "log of the " for n in names]
@@ -393,8 +398,8 @@ def _draw_surfaces(fits: dict[str, Fit], n_grid: int) -> Figure:
     _legend(figure, ax)
     figure.supxlabel(
         "Contours: mean NLL above its minimum, each twice the one inside it, from "
-        f"{levels[0]:.4f} nats a row.\nParameters that are not shown are at their best for the "
-        "surface and move along the paths.",
+        f"{levels[0]:.4f} nats per row.\nParameters that are not shown are at their optimum for "
+        "the surface and vary along the paths.",
         fontsize=8,
     )
     return figure
@@ -402,7 +407,7 @@ def _draw_surfaces(fits: dict[str, Fit], n_grid: int) -> Figure:
 
 @torch.no_grad()
 def _draw_densities(fits: dict[str, Fit]) -> Figure:
-    """The draws, the truth and the densities of greatest likelihood."""
+    """Draws the samples, the true and the fitted densities."""
     figure, axes = _panels(fits, 6.4)
     for ax, fit in zip(axes.flat, fits.values(), strict=True):
         family = fit.family
@@ -428,18 +433,18 @@ def _draw_densities(fits: dict[str, Fit]) -> Figure:
     return figure
 
 
-def _draw_steps(told: dict[str, Any]) -> Figure:
-    """How far above its minimum the NLL is, step by step."""
+def _draw_steps(families: dict[str, Any]) -> Figure:
+    """Draws the NLL above its minimum over the steps."""
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     axes = figure.subplots(2, 2)
-    for ax, one in zip(axes.flat, told.values(), strict=True):
-        for way, path in one["above"].items():
-            colour, line, mark = STYLES[way]
+    for ax, family in zip(axes.flat, families.values(), strict=True):
+        for method, path in family["above"].items():
+            colour, line, mark = STYLES[method]
             above = np.maximum(path["nats"], 1e-16)  # rounding leaves 0 or less
             step = np.add(path["step"], 1)
-            ax.loglog(step, above, line, marker=mark, ms=3, color=colour, label=way)
+            ax.loglog(step, above, line, marker=mark, ms=3, color=colour, label=method)
         ax.axhline(CLOSE, color="0.6", lw=0.8, ls=":")
         ax.set(ylabel="nats above the minimum", ylim=(1e-16, None), xlabel="step, from 1")
-        ax.set_title(one["title"], fontsize=10)
+        ax.set_title(family["title"], fontsize=10)
     _legend(figure, ax)
     return figure

@@ -1,18 +1,18 @@
-r"""A classifier trained by its negative log-likelihood comes near zero and never below it.
+r"""The negative log-likelihood of a classifier approaches zero during training but is never below.
 
-A network 784-64-32-10 with `LogSoftmax` at its end is trained on MNIST by `NLLLoss`: Adam with rate
-1e-4, batches of 10, five epochs, seed 42. A published run went from 1.987, the mean of the first
-500 mini-batches, to 0.193, that of the last 500 of the fifth epoch. This one starts from other
-random weights and meets the images in another order. How the published run scaled the pixels is
-not known to us: of three usual ways the one was taken whose start is nearest (the other two are
-reported), so that only the end is a test.
+A network 784-64-32-10 with a final `LogSoftmax` is trained on MNIST by `NLLLoss`: Adam with
+learning rate 1e-4, batches of 10, five epochs, seed 42. In a published run the mean loss was 1.987
+over the first 500 mini-batches and 0.193 over the last 500 of the fifth epoch. Our run has other
+initial weights and another order of the images. The scaling of the pixels in the published run is
+not known: of three usual scalings we take the one with the nearest initial loss (the other two are
+reported), so only the final loss is a test.
 
-What does carry over is the floor. The output is a probability *mass*: $p_t \le 1$, so $-\log p_t
-\ge 0$ for each image, and a curve below the zero line would be a bug. The loss of a *density*, from
-the same loop with another head, has no such floor (see `negative-nll`).
+The lower bound applies to every run. The output is a probability *mass*: $p_t \le 1$, so $-\log p_t
+\ge 0$ for each image, and a loss below zero would be a bug. The loss of a *density*, from the same
+training loop with another head, has no such bound (see `negative-nll`).
 
-`LogSoftmax` with `NLLLoss` is `-dist.log_prob(y).mean()` of a categorical distribution, the form in
-which `mdn` writes every loss; the trained layer put into `mdn.CategoricalHead` gives the same
+`LogSoftmax` with `NLLLoss` is `-dist.log_prob(y).mean()` of a categorical distribution, the form of
+every loss in `mdn`; `mdn.CategoricalHead` with the weights of the trained layer gives the same
 number.
 
 Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition,
@@ -34,30 +34,30 @@ from torch import nn
 import mdn
 
 from ._classification import (
-    BLACK,
-    BLUE,
     DATA,
     MNIST_MEAN,
     MNIST_STD,
-    VERMILLION,
     chunks,
+    evaluate,
     load_images,
     log_probs,
     mlp,
+    repeated,
     train,
 )
+from ._palette import BLACK, BLUE, VERMILLION
 
 __all__ = ["MINUTES", "DATA", "run", "report"]
 
 MINUTES = 0.5
-SEED = 42  # of the published run; a seed of one's own is added
+SEED = 42  # of the published run; the seed of this run is added
 HIDDEN = (64, 32)
 RATE, BATCH, EPOCHS = 1e-4, 10, 5
-DIGITS_PASSES = 4  # over scikit-learn's few digits that stand for an epoch of MNIST
-POINT = 500  # mini-batches that a printed loss is the mean of
+DIGITS_PASSES = 4  # over scikit-learn's few digits in one epoch
+POINT = 500  # mini-batches whose mean loss is one point of the curve
 PUBLISHED = {"first": 1.987, "last": 0.193}  # means of 500 mini-batches, three decimals
-NEAR = 0.1  # share of the published value within which ours counts as the same
-SCALINGS = {  # mean and divisor of the pixels, between 0 and 1 before
+TOLERANCE = 0.1  # relative difference from the published value
+SCALINGS = {  # shift and divisor of pixels between 0 and 1
     "(x - 0.5) / 0.5": (0.5, 0.5),
     f"(x - {MNIST_MEAN}) / {MNIST_STD}": (MNIST_MEAN, MNIST_STD),
 }
@@ -71,12 +71,9 @@ def run(
     progress: Callable[[str], None] = lambda text: None,
     data: str | None = None,
 ) -> dict[str, Any]:
-    """The curve, the accuracy and the floor; draws loss.png."""
+    """Trains the network and compares it with the published run; draws loss.png."""
     progress("loading images")
-    images = load_images(data, fast)
-    if images.name == "digits":
-        x, y = images.x.repeat(DIGITS_PASSES, 1), images.y.repeat(DIGITS_PASSES)
-        images = images._replace(x=x, y=y)
+    images = repeated(load_images(data, fast), DIGITS_PASSES)
     point = POINT if len(images.y) >= POINT * BATCH else len(images.y) // BATCH // 3
 
     def network() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -96,16 +93,16 @@ def run(
     accuracy, test_nll = [], []
 
     def after_epoch(epoch: int) -> None:
-        log_p = log_probs(net, images.x_test)
-        accuracy.append(float((log_p.argmax(-1) == images.y_test).double().mean()))
-        test_nll.append(float(nn.functional.nll_loss(log_p, images.y_test)))
+        share, nll = evaluate(net, images)
+        accuracy.append(share)
+        test_nll.append(nll)
         progress(f"epoch {epoch} of {EPOCHS}")
 
     losses = train(net, images.x, images.y, nn.NLLLoss(), optimizer, batch=BATCH, epochs=EPOCHS,
                    seed=SEED + seed, after_epoch=after_epoch)  # fmt: skip
     epochs = [chunks(part, point) for part in np.split(losses, EPOCHS)]
     log_p = log_probs(net, images.x_test)
-    each = -log_p[torch.arange(len(log_p)), images.y_test]
+    row_nll = -log_p[torch.arange(len(log_p)), images.y_test]
     numbers = {
         "data": images.name,
         "notice": images.notice,
@@ -114,7 +111,7 @@ def run(
         "curve": epochs,
         "last": [float(part[-point:].mean()) for part in np.split(losses, EPOCHS)],
         "smallest_batch": float(losses.min()),
-        "smallest_row": float(each.min()),
+        "smallest_row": float(row_nll.min()),
         "accuracy": accuracy,
         "test_nll": test_nll,
         "test_rows": len(images.y_test),
@@ -127,15 +124,15 @@ def run(
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The curve beside the published one, and whether it agrees."""
+    """Returns the losses, and whether they agree with the published ones, in Markdown."""
     curve, last = numbers["curve"], numbers["last"]
     first, end, point = curve[0][0], last[-1], numbers["point"]
     lines = [numbers["notice"] + ".\n"] if numbers["notice"] else []
-    again = f" ({DIGITS_PASSES} passes)" if numbers["data"] == "digits" else ""
+    passes = f" ({DIGITS_PASSES} passes)" if numbers["data"] == "digits" else ""
     lines += [
         f"Mean training loss (nats) of the first and of the last {point} mini-batches of each "
-        f"epoch of {numbers['rows']} images{again}, and the test of {numbers['test_rows']} after "
-        "it:",
+        f"epoch of {numbers['rows']} images{passes}, and scores on {numbers['test_rows']} test "
+        "images after it:",
         "",
         "| epoch | first | published | last | published | test NLL | test accuracy |",
         "|---:|---:|---:|---:|---:|---:|---:|",
@@ -152,40 +149,40 @@ def report(numbers: dict[str, Any]) -> str:
         )
     lines.append("")
     if comparable:
-        away = {
+        error = {
             "start": first / PUBLISHED["first"] - 1,
             "end": end / PUBLISHED["last"] - 1,
         }
-        far = [name for name, share in away.items() if abs(share) > NEAR]
+        wrong = [name for name, share in error.items() if abs(share) > TOLERANCE]
         verdict = (
-            f"**Not reproduced** at the {' and at the '.join(far)}" if far else "**Reproduced**"
+            f"**Not reproduced** at the {' and at the '.join(wrong)}" if wrong else "**Reproduced**"
         )
         lines.append(
-            f"{verdict} within {NEAR:.0%}: our start is {away['start']:+.1%} and our end "
-            f"{away['end']:+.1%} from the published values."
+            f"{verdict} within {TOLERANCE:.0%}: our loss differs from the published value by "
+            f"{error['start']:+.1%} at the start and by {error['end']:+.1%} at the end."
         )
     else:
         lines.append("Too little data to compare with the published run.")
     others = " and ".join(f"{v:.3f} with {k}" for k, v in numbers["first_if_scaled"].items())
-    below = min(numbers["smallest_batch"], numbers["smallest_row"])
+    smallest = min(numbers["smallest_batch"], numbers["smallest_row"])
     difference = abs(numbers["head_nll"] - numbers["test_nll"][-1])
     lines += [
         "",
-        f"Pixels are between 0 and 1. Scaled otherwise, the first {point} mini-batches give "
-        f"{others}.",
+        f"Pixels are between 0 and 1. With other scalings the mean loss of the first {point} "
+        f"mini-batches is {others}.",
         "",
-        f"**The zero line**: the smallest loss of a mini-batch was {numbers['smallest_batch']:.2g} "
-        f"and of a test image {numbers['smallest_row']:.2g}. "
-        + ("None is negative." if below >= 0 else "**One is negative: that is a bug.**"),
+        f"**Lower bound**: the smallest loss of a mini-batch is {numbers['smallest_batch']:.2g}, "
+        f"that of a test image {numbers['smallest_row']:.2g}. "
+        + ("None is negative." if smallest >= 0 else "**One is negative: this is a bug.**"),
         "",
-        f"The same layers under `mdn.CategoricalHead`: `-dist.log_prob(y).mean()` is "
+        "With the same layers and `mdn.CategoricalHead`, `-dist.log_prob(y).mean()` is "
         f"{numbers['head_nll']:.6f}, which differs from `NLLLoss` by {difference:.1e}.",
     ]
     return "\n".join(lines)
 
 
 def _by_head(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Test NLL with the last linear layer in a head of the package."""
+    """Returns the test NLL with the last linear layer in ``mdn.CategoricalHead``."""
     layers = list(net.children())
     body, linear = nn.Sequential(*layers[:-2]), layers[-2]
     head = mdn.CategoricalHead(linear.in_features, linear.out_features)
@@ -195,7 +192,7 @@ def _by_head(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _draw(numbers: dict[str, Any], losses: np.ndarray) -> Figure:
-    """The training loss over mini-batches, the test after each epoch, the floor."""
+    """Draws the training loss over mini-batches, the test loss, and the lower bound."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     ax = figure.subplots()
     point, steps = numbers["point"], len(losses) // EPOCHS

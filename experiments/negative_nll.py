@@ -1,21 +1,20 @@
-r"""Why a negative loss is no sign of overfitting: four units, a classifier, a collapse, told apart.
+r"""A negative loss is no sign of overfitting: one model in four units, a classifier, broken models.
 
 A density is probability per unit of y, so it may exceed 1, and then $-\log p$ is negative. In
-another unit, $c\,y$, the same model has another loss, $\text{NLL} + \log c$. What it says of new
-rows, quantiles and all, does not change. A classifier's loss is that of a mass, at most 1, so it
-cannot become negative; a likelihood *ratio* can.
+another unit, $c\,y$, the same model has another loss, $\text{NLL} + \log c$. Its predictions, for
+example its quantiles, do not change. The loss of a classifier is that of a probability, at most 1,
+so it cannot become negative; that of a likelihood *ratio* can.
 
-So the sign says nothing of the health of a model, and `mdn.explain_nll` looks elsewhere. Here it is
-asked of one sound model in four units and of three models that were broken on purpose: one that
-collapsed onto its rows, one trained for too long, one whose y is discrete. The rows are simulated:
-y = sin(3 x) plus Gaussian noise whose width grows with x, in minutes.
+So the sign of the loss is no evidence for or against a model, and `mdn.explain_nll` uses other
+criteria. Here it is applied to one good model in four units and to three models that were broken on
+purpose: one that collapsed onto its training rows, one trained for too long, one with a discrete y.
+The rows are simulated: y = sin(3 x) plus Gaussian noise whose scale grows with x, in minutes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from torch import Tensor, nn
 import mdn
 from mdn import plot
 
+from ._density import Rows, gaussian, seeded, train_on
+
 __all__ = ["DATA", "MINUTES", "report", "run"]
 
 MINUTES = 0.5
@@ -33,10 +34,7 @@ DATA = "none"
 
 UNITS = {"hours": 1 / 60, "minutes": 1.0, "seconds": 60.0, "milliseconds": 60e3}
 N_CLASSES = 6
-RATE = 5e-3
-NEW_ROWS = 600
-
-Rows = tuple[Tensor, Tensor]
+NEW_ROWS = 600  # rows on which the models are judged
 
 
 def run(
@@ -46,7 +44,7 @@ def run(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Losses in four units, of a classifier, and the verdicts; draws units.png and verdicts.png."""
+    """Compares losses in four units, of a classifier, and verdicts; draws three figures."""
     g = torch.Generator().manual_seed(seed)
     n = 500 if fast else 2000
     rows, val, new = _rows(n, g), _rows(n // 2, g), _rows(NEW_ROWS, g)
@@ -60,20 +58,20 @@ def run(
         model, histories[name] = _trained(
             seed, (rows[0], c * rows[1]), (val[0], c * val[1]), n_components=2
         )
-        found = reports[f"sound, in {name}"] = mdn.explain_nll(
+        explained = reports[f"sound, in {name}"] = mdn.explain_nll(
             model, new[0], c * new[1], train=(rows[0], c * rows[1])
         )
         with torch.no_grad():
             median = model(new[0]).icdf(torch.full((1,), 0.5)) / c
-        nll = found.unit["nll"]
+        nll = explained.unit["nll"]
         units[name] = {
             "factor": c,
             "nll": nll,
             "minus_log_factor": nll - math.log(c),
-            "highest_density": found.sign["highest_density"],
-            "share_above_one": found.sign["share_above_one"],
+            "highest_density": explained.sign["highest_density"],
+            "share_above_one": explained.sign["share_above_one"],
             "median_of_medians_in_minutes": float(median.median()),
-            "verdict": found.verdict,
+            "verdict": explained.verdict,
         }
 
     progress("a classifier")
@@ -82,16 +80,16 @@ def run(
     broken = {}
     for name, situation in _broken(seed, g).items():
         progress(name)
-        model, own, fresh = situation()
-        found = reports[name] = mdn.explain_nll(model, *fresh, train=own)
+        model, train, held_out = situation()
+        explained = reports[name] = mdn.explain_nll(model, *held_out, train=train)
         with torch.no_grad():
-            train_nll = float(-model(own[0]).log_prob(own[1]).mean())
+            train_nll = float(-model(train[0]).log_prob(train[1]).mean())
         broken[name] = {
             "train_nll": train_nll,
-            "nll": found.unit["nll"],
-            "word": found.word,
-            "verdict": found.verdict,
-            "remedy": found.remedy,
+            "nll": explained.unit["nll"],
+            "word": explained.word,
+            "verdict": explained.verdict,
+            "remedy": explained.remedy,
         }
     numbers = {
         "rows": n,
@@ -110,13 +108,13 @@ def run(
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """A table of units, the classifier, and a table of verdicts."""
+    """Returns a table of units, the classifier, and a table of verdicts, in Markdown."""
     units = numbers["units"]
     minutes = units["minutes"]
     lines = [
-        f"One network, trained anew on {numbers['rows']} rows in each unit of y, on "
-        f"{numbers['new_rows']} new rows; the true density has {numbers['truth']:.3f} nats in "
-        "minutes:",
+        f"The same network, trained on {numbers['rows']} rows in each unit of y. Scores on "
+        f"{numbers['new_rows']} held-out rows; the NLL of the true density is "
+        f"{numbers['truth']:.3f} nats in minutes:",
         "",
         "| y in | NLL | NLL - log c | highest density | rows with p > 1 | median, min | verdict |",
         "|---|---|---|---|---|---|---|",
@@ -128,27 +126,27 @@ def report(numbers: dict[str, Any]) -> str:
         ),
         "",
         f"In {'all' if len({u['verdict'].split(':')[0] for u in units.values()}) == 1 else 'some'} "
-        f"units the verdict is the same; it says: *{minutes['verdict']}*",
+        f"units the verdict is the same. In minutes it is: *{minutes['verdict']}*",
         "",
     ]
     c = numbers["classifier"]
     lines += [
-        f"A classifier of y in {c['classes']} bins, the same network with another head: NLL "
-        f"{c['nll']:.3f} nats, the lowest of a row {c['lowest']:.2g}, never below 0, as "
-        f"p is at most {c['highest_mass']:.4f}. The likelihood *ratio* loss of the same "
-        f"predictions is {c['ratio_loss']:.3f} on average, and below 0 on "
+        f"A classifier of y in {c['classes']} bins, the same network with another head, has an NLL "
+        f"of {c['nll']:.3f} nats. The lowest NLL of a row is {c['lowest']:.2g}; it is never below "
+        f"0, because the highest probability is {c['highest_mass']:.4f}. The likelihood *ratio* "
+        f"loss of the same predictions is {c['ratio_loss']:.3f} on average, and below 0 on "
         f"{c['share_ratio_below_zero']:.0%} of the rows: those with p > 1/2.",
         "",
-        "What is wrong shows elsewhere:",
+        "The verdicts on the broken models:",
         "",
-        "| model | NLL in training | on new rows | verdict |",
+        "| model | NLL on training rows | NLL on held-out rows | verdict |",
         "|---|---|---|---|",
         *(
             f"| {name} | {b['train_nll']:.2f} | {b['nll']:.2f} | {b['verdict']} |"
             for name, b in numbers["broken"].items()
         ),
         "",
-        "And what to do:",
+        "The remedies:",
         "",
         *(f"- {name}: {b['remedy']}" for name, b in numbers["broken"].items()),
     ]
@@ -158,71 +156,46 @@ def report(numbers: dict[str, Any]) -> str:
 # -- data and models -------------------------------------------------------------------------------
 
 
-def _width(x: Tensor) -> Tensor:
+def _scale(x: Tensor) -> Tensor:
     return 0.1 + 0.2 * x
 
 
 def _rows(n: int, generator: torch.Generator) -> Rows:
     x = torch.rand(n, 1, generator=generator)
-    return x, torch.sin(3 * x) + _width(x) * torch.randn(n, 1, generator=generator)
+    return x, torch.sin(3 * x) + _scale(x) * torch.randn(n, 1, generator=generator)
 
 
 def _truth(x: Tensor) -> mdn.GaussianMixture:
-    one = torch.zeros(len(x), 1)
-    return mdn.GaussianMixture(one, torch.sin(3 * x).unsqueeze(1), _width(x).unsqueeze(1))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+    return gaussian(torch.sin(3 * x), _scale(x))
 
 
 def _trained(
-    seed: int, rows: Rows, val: Rows | None, **options: Any
+    seed: int,
+    rows: Rows,
+    val: Rows | None,
+    *,
+    max_epochs: int = 150,
+    lr: float = 5e-3,
+    **options: Any,
 ) -> tuple[mdn.MDN, mdn.History]:
-    """A network and its training; without validation rows, all of its epochs."""
-    epochs = options.pop("max_epochs", 150)
-    rate = options.pop("lr", RATE)
-    with _seeded(seed):
-        model = mdn.MDN(1, hidden=(32, 32), **options).standardize_(*rows)
-    size = 128 if val is not None else len(rows[0])
-    history = mdn.fit(
-        model,
-        rows,
-        val,
-        max_epochs=epochs,
-        lr=rate,
-        patience=15,
-        batch_size=size,
-        progress=False,
-        seed=seed,
-    )
-    return model, history
+    """Returns a trained network and its history."""
+    model = seeded(seed, lambda: mdn.MDN(1, hidden=(32, 32), **options).standardize_(*rows))
+    return model, train_on(model, rows, val, seed=seed, max_epochs=max_epochs, lr=lr)
 
 
 def _classifier(seed: int, rows: Rows, val: Rows, new: Rows, fast: bool) -> dict[str, Any]:
-    """The loss of a mass, and the ratio loss of the same predictions."""
+    """Returns the loss of a classifier of y, and the ratio loss of the same predictions."""
     edges = rows[1].flatten().quantile(torch.linspace(0, 1, N_CLASSES + 1)[1:-1])
 
     def binned(pair: Rows) -> Rows:
         return pair[0], torch.bucketize(pair[1].flatten(), edges)
 
-    with _seeded(seed):
+    def build() -> nn.Module:
         head = mdn.CategoricalHead(32, N_CLASSES)
-        model = nn.Sequential(nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), head)
-    mdn.fit(
-        model,
-        binned(rows),
-        binned(val),
-        max_epochs=30 if fast else 150,
-        lr=RATE,
-        patience=15,
-        batch_size=128,
-        progress=False,
-        seed=seed,
-    )
+        return nn.Sequential(nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), head)
+
+    model = seeded(seed, build)
+    train_on(model, binned(rows), binned(val), seed=seed, max_epochs=30 if fast else 150)
     x, target = binned(new)
     with torch.no_grad():
         dist = model(x)
@@ -240,7 +213,10 @@ def _classifier(seed: int, rows: Rows, val: Rows, new: Rows, fast: bool) -> dict
 
 
 def _broken(seed: int, g: torch.Generator) -> dict[str, Callable[[], tuple[nn.Module, Rows, Rows]]]:
-    """Models broken on purpose, their training rows and new ones."""
+    """Returns functions that train models broken on purpose.
+
+    Each returns the model, its training rows and held-out rows.
+    """
 
     def collapsed() -> tuple[nn.Module, Rows, Rows]:
         rows = _rows(16, g)
@@ -275,10 +251,11 @@ def _broken(seed: int, g: torch.Generator) -> dict[str, Callable[[], tuple[nn.Mo
 
 
 def _draw_units(numbers: dict[str, Any], history: mdn.History) -> Figure:
+    """Draws the losses in four units, and the training curve in hours."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     plot.plot_units({name: u["nll"] for name, u in numbers["units"].items()}, ax=left)
-    left.margins(x=0.25)  # for the numbers beside the bars
+    left.margins(x=0.25)  # space for the numbers next to the bars
     left.set_title("One model in four units of y", fontsize=10)
     plot.plot_history(history, y_unit="hours", ax=right)
     right.set_title("Its training in hours: negative, and sound", fontsize=10)

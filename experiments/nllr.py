@@ -1,4 +1,4 @@
-r"""The ratio loss of Zhu et al. against cross-entropy: how often it is right, and how sure.
+r"""The ratio loss of Zhu et al. compared with cross-entropy: accuracy and calibration.
 
 The negative log-likelihood *ratio* between the right class $t$ and all others is, in logits $a$,
 
@@ -7,25 +7,25 @@ $$\ell = -\log \frac{p_t}{1 - p_t} = \log \sum_{c \ne t} e^{a_c} - a_t .$$
 Cross-entropy is its softplus, $-\log p_t = \log(1 + e^\ell)$. The ratio is negative as soon as $p_t
 > 1/2$ and has no lower bound, so a negative loss is no error here, though $p_t$ is a probability.
 
-**What to expect of its probabilities.** Cross-entropy is a proper score: for a true conditional
-distribution $\pi$ its expectation is least at $p = \pi$. The ratio is not. With two classes its
-expectation is $(\pi_1 - \pi_2)(a_2 - a_1)$, linear in the logits, so that whatever favours one
-class by a hair drives its probability to 1; a row that is right by far pulls as hard as one that is
-wrong. So the accuracy may be as good, but the probabilities should be too sure.
+**Probabilities.** Cross-entropy is a proper score: for a true conditional distribution $\pi$ its
+expectation is minimal at $p = \pi$. The ratio is not a proper score. With two classes its
+expectation is $(\pi_1 - \pi_2)(a_2 - a_1)$, linear in the logits, so the probability of the more
+probable class goes to 1, however small its advantage. So the accuracy may be as good, but the
+probabilities should be overconfident.
 
-**And of the training.** The pull on the right logit is 1 for every row, whether it is right already
-or not, where that of cross-entropy is $1 - p_t$. The rows that are right by far are many and their
-loss falls for ever, so that they outvote those that are wrong. The third loss here, *floored*, ends
-that: it is the ratio down to $p_t = 1 - 10^{-7}$, a usual clipping of probabilities, and flat
-beyond, so that such rows do not pull. It was added after the bare ratio had been seen to diverge;
-whether the authors bounded theirs, we do not know.
+**Training.** The gradient of the ratio in the logit of the right class is -1 for every row, also
+for a row that is classified correctly; that of cross-entropy is $p_t - 1$. Most rows are classified
+correctly, and as their loss falls without limit they dominate the training. The third loss, the
+*floored ratio*, prevents this: it is the ratio up to $p_t = 1 - 10^{-7}$, a usual clipping of
+probabilities, and constant beyond, so that such rows have no gradient. It was added after the ratio
+itself had diverged; it is not known whether the authors bounded their loss.
 
-All three train the same network 784-128-10 from the same weights on the same batches: Adam with
-rate 1e-3, batches of 128, 10 epochs, for each of five seeds. The differences are paired by seed.
-ECE, the expected calibration error, is the mean distance of accuracy and confidence in 15 bins of
-the confidence in the likeliest class.
+All three losses train the same network 784-128-10 from the same initial weights on the same
+batches: Adam with learning rate 1e-3, batches of 128, 10 epochs, for each of five seeds. The
+differences are paired by seed. ECE, the expected calibration error, is the mean distance of
+accuracy and confidence in 15 bins of the confidence, the probability of the most probable class.
 
-Two things are ours and not the paper's: the network, and MNIST where the paper has CIFAR-10.
+Two things differ from the paper: the network, and MNIST in place of CIFAR-10.
 
 D. Zhu, H. Yao, B. Jiang, P. Yu, Negative log likelihood ratio loss for deep neural network
 classification, arXiv 1804.10690 (2018); C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, On calibration
@@ -50,10 +50,7 @@ from torch.nn import functional as F
 from mdn.functional import nll_ratio_loss
 
 from ._classification import (
-    BLUE,
     DATA,
-    GREEN,
-    VERMILLION,
     Images,
     load_images,
     log_probs,
@@ -62,6 +59,7 @@ from ._classification import (
     reliability,
     train,
 )
+from ._palette import BLUE, GREEN, VERMILLION
 
 __all__ = ["MINUTES", "DATA", "run", "report"]
 
@@ -70,9 +68,9 @@ HIDDEN = (128,)
 RATE, BATCH, EPOCHS, SEEDS = 1e-3, 128, 10, 5
 FAST_BATCH, FAST_SEEDS = 32, 2
 LEVEL = 0.05  # of the paired t-test behind "higher" and "lower"
-CLIPPED = 1e-7  # least probability of a wrong class that the floored ratio tells apart
+CLIPPED = 1e-7  # probability of the wrong classes below which the floored ratio is constant
 FLOOR = math.log(CLIPPED / (1 - CLIPPED))  # -16.1
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # one number a row
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # one number per row
     "cross-entropy": lambda a, t: F.cross_entropy(a, t, reduction="none"),
     "ratio": lambda a, t: nll_ratio_loss(a, t, reduction="none"),
     "floored ratio": lambda a, t: nll_ratio_loss(a, t, reduction="none").clamp(min=FLOOR),
@@ -83,7 +81,7 @@ STYLES = {
     "ratio": (VERMILLION, "s", "--"),
     "floored ratio": (GREEN, "^", "-."),
 }
-SCORES = {  # name in the table, and what a larger number is
+SCORES = {  # name in the table, and whether a larger value is better or worse
     "accuracy": ("test accuracy (%)", "better"),
     "confidence": ("mean confidence (%)", ""),
     "ece": ("ECE (points)", "worse"),
@@ -91,8 +89,8 @@ SCORES = {  # name in the table, and what a larger number is
     "training_loss": ("training loss at the end (nats)", ""),
     "negative": ("training rows with a negative loss (%)", ""),
 }
-SHOWN = 10  # predictions that a point of the diagram must stand for
-FASHION = "fashion-mnist"  # folder beside mnist
+SHOWN = 10  # smallest number of predictions of a point in the diagram
+FASHION = "fashion-mnist"  # folder next to mnist
 
 
 def run(
@@ -103,7 +101,7 @@ def run(
     progress: Callable[[str], None] = lambda text: None,
     data: str | None = None,
 ) -> dict[str, Any]:
-    """Every loss on each set over the seeds; draws reliability.png."""
+    """Trains with every loss on each set and seed; draws reliability.png."""
     progress("loading images")
     sets = [load_images(data, fast, normalise=True)]
     root = os.environ.get("MDN_DATA")
@@ -119,23 +117,23 @@ def run(
         "sets": {},
     }
     for images in sets:
-        told: dict[str, Any] = {}
+        runs: dict[str, Any] = {}
         for name, loss in LOSSES.items():
-            runs = []
+            each = []
             for one in seeds:
                 progress(f"{images.name}: {name}, seed {one}")
-                runs.append(_one(images, loss, one, batch))
-            told[name] = {key: [r[key] for r in runs] for key in SCORES}
-            told[name]["bins"] = _pooled([r["bins"] for r in runs])
+                each.append(_one(images, loss, one, batch))
+            runs[name] = {key: [r[key] for r in each] for key in SCORES}
+            runs[name]["bins"] = _pooled([r["bins"] for r in each])
         numbers["sets"][images.name] = {
             "rows": len(images.y),
             "test_rows": len(images.y_test),
-            "runs": told,
+            "runs": runs,
             "scores": {
                 key: {
-                    "of": {name: mean_and_error(told[name][key]) for name in LOSSES},
+                    "of": {name: mean_and_error(runs[name][key]) for name in LOSSES},
                     "against": {
-                        name: _paired(told[name][key], told["cross-entropy"][key])
+                        name: _paired(runs[name][key], runs["cross-entropy"][key])
                         for name in RIVALS
                     },
                 }
@@ -148,12 +146,12 @@ def run(
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """A table for each set, and what it says."""
+    """Returns a table for each set, and the results of the tests, in Markdown."""
     lines = [numbers["notice"] + ".\n"] if numbers["notice"] else []
     behind: list[str] = []
-    for name, told in numbers["sets"].items():
+    for name, results in numbers["sets"].items():
         lines += [
-            f"**{name}**: {told['rows']} training and {told['test_rows']} test images, "
+            f"**{name}**: {results['rows']} training and {results['test_rows']} test images, "
             f"{numbers['epochs']} epochs, {len(numbers['seeds'])} seeds; mean ± standard error.",
             "",
             f"| | {' | '.join(LOSSES)} | "
@@ -162,66 +160,69 @@ def report(numbers: dict[str, Any]) -> str:
             "|---|" + "---:|" * (len(LOSSES) + len(RIVALS)),
         ]
         for key, (label, _) in SCORES.items():
-            it = told["scores"][key]
-            cells = [_show(it["of"][loss]) for loss in LOSSES]
+            score = results["scores"][key]
+            cells = [_show(score["of"][loss]) for loss in LOSSES]
             for rival in RIVALS:
-                difference, p = it["against"][rival]["difference"], float(it["against"][rival]["p"])
+                paired = score["against"][rival]
+                difference, p = paired["difference"], float(paired["p"])
                 shown = "" if math.isnan(p) else " (<0.001)" if p < 1e-3 else f" ({p:.3f})"
                 cells.append(_show(difference, "+") + shown)
             lines.append(f"| {label} | {' | '.join(cells)} |")
-        if told["scores"]["accuracy"]["against"]["ratio"]["difference"]["mean"] <= 0:
+        if results["scores"]["accuracy"]["against"]["ratio"]["difference"]["mean"] <= 0:
             behind.append(name)
-        lines += ["", *(_verdict(told["scores"], rival) for rival in RIVALS), ""]
+        lines += ["", *(_verdict(results["scores"], rival) for rival in RIVALS), ""]
     lines += [
-        ("**Not reproduced here**" if behind else "**As in the paper**")
-        + ": the paper reports a higher accuracy than by cross-entropy (CIFAR-10, other networks); "
+        ("**Not reproduced**" if behind else "**Reproduced**")
+        + ": the paper reports a higher accuracy of the ratio loss than of cross-entropy "
+        "(CIFAR-10, other networks); "
         + (
-            f"by the ratio as it stands it is not higher on {' and '.join(behind)}."
+            f"here that of the ratio is not higher on {' and '.join(behind)}."
             if behind
-            else "so it is by the ratio here."
+            else "here it is higher too."
         ),
         "",
     ]
     if not numbers["fashion"]:
-        lines.append("Fashion-MNIST was not there (a folder `fashion-mnist` in `MDN_DATA`).")
+        lines.append(
+            "Fashion-MNIST was not available (it is read from a folder `fashion-mnist` in "
+            "`MDN_DATA`)."
+        )
     return "\n".join(lines).strip()
 
 
 def _one(
     images: Images, loss: Callable[[Tensor, Tensor], Tensor], seed: int, batch: int
 ) -> dict[str, Any]:
-    """A network trained by one loss from one seed, and its scores on the test images."""
+    """Trains a network by one loss from one seed; returns its scores on the test images."""
     net = mlp((images.x.shape[1], *HIDDEN, 10), seed)
     optimizer = torch.optim.Adam(net.parameters(), RATE, fused=True)
     losses = train(net, images.x, images.y, lambda a, t: loss(a, t).mean(), optimizer,
                    batch=batch, epochs=EPOCHS, seed=seed)  # fmt: skip
     log_p = log_probs(net, images.x_test)
-    own = log_p.gather(-1, images.y_test[:, None])[:, 0].double()
-    trained = log_probs(net, images.x)
-    of_rows = loss(trained, images.y)
+    log_p_true = log_p.gather(-1, images.y_test[:, None])[:, 0].double()
+    row_losses = loss(log_probs(net, images.x), images.y)
     bins = reliability(log_p, images.y_test)
     return {
         "accuracy": 100 * float((log_p.argmax(-1) == images.y_test).double().mean()),
         "confidence": 100 * float(log_p.double().exp().amax(-1).mean()),
         "ece": 100 * bins["ece"],
-        "nll": float(-own.mean()),
+        "nll": float(-log_p_true.mean()),
         "training_loss": float(losses[-len(losses) // EPOCHS :].mean()),
-        "negative": 100 * float((of_rows < 0).double().mean()),
+        "negative": 100 * float((row_losses < 0).double().mean()),
         "bins": bins,
     }
 
 
 def _paired(a: list[float], b: list[float]) -> dict[str, Any]:
-    """Mean of a - b over the seeds with its standard error, and p of the paired t-test."""
-    difference = np.subtract(a, b)
-    told = mean_and_error(difference.tolist())
-    if len(difference) < 2 or told["error"] == 0:  # no spread, no test
-        return {"difference": told, "p": math.nan}
-    return {"difference": told, "p": float(stats.ttest_rel(a, b).pvalue)}
+    """Returns the mean of a - b over the seeds with its error, and p of the paired t-test."""
+    difference = mean_and_error(np.subtract(a, b).tolist())
+    if len(a) < 2 or difference["error"] == 0:  # no test is possible
+        return {"difference": difference, "p": math.nan}
+    return {"difference": difference, "p": float(stats.ttest_rel(a, b).pvalue)}
 
 
 def _pooled(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """The bins of all seeds together."""
+    """Returns the bins of all seeds together."""
     count = np.array([r["count"] for r in runs], dtype=float)  # (seeds, bins)
     total = np.maximum(count.sum(0), 1)
     return {
@@ -239,46 +240,47 @@ def _show(value: dict[str, float], sign: str = "") -> str:
 
 
 def _verdict(scores: dict[str, Any], rival: str) -> str:
-    """One sentence for accuracy, calibration and likelihood, from the paired tests."""
-    told = []
+    """Returns a sentence on accuracy, calibration and likelihood, from the paired tests."""
+    findings = []
     for key in ("accuracy", "ece", "nll"):
         label, larger = SCORES[key]
         label = label.partition(" (")[0]
-        it = scores[key]["against"][rival]
-        mean, p = it["difference"]["mean"], float(it["p"])
+        paired = scores[key]["against"][rival]
+        mean, p = paired["difference"]["mean"], float(paired["p"])
         if math.isnan(p) or p > LEVEL:
-            told.append(f"{label} does not differ beyond chance")
+            findings.append(f"{label} does not differ significantly")
         else:
             smaller = {"better": "worse", "worse": "better"}[larger]
-            told.append(f"{label} is {larger if mean > 0 else smaller}")
+            findings.append(f"{label} is {larger if mean > 0 else smaller}")
     return (
-        f"- The {rival} against cross-entropy: {'; '.join(told)} (paired t-test, level {LEVEL:g})."
+        f"- The {rival} compared with cross-entropy: {'; '.join(findings)} (paired t-test, level "
+        f"{LEVEL:g})."
     )
 
 
 def _draw(sets: dict[str, Any]) -> Figure:
-    """Reliability diagrams, and how many predictions stand behind each point."""
+    """Draws reliability diagrams, and the number of predictions in each bin."""
     figure = Figure(figsize=(8.5, 5.0 * len(sets)), layout="constrained")
     grid = figure.subplots(len(sets), 2, squeeze=False)
-    for (left, right), (name, told) in zip(grid, sets.items(), strict=True):
+    for (left, right), (name, results) in zip(grid, sets.items(), strict=True):
         left.plot([0, 1], [0, 1], color="0.5", lw=1)
         for loss, (colour, marker, line) in STYLES.items():
-            bins = told["runs"][loss]["bins"]
+            bins = results["runs"][loss]["bins"]
             count = np.array(bins["count"])
-            some = count >= SHOWN
-            x, y = (np.array(bins[key])[some] for key in ("confidence", "accuracy"))
-            ece = told["scores"]["ece"]["of"][loss]["mean"]
-            error = np.sqrt(y * (1 - y) / count[some])
+            shown = count >= SHOWN
+            x, y = (np.array(bins[key])[shown] for key in ("confidence", "accuracy"))
+            ece = results["scores"]["ece"]["of"][loss]["mean"]
+            error = np.sqrt(y * (1 - y) / count[shown])
             left.errorbar(x, y, error, fmt=marker + line, ms=4, lw=1, color=colour,
                           label=f"{loss}: ECE {ece:.2f} points")  # fmt: skip
             edges = np.linspace(0, 1, len(count) + 1)
             right.stairs(100 * count / count.sum(), edges, color=colour, lw=1.8,
                          ls=line, label=loss)  # fmt: skip
-        left.set(xlabel=f"confidence in the likeliest class\n(bins of {SHOWN} predictions or more)",
+        left.set(xlabel=f"confidence\n(bins of {SHOWN} predictions or more)",
                  ylabel="share of right predictions", xlim=(0, 1.02), ylim=(0, 1.02),
                  title=f"{name}: reliability")  # fmt: skip
-        right.set(xlabel="confidence in the likeliest class", ylabel="predictions (%)", xlim=(0, 1),
-                  yscale="log", title=f"{name}: how sure")  # fmt: skip
+        right.set(xlabel="confidence", ylabel="predictions (%)", xlim=(0, 1), yscale="log",
+                  title=f"{name}: distribution of the confidence")  # fmt: skip
         for ax in (left, right):  # above the axes, where no point lies
             ax.set_title(ax.get_title(), pad=52)
             ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9)

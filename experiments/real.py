@@ -1,30 +1,31 @@
-"""Six real data sets, each with pictures and held-out scores: where a mixture earns its place.
+"""MDNRegressor on six real data sets, compared with least squares and with the density of y alone.
 
-A geyser, a helmet, a motorway, a city's weather, galaxies and taxis.  `MDNRegressor` is scored on
-rows that it has not seen, beside a network fitted by least squares (a Gaussian of constant width,
-the same training loop) and beside the density of the target alone (a Gaussian mixture without x,
-its components chosen by BIC).
+The data are of a geyser, a helmet, a motorway, a city's weather, galaxies and taxis.  On held-out
+rows `MDNRegressor` is compared with a network fitted by least squares (a Gaussian of constant
+scale, the same training loop) and with the density of the target alone (a Gaussian mixture that
+ignores x; the number of components is chosen by BIC).
 
-- **NLL**: mean negative log-likelihood, nats in the unit of y.  It may be negative: a density is
-  not a probability.
+- **NLL**: mean negative log-likelihood, nats in the unit of y.  It may be negative, because a
+  density may exceed 1.
 - **CRPS**: continuous ranked probability score, in the unit of y; for a point forecast it is the
   absolute error.
-- **CDE loss**: the integrated squared error of the density up to a constant of the data
-  (Izbicki and Lee 2016), in 1 / unit of y.
+- **CDE loss**: the integrated squared error of the density up to a constant of the data (Izbicki
+  and Lee 2016), in 1 / unit of y.
 - **coverage**: the share of the rows within the central 90 % interval.
 - **PIT p**: p-value of Kolmogorov's test that the probability integral transform of the held-out
   rows is uniform.  Rows of a time series depend on each other, so it can look too small.
 
-Lower is better for the first three.  Old Faithful and the motorcycle data are scored in five folds,
-the other sets on held-out rows (of the galaxies the source's own test part).  The rows of the
-motorway and of the weather are neighbours in time and are split at random, so the scores tell of
-new rows in the time observed, not of another year.  The floor of the scales is raised where values
-are rounded or noted coarsely (0.1 standard deviations for Old Faithful, 0.05 for the motorcycle,
-the motorway and the weather), as heaps of equal values would be rewarded with spikes.
+Lower is better for the first three.  Old Faithful and the motorcycle data are scored by
+cross-validation with five folds, the other sets on a single set of held-out rows (for the galaxies
+the test rows of the source).  The rows of the motorway and the weather data are a time series and
+are split at random, so the scores are valid for new rows in the observed period, not for another
+year.  The scale floor is raised where values are rounded (0.1 standard deviations for Old
+Faithful, 0.05 for the motorcycle, the motorway and the weather), because a density could gain
+likelihood with spikes at tied values.
 
-Each figure: p(y|x) as an image with held-out rows (colours by the square root of the density, so
-that small branches show), p(y|x) at a few x, and on all held-out rows the histogram of the PIT and
-the coverage of central intervals.
+Each figure shows p(y|x) as an image with held-out rows (the colour is proportional to the square
+root of the density, so that small branches are visible), p(y|x) at a few x, and for all held-out
+rows the histogram of the PIT and the coverage of central intervals.
 
 Sources: A. Azzalini and A. W. Bowman (1990); B. W. Silverman (1985); J. Einbeck and G. Tutz (2006);
 R. J. Hyndman, D. M. Bashtannyk and G. K. Grunwald (1996); LSST Dark Energy Science Collaboration,
@@ -50,11 +51,7 @@ from mdn import calibration, scoring
 from . import _real_sets
 from ._classic import Classic
 from ._density import (
-    BLACK,
-    BLUE,
-    GREY,
-    ORANGE,
-    VERMILLION,
+    REGRESSOR,
     Floats,
     LeastSquares,
     distribution_of,
@@ -64,39 +61,40 @@ from ._density import (
     table,
     train_network,
 )
+from ._palette import BLACK, BLUE, GREY, ORANGE, VERMILLION
 from ._real_sets import Plan
 
 __all__ = ["report", "run"]
 
 MINUTES = 3.0
 DATA = (
-    "Old Faithful ships; the others are read from the folder that MDN_DATA names, and left out "
-    "where they are not there"
+    "Old Faithful is part of the package; the others are read from the folder that MDN_DATA names "
+    "and left out if they are not there"
 )
 
 COVERAGE = 0.9
 MOST_TRAIN, MOST_TEST = 6000, 3000  # rows of a large set that are used
 _TEST_SHARE = 0.25
-_CHUNK = 500  # rows at a time: the closed forms take the components in pairs
+_CHUNK = 500  # rows at a time: the closed forms use all pairs of components
 _MOST_COMPONENTS = 6  # of the density of y alone
-_MODE = 0.02  # share of the highest density from which on a mode counts
-_AMBIGUOUS = 0.2  # probability that the smaller part of a galaxy's region must have
+_MODE = 0.02  # a mode counts from this share of the highest density
+_AMBIGUOUS = 0.2  # least probability of the smaller part of an ambiguous galaxy's region
 _UNEVEN = 0.01  # p-value below which the report says that the PIT is not uniform
-# what the last cut of a set shows, up to its modes and its region
-_SAYS = {
-    "old-faithful": "A long wait is followed by a short eruption or by a long one, seldom by one "
-    "in between: after 80 minutes",
+# the text before the modes and the region at the last cut of a set
+_SENTENCES = {
+    "old-faithful": "A long wait is followed by a short or by a long eruption, rarely by one of "
+    "medium duration: after 80 minutes",
     "diabetes": "At a body mass index of 35",
-    "motorcycle": "The width of p(y|x) changes with x, which one width cannot follow: almost "
-    "nothing before the impact, tens of g after it. At 33 ms",
-    "speed-flow": "The same flow is carried by fast free traffic or by a slow queue: at 1600 "
-    "vehicles per hour",
-    "temperature": "After a hot day the heat stays or a cold front ends it: after 38 °C",
+    "motorcycle": "The width of p(y|x) changes with x, which a constant width cannot represent: "
+    "almost nothing before the impact, tens of g after it. At 33 ms",
+    "speed-flow": "The same flow occurs in fast free traffic and in a slow queue: at 1600 vehicles "
+    "per hour",
+    "temperature": "After a hot day the heat continues or a cold front ends it: after 38 °C",
     "taxi": "The spread grows with the distance and with the traffic of the hour: for 8 miles at "
     "17 h",
 }
-_MODEL, _LS, _ALONE = "MDNRegressor", "least squares, one width", "density of y alone"
-_LOOKS = {_MODEL: (BLUE, "-"), _LS: (VERMILLION, "--"), _ALONE: (GREY, ":")}
+_LS, _MARGINAL = "least squares, one width", "density of y alone"
+_LOOKS = {REGRESSOR: (BLUE, "-"), _LS: (VERMILLION, "--"), _MARGINAL: (GREY, ":")}
 
 
 def run(
@@ -106,7 +104,7 @@ def run(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Fits and scores every set that is there, and draws a figure of each."""
+    """Fits and scores every set that is available, and draws a figure of each."""
     plans = _real_sets.plans(fast)
     numbers: dict[str, Any] = {
         "coverage": COVERAGE,
@@ -130,7 +128,7 @@ def run(
 
 
 def _splits(plan: Plan, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """Training and test rows: folds, the source's own parts, or one split at random."""
+    """Yields training and test rows: folds, the split of the source, or one random split."""
     data, rng = plan.data, np.random.default_rng(seed)
     n = len(data.y)
     order = rng.permutation(n)
@@ -149,17 +147,18 @@ def _splits(plan: Plan, seed: int) -> Iterator[tuple[Floats, Floats]]:
 def _scored(
     name: str, plan: Plan, seed: int, fast: bool, progress: Callable[[str], None]
 ) -> tuple[dict[str, Any], tuple[Any, Floats, dict[str, Floats]]]:
-    """The scores of three models; and the first fold's model, its test rows, and all the PIT."""
+    """Returns the scores of three models, the first fold's model, its test rows, and all PIT."""
     X, y = plan.data.X, plan.data.y
     rows: dict[str, list[Floats]] = {key: [] for key in _LOOKS}
     first: Any = None
     for fold, (train, test) in enumerate(_splits(plan, seed)):
         progress(f"{name}: fold {fold + 1} of {plan.folds}")
         model = mdn.MDNRegressor(random_state=seed, **plan.options).fit(X[train], y[train])
-        line = _least_squares(X[train], y[train], seed, fast)
-        alone = _alone(y[train], seed, plan.options.get("min_scale", 1e-3))
-        for key, source in ((_MODEL, model), (_LS, line), (_ALONE, lambda x, a=alone: a)):
-            rows[key].append(_rows(source, X[test], y[test]))
+        network = _least_squares(X[train], y[train], seed, fast)
+        marginal = _marginal(y[train], seed, plan.options.get("min_scale", 1e-3))
+        models = {REGRESSOR: model, _LS: network, _MARGINAL: lambda x, m=marginal: m}
+        for key, fitted in models.items():
+            rows[key].append(_rows(fitted, X[test], y[test]))
         if first is None:
             first = model, test
             sizes = {"train": len(train), "test": len(test)}
@@ -176,8 +175,8 @@ def _scored(
             "pit_p": calibration.pit_test(pit).kolmogorov.p_value,
         }
     gain = [
-        np.concatenate(rows[other])[:, 0] - np.concatenate(rows[_MODEL])[:, 0]
-        for other in (_LS, _ALONE)
+        np.concatenate(rows[other])[:, 0] - np.concatenate(rows[REGRESSOR])[:, 0]
+        for other in (_LS, _MARGINAL)
     ]
     found = {
         "title": plan.title,
@@ -187,7 +186,7 @@ def _scored(
         "features": len(plan.data.features),
         "folds": plan.folds,
         **sizes,
-        "scored_rows": len(values[_MODEL]),
+        "scored_rows": len(values[REGRESSOR]),
         "scores": scores,
         "nats_gained_on_least_squares": float(gain[0].mean()),
         "nats_gained_standard_error": float(gain[0].std(ddof=1) / np.sqrt(len(gain[0]))),
@@ -203,8 +202,8 @@ def _least_squares(X: Floats, y: Floats, seed: int, fast: bool) -> LeastSquares:
     return network
 
 
-def _alone(y: Floats, seed: int, floor: float) -> mdn.GaussianMixture:
-    """p(y) without x: a Gaussian mixture by EM, with as many components as BIC wants."""
+def _marginal(y: Floats, seed: int, floor: float) -> mdn.GaussianMixture:
+    """Returns p(y) without x: a Gaussian mixture by EM, its number of components chosen by BIC."""
     column = y[:, None]
     fits = [
         FixedMixture(k, reg_covar=(floor * y.std()) ** 2, random_state=seed, n_init=2).fit(column)
@@ -219,7 +218,7 @@ def _alone(y: Floats, seed: int, floor: float) -> mdn.GaussianMixture:
 
 
 def _rows(model: Any, X: Floats, y: Floats) -> Floats:
-    """NLL, CRPS, CDE loss and PIT of each row, (N, 4)."""
+    """Returns NLL, CRPS, CDE loss and PIT of each row, (N, 4)."""
     parts = []
     for start in range(0, len(y), _CHUNK):
         at, target = X[start : start + _CHUNK], y[start : start + _CHUNK, None]
@@ -230,7 +229,7 @@ def _rows(model: Any, X: Floats, y: Floats) -> Floats:
 
 
 def _cuts(model: Any, plan: Plan) -> list[dict[str, Any]]:
-    """The modes, and the parts of the 90 % region, of p(y|x) at each cut."""
+    """Returns modes, mean and the intervals of the 90 % region of p(y|x) at each cut."""
     dist = model.predict_distribution(plan.cuts)
     modes, heights = (a.numpy() for a in dist.modes())
     regions = dist.hdr(COVERAGE).intervals.numpy()
@@ -250,11 +249,11 @@ def _cuts(model: Any, plan: Plan) -> list[dict[str, Any]]:
 
 
 def _ambiguous(model: Any, data: Classic, test: Floats) -> tuple[dict[str, float], Floats]:
-    """Galaxies whose 90 % region falls into two parts of which neither is small.
+    """Finds galaxies whose 90 % region has two parts with a large probability.
 
     Returns:
-        How many there are, and how often the nearer part is right and how often it should be;
-        the features of the three whose parts are the most alike, (3, F).
+        Their number, and how often the nearer part is right and is expected to be;
+        the features of the three galaxies whose parts have the most similar probabilities, (3, F).
     """
     X, y = data.X[test], data.y[test]
     lower, upper, border = (np.full(len(y), np.nan) for _ in range(3))
@@ -287,16 +286,16 @@ def _ambiguous(model: Any, data: Classic, test: Floats) -> tuple[dict[str, float
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The numbers in Markdown."""
+    """Returns the numbers in Markdown."""
     parts = []
     missing = numbers["missing"]
     if missing:
         parts.append(
-            f"Left out, as the files are not there: {', '.join(missing)}. Let MDN_DATA name the "
+            f"Left out, because the files do not exist: {', '.join(missing)}. Set MDN_DATA to the "
             "folder that has them."
         )
     sets = numbers["sets"]
-    won = [name for name, s in sets.items() if _best(s) == _MODEL]
+    won = [name for name, s in sets.items() if _best(s) == REGRESSOR]
     parts.append(
         f"The mixture has the lowest NLL of the three on {len(won)} of {len(sets)} sets"
         + ("." if len(won) == len(sets) else f"; not on {', '.join(sorted({*sets} - {*won}))}.")
@@ -349,35 +348,36 @@ def _table(found: dict[str, Any], coverage: float) -> str:
 def _reading(name: str, found: dict[str, Any]) -> str:
     gain, error = found["nats_gained_on_least_squares"], found["nats_gained_standard_error"]
     parts = [
-        f"The mixture gains {gain:.3f} ± {error:.3f} nats a row on least squares with one width."
+        f"The NLL of the mixture is {gain:.3f} ± {error:.3f} nats per row lower than that of least "
+        "squares with one width."
     ]
-    p = found["scores"][_MODEL]["pit_p"]
+    p = found["scores"][REGRESSOR]["pit_p"]
     if p < _UNEVEN:
-        parts.append(f"Its PIT is not uniform (p = {p:.2g}): the density is measurably off.")
-    if name in _SAYS:
+        parts.append(f"Its PIT is not uniform (p = {p:.2g}): the density has measurable errors.")
+    if name in _SENTENCES:
         unit = "" if found["unit"] == "1" else f" {found['unit']}"
         cut = found["cuts"][-1]
         inside = [m for m in cut["modes"] if any(low <= m <= high for low, high in cut["region"])]
         modes = [f"{m:.3g}" for m in inside]
-        told = (
+        modes_text = (
             f"a mode at {modes[0]}"
             if len(modes) == 1
             else f"modes at {', '.join(modes[:-1])} and {modes[-1]}"
         )
         region = " or ".join(f"{low:.3g} to {high:.3g}" for low, high in cut["region"])
         parts.append(
-            f"{_SAYS[name]} p(y|x) has {told}{unit}, its mean at {cut['mean']:.3g}{unit}, and "
-            f"its most probable 90 % at {region}{unit}."
+            f"{_SENTENCES[name]} p(y|x) has {modes_text}{unit}, the mean {cut['mean']:.3g}{unit}, "
+            f"and the 90 % highest-density region {region}{unit}."
         )
     if "ambiguous" in found:
         a = found["ambiguous"]
         share = a["nearer_observed"]
         error = (share * (1 - share) / a["count"]) ** 0.5 if a["count"] else float("nan")
         parts.append(
-            f"{a['count']} galaxies ({a['share']:.1%}) are ambiguous: their most probable region "
-            f"has two parts with a probability of at least {a['smallest_part']:.0%} each, a near "
-            f"galaxy or a far one. The model expects {a['nearer_expected']:.0%} of them to be the "
-            f"nearer of the two; {share:.0%} ± {error:.0%} are."
+            f"{a['count']} galaxies ({a['share']:.1%}) are ambiguous: their highest-density region "
+            f"has two parts with a probability of at least {a['smallest_part']:.0%} each, one for "
+            f"a near and one for a far galaxy. The model expects {a['nearer_expected']:.0%} of "
+            f"these galaxies in the nearer part; {share:.0%} ± {error:.0%} are."
         )
     return " ".join(parts)
 
@@ -385,7 +385,7 @@ def _reading(name: str, found: dict[str, Any]) -> str:
 def _draw(
     out: Path, name: str, plan: Plan, model: Any, test: Floats, values: dict[str, Floats]
 ) -> None:
-    """The density with the data, p(y|x) at the cuts, PIT and coverage on held-out rows."""
+    """Draws the density with the data, p(y|x) at the cuts, PIT and coverage on held-out rows."""
     data = plan.data
     drawn, axes = figure(2, 2, 7.2, height_ratios=(1.35, 1))
     label = data.target if data.unit == "1" else f"{data.target} [{data.unit}]"
@@ -408,9 +408,9 @@ def _draw(
 
 
 def _draw_pit(ax: Axes, values: dict[str, Floats]) -> None:
-    """Histograms of the PIT, with the band that holds a calibrated bar."""
-    bins = int(np.clip(len(values[_MODEL]) // 15, 8, 20))
-    flat = calibration.pit_histogram(values[_MODEL], bins=bins)
+    """Draws histograms of the PIT, with a band for a calibrated model."""
+    bins = int(np.clip(len(values[REGRESSOR]) // 15, 8, 20))
+    flat = calibration.pit_histogram(values[REGRESSOR], bins=bins)
     scale = flat.expected
     ax.axhspan(
         flat.low / scale,
@@ -420,7 +420,7 @@ def _draw_pit(ax: Axes, values: dict[str, Floats]) -> None:
         lw=0,
         label=f"{100 * flat.band:g} % band if calibrated",
     )
-    for key in (_MODEL, _LS):
+    for key in (REGRESSOR, _LS):
         counts, edges = np.histogram(values[key], bins=bins, range=(0, 1))
         colour, dashes = _LOOKS[key]
         ax.stairs(counts / scale, edges, color=colour, ls=dashes, lw=1.8, label=key, baseline=None)
@@ -430,26 +430,26 @@ def _draw_pit(ax: Axes, values: dict[str, Floats]) -> None:
 
 
 def _draw_coverage(ax: Axes, values: dict[str, Floats]) -> None:
-    """The share of the rows in central intervals, less the coverage promised."""
-    promised = np.linspace(0, 1, 101)
-    n = len(values[_MODEL])
-    band = 1.645 * np.sqrt(promised * (1 - promised) / n)  # 90 % of a normal
+    """Draws the share of the rows in central intervals minus their nominal coverage."""
+    nominal = np.linspace(0, 1, 101)
+    n = len(values[REGRESSOR])
+    band = 1.645 * np.sqrt(nominal * (1 - nominal) / n)  # 90 % of a normal
     ax.fill_between(
-        promised, -band, band, color=ORANGE, alpha=0.3, lw=0, label="90 % band if calibrated"
+        nominal, -band, band, color=ORANGE, alpha=0.3, lw=0, label="90 % band if calibrated"
     )
     for key, pit in values.items():
-        inside = np.mean(np.abs(2 * pit[:, None] - 1) <= promised, axis=0)
+        inside = np.mean(np.abs(2 * pit[:, None] - 1) <= nominal, axis=0)
         colour, dashes = _LOOKS[key]
-        ax.plot(promised, inside - promised, dashes, color=colour, lw=1.8, label=key)
+        ax.plot(nominal, inside - nominal, dashes, color=colour, lw=1.8, label=key)
     ax.axhline(0, color=BLACK, lw=0.8)
-    ax.set(xlabel="coverage promised", ylabel="held-out share less promise", xlim=(0, 1))
+    ax.set(xlabel="nominal coverage", ylabel="held-out share minus nominal", xlim=(0, 1))
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.55 * (high - low))
     ax.legend(fontsize="x-small", loc="upper center", ncols=2, columnspacing=0.8, handlelength=1.6)
 
 
 def _draw_stacked(ax: Axes, model: Any, data: Classic, test: Floats) -> None:
-    """Mean p(z) of the galaxies in each bin of their true redshift."""
+    """Draws the mean p(z) of the galaxies in each bin of their true redshift."""
     y = data.y[test]
     edges = np.linspace(0, 3, 41)
     grid = np.linspace(0, 3, 121)

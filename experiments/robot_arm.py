@@ -1,24 +1,25 @@
-r"""A robot arm that reaches a point with its elbow up or down: the average of the two misses it.
+r"""A robot arm reaches most points with two postures; the mean of the two does not reach them.
 
 Bishop's second problem (1994): an arm of two links, 0.8 and 0.2 long, with the end effector at
 
 $$x_1 = L_1 \cos \theta_1 - L_2 \cos(\theta_1 + \theta_2), \qquad
   x_2 = L_1 \sin \theta_1 - L_2 \sin(\theta_1 + \theta_2),$$
 
-the angles uniform on (0.3, 1.2) and (pi/2, 3 pi/2).  Forwards, from the angles to the position, it
-is a function.  Backwards, from a position to the angles, most points in the middle of the
-workspace have two answers, mirror images about the line from the shoulder to the hand: the second
-angle is pi - a or pi + a.  Least squares answers with their mean, near pi, a stretched arm that
-reaches past the point.  A mixture density network holds both answers, and its most probable one
-reaches the point.
+the angles uniform on (0.3, 1.2) and (pi/2, 3 pi/2).  The forward problem, from the angles to the
+position, is a function.  In the inverse problem, from a position to the angles, most points in the
+middle of the workspace have two solutions, mirror images about the line from the shoulder to the
+hand: the second angle is pi - a or pi + a.  Least squares predicts their mean, near pi, a stretched
+arm that reaches past the point.  A mixture density network represents both solutions, and the more
+probable one reaches the point.
 
-The truth is known here too.  The angles follow from the position by the law of cosines, and as the
-Jacobian of the arm, L1 L2 |sin theta_2|, is the same for both answers, both are equally probable
-wherever both are within the range of the joints: the mass on theta_2 < pi must be one half there.
+The true solutions are known.  The angles follow from the position by the law of cosines.  The
+Jacobian of the arm, L1 L2 |sin theta_2|, is the same for both solutions, so they are equally
+probable wherever both are within the range of the joints: there the probability of theta_2 < pi is
+one half.
 
-There is no noise, so the true p(angles | position) is two points and its NLL has no lower bound;
-what is compared is the positioning error: the root-mean-square distance between the point wanted
-and the point that the predicted angles reach.
+There is no noise, so the true p(angles | position) consists of two points and its NLL has no lower
+bound.  The models are compared by the positioning error: the root-mean-square distance between the
+target point and the point that the arm reaches with the predicted angles.
 
 C. M. Bishop, *Mixture Density Networks*, Neural Computing Research Group Report NCRG/94/004,
 Aston University (1994).
@@ -38,22 +39,17 @@ from matplotlib.axes import Axes
 import mdn
 
 from ._density import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    VERMILLION,
+    REGRESSOR,
     Floats,
     LeastSquares,
     distribution_of,
     figure,
+    fit_models,
     most_probable,
     save,
-    seeded,
     table,
-    train_network,
 )
+from ._palette import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILLION
 
 __all__ = ["hand", "inverse", "joints", "report", "run"]
 
@@ -65,12 +61,12 @@ SHOULDER = (0.3, 1.2)  # range of theta_1, rad
 ELBOW = (math.pi / 2, 3 * math.pi / 2)  # range of theta_2, rad; pi is the stretched arm
 ROWS, FAST_ROWS, TEST_ROWS = 1000, 400, 1000
 COMPONENTS = 5  # of the plain network
-DRAWS = 20  # a test row
-_LS, _MDN, _REGRESSOR = "least squares", "MDN", "MDNRegressor"
+DRAWS = 20  # per test row
+_LS, _MDN = "least squares", "MDN"
 
 
 def hand(angles: Floats) -> Floats:
-    """Where the arm's end is, (*, 2), for its two angles in rad, (*, 2)."""
+    """Returns the position of the hand, (*, 2), for the two angles in rad, (*, 2)."""
     first, second = angles[..., 0], angles[..., 0] + angles[..., 1]
     return np.stack(
         [
@@ -82,35 +78,36 @@ def hand(angles: Floats) -> Floats:
 
 
 def joints(angles: Floats) -> Floats:
-    """Shoulder, elbow and hand, (*, 3, 2)."""
+    """Returns the positions of shoulder, elbow and hand, (*, 3, 2)."""
     first = angles[..., 0]
     elbow = np.stack([UPPER * np.cos(first), UPPER * np.sin(first)], axis=-1)
     return np.stack([np.zeros_like(elbow), elbow, hand(angles)], axis=-2)
 
 
 def inverse(position: Floats) -> Floats:
-    """Both pairs of angles that reach a position, by the law of cosines.
+    """Returns both pairs of angles that reach a position, by the law of cosines.
 
     Args:
         position: (*, 2).
 
     Returns:
-        (*, 2, 2): theta_2 below pi, then above; NaN for an answer out of the range of the joints.
+        (*, 2, 2): the solution with theta_2 below pi, then that above; NaN for a solution outside
+        the range of the joints.
     """
     square = np.sum(position**2, axis=-1)
     cosine = (UPPER**2 + FORE**2 - square) / (2 * UPPER * FORE)
-    bend = np.arccos(np.where(np.abs(cosine) <= 1 + 1e-12, cosine.clip(-1, 1), np.nan))
-    second = np.stack([bend, 2 * math.pi - bend], axis=-1)  # (*, 2)
+    elbow = np.arccos(np.where(np.abs(cosine) <= 1 + 1e-12, cosine.clip(-1, 1), np.nan))
+    second = np.stack([elbow, 2 * math.pi - elbow], axis=-1)  # (*, 2)
     # the hand is R(theta_1) (L1 - L2 cos theta_2, -L2 sin theta_2)
-    turned = np.arctan2(-FORE * np.sin(second), UPPER - FORE * np.cos(second))
-    first = np.arctan2(position[..., 1], position[..., 0])[..., None] - turned
-    there = (first >= SHOULDER[0]) & (first <= SHOULDER[1])
-    there &= (second >= ELBOW[0]) & (second <= ELBOW[1])
-    return np.where(there[..., None], np.stack([first, second], axis=-1), np.nan)
+    direction = np.arctan2(-FORE * np.sin(second), UPPER - FORE * np.cos(second))
+    first = np.arctan2(position[..., 1], position[..., 0])[..., None] - direction
+    inside = (first >= SHOULDER[0]) & (first <= SHOULDER[1])
+    inside &= (second >= ELBOW[0]) & (second <= ELBOW[1])
+    return np.where(inside[..., None], np.stack([first, second], axis=-1), np.nan)
 
 
-def _drawn_arms(n: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Positions and the angles they came from, (n, 2) each."""
+def _draw_rows(n: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Returns positions and the angles they were computed from, (n, 2) each."""
     angles = rng.uniform(*zip(SHOULDER, ELBOW, strict=True), size=(n, 2))
     return hand(angles), angles
 
@@ -122,23 +119,31 @@ def run(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Fits least squares and the mixtures, measures how far off the hand ends, and draws arms."""
+    """Fits least squares and the mixtures, computes positioning errors, and draws arms."""
     rng = np.random.default_rng(seed)
     n = FAST_ROWS if fast else ROWS
-    position, angles = _drawn_arms(n, rng)
-    wanted, _ = _drawn_arms(TEST_ROWS // 5 if fast else TEST_ROWS, rng)
-    models = _fitted(position, angles, seed, fast, progress)
+    position, angles = _draw_rows(n, rng)
+    wanted, _ = _draw_rows(TEST_ROWS // 5 if fast else TEST_ROWS, rng)
+    x, y = torch.from_numpy(position), torch.from_numpy(angles)
+    networks = {
+        _LS: lambda: LeastSquares(x, y),
+        _MDN: lambda: mdn.MDN(2, 2, COMPONENTS, covariance_type="full").standardize_(x, y),
+    }
+    epochs = 80 if fast else 2000
+    models, _ = fit_models(
+        networks, position, angles, seed=seed, fast=fast, max_epochs=epochs, progress=progress
+    )
 
     progress("positioning errors")
-    two = np.isfinite(inverse(wanted)).all(axis=(1, 2))  # (N,) both answers within the range
+    two = np.isfinite(inverse(wanted)).all(axis=(1, 2))  # (N,) both solutions within the range
     dists = {name: distribution_of(model, wanted) for name, model in models.items()}
-    guesses = _guesses(dists)
-    error = {name: _distance(hand(guess), wanted) for name, guess in guesses.items()}
+    predictions = _predict(dists)
+    error = {name: _distance(hand(pair), wanted) for name, pair in predictions.items()}
     generator = torch.Generator().manual_seed(seed)
     drawn = {
         name: hand(dists[name].sample((DRAWS,), generator=generator).numpy()) for name in dists
     }
-    below = {name: _mass_below_pi(dists[name]) for name in (_MDN, _REGRESSOR)}
+    below = {name: _mass_below_pi(dists[name]) for name in (_MDN, REGRESSOR)}
     numbers = {
         "rows": n,
         "test_rows": len(wanted),
@@ -158,7 +163,7 @@ def run(
             name: float(np.median(_distance(d, wanted))) for name, d in drawn.items()
         },
         "least_squares_distance_of_theta_2_from_pi": float(
-            np.mean(np.abs(guesses[_LS][two, 1] - math.pi))
+            np.mean(np.abs(predictions[_LS][two, 1] - math.pi))
         ),
         "true_distance_of_theta_2_from_pi": float(
             np.mean(np.abs(inverse(wanted[two])[:, 0, 1] - math.pi))
@@ -174,44 +179,22 @@ def run(
     if out is not None:
         progress("figures")
         _draw_arms(out, models)
-        _draw_errors(out, wanted, guesses, error)
+        _draw_errors(out, wanted, predictions, error)
         _draw_angles(out, models)
     return numbers
 
 
-def _fitted(
-    position: Floats, angles: Floats, seed: int, fast: bool, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """The models of the angles given the position."""
-    x, y = torch.from_numpy(position), torch.from_numpy(angles)
-    networks = {
-        _LS: lambda: LeastSquares(x, y),
-        _MDN: lambda: mdn.MDN(2, 2, COMPONENTS, covariance_type="full").standardize_(x, y),
-    }
-    models: dict[str, Any] = {}
-    for name, build in networks.items():
-        progress(name)
-        models[name] = seeded(seed, build)
-        train_network(models[name], position, angles, seed=seed, max_epochs=80 if fast else 2000)
-    progress(_REGRESSOR)
-    options = (
-        {"preset": "fast", "ensemble_size": 1, "trees": False, "max_epochs": 60} if fast else {}
-    )
-    models[_REGRESSOR] = mdn.MDNRegressor(random_state=seed, **options).fit(position, angles)
-    return models
-
-
-def _guesses(dists: dict[str, Any]) -> dict[str, Floats]:
-    """One pair of angles a row, (N, 2), by each way to ask a model."""
-    guesses = {_LS: dists[_LS].mean.numpy()}
-    for name in (_MDN, _REGRESSOR):
-        guesses[f"{name}, mean"] = dists[name].mean.numpy()
-        guesses[f"{name}, most probable"] = most_probable(dists[name])
-    return guesses
+def _predict(dists: dict[str, Any]) -> dict[str, Floats]:
+    """Returns predicted angles, (N, 2), by model and kind of prediction."""
+    predictions = {_LS: dists[_LS].mean.numpy()}
+    for name in (_MDN, REGRESSOR):
+        predictions[f"{name}, mean"] = dists[name].mean.numpy()
+        predictions[f"{name}, most probable"] = most_probable(dists[name])
+    return predictions
 
 
 def _mass_below_pi(dist: Any) -> Floats:
-    """The probability of theta_2 < pi, (N,)."""
+    """Returns the probability of theta_2 < pi, (N,)."""
     second = dist.marginal([1])
     return second.cdf(torch.full_like(second.mean, math.pi)).numpy()
 
@@ -225,9 +208,9 @@ def _rms(distance: Floats) -> float:
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The numbers in Markdown."""
+    """Returns the numbers in Markdown."""
     rms, draws = numbers["rms"], numbers["rms_of_draws"]
-    head = ["answer", "RMS error", "two answers exist", "one answer exists", "median error"]
+    head = ["prediction", "RMS error", "two solutions", "one solution", "median error"]
     rows = [
         [name, *(f"{e[key]:.4f}" for key in ("all", "two_answers", "one_answer", "median"))]
         for name, e in rms.items()
@@ -239,30 +222,32 @@ def report(numbers: dict[str, Any]) -> str:
         "Reproduced: the most probable branch of the mixture reaches the point, least squares and "
         "the mean of the mixture do not."
         if mode < 0.5 * min(ls, mean)
-        else "Not reproduced: the most probable branch is not at least twice as near as least "
-        "squares and the mean of the mixture."
+        else "Not reproduced: the error of the most probable branch is not at most half of that of "
+        "least squares and of the mean of the mixture."
     )
-    off = numbers["least_squares_distance_of_theta_2_from_pi"]
+    predicted = numbers["least_squares_distance_of_theta_2_from_pi"]
     true = numbers["true_distance_of_theta_2_from_pi"]
     return "\n\n".join(
         [
             f"{numbers['rows']} training and {numbers['test_rows']} test rows; "
-            f"{numbers['share_with_two_answers']:.0%} of the test points can be reached in two "
-            "ways. Positioning errors in units of the length of the stretched arm:",
+            f"{numbers['share_with_two_answers']:.0%} of the test points have two solutions. "
+            "Positioning errors in units of the length of the stretched arm:",
             table(head, rows),
             f"{verdict} The error of the MDN's most probable branch is {mode / ls:.0%} of that of "
-            f"least squares, whose second angle is {off:.2f} rad from pi on average where two "
-            f"answers exist, nearly a stretched arm; the true answers are {true:.2f} rad from it.",
-            "A draw from the mixture is an answer as well: its RMS error is "
-            f"{draws[_MDN]:.4f} for the MDN and {draws[_REGRESSOR]:.4f} for MDNRegressor (median "
+            f"least squares. At points with two solutions the second angle of least squares is "
+            f"{predicted:.2f} rad from pi on average, nearly a stretched arm; that of the "
+            f"solutions is {true:.2f} rad from pi.",
+            "A sample from the mixture is another prediction: its RMS error is "
+            f"{draws[_MDN]:.4f} for the MDN and {draws[REGRESSOR]:.4f} for MDNRegressor (median "
             f"{numbers['median_of_draws'][_MDN]:.4f} and "
-            f"{numbers['median_of_draws'][_REGRESSOR]:.4f}), and {draws[_LS]:.4f} for the Gaussian "
-            "around the least-squares answer.",
-            "Where two answers exist, each has probability one half. The probability of "
-            f"theta_2 < pi is {mass[_MDN]['mean']:.2f} on average for the MDN (mean distance from "
-            f"one half {mass[_MDN]['mean_absolute_deviation_from_half']:.2f}) and "
-            f"{mass[_REGRESSOR]['mean']:.2f} for MDNRegressor "
-            f"({mass[_REGRESSOR]['mean_absolute_deviation_from_half']:.2f}).",
+            f"{numbers['median_of_draws'][REGRESSOR]:.4f}), and {draws[_LS]:.4f} for the Gaussian "
+            "of least squares.",
+            "At points with two solutions each has probability one half. The predicted probability "
+            f"of theta_2 < pi is {mass[_MDN]['mean']:.2f} on average for the MDN (mean absolute "
+            "deviation from one half "
+            f"{mass[_MDN]['mean_absolute_deviation_from_half']:.2f}) and "
+            f"{mass[REGRESSOR]['mean']:.2f} for MDNRegressor "
+            f"({mass[REGRESSOR]['mean_absolute_deviation_from_half']:.2f}).",
         ]
     )
 
@@ -273,12 +258,12 @@ def _arm(ax: Axes, angles: Floats, colour: str, dashes: str, label: str) -> None
 
 
 def _example() -> Floats:
-    """A position in the middle of the workspace with two answers."""
+    """Returns a position in the middle of the workspace with two solutions."""
     return hand(np.array([0.75, math.pi - 0.9]))
 
 
 def _draw_arms(out: Path, models: dict[str, Any]) -> None:
-    """One point wanted: both true arms, and the arms of the models."""
+    """Draws both solutions for one point, and the arms that the models predict."""
     drawn, axes = figure(1, 2, 4.3, sharex=True, sharey=True)
     wanted = _example()
     for ax in axes[0]:
@@ -311,14 +296,14 @@ def _draw_arms(out: Path, models: dict[str, Any]) -> None:
 
 
 def _draw_errors(
-    out: Path, wanted: Floats, guesses: dict[str, Floats], error: dict[str, Floats]
+    out: Path, wanted: Floats, predictions: dict[str, Floats], error: dict[str, Floats]
 ) -> None:
-    """From the point wanted to the point reached, over the workspace."""
+    """Draws lines from the target points to the points reached, over the workspace."""
     names = (_LS, f"{_MDN}, mean", f"{_MDN}, most probable")
     drawn, axes = figure(1, 3, 3.9, sharex=True, sharey=True)
-    shown = slice(0, 300)  # more lines than this hide each other
+    shown = slice(0, 300)  # more lines would hide each other
     for ax, name in zip(axes[0], names, strict=True):
-        a, b = wanted[shown], hand(guesses[name])[shown]
+        a, b = wanted[shown], hand(predictions[name])[shown]
         ax.plot(
             *np.stack([a, b, np.full_like(a, np.nan)], axis=1).reshape(-1, 2).T,
             color=ORANGE,
@@ -334,14 +319,14 @@ def _draw_errors(
 
 
 def _draw_angles(out: Path, models: dict[str, Any]) -> None:
-    """The second angle along a ray from the shoulder: draws, least squares and truth."""
+    """Draws the second angle along a ray from the shoulder: samples, least squares and truth."""
     drawn, axes = figure(1, 2, 4.1, sharey=True)
     first = float(np.mean(SHOULDER))
     reach = np.linspace(0.84, 0.995, 120)
     ray = reach[:, None] * np.array([math.cos(first), math.sin(first)])
     generator = torch.Generator().manual_seed(0)
     true = inverse(ray)[..., 1]  # (R, 2)
-    for ax, name in zip(axes[0], (_MDN, _REGRESSOR), strict=True):
+    for ax, name in zip(axes[0], (_MDN, REGRESSOR), strict=True):
         sample = distribution_of(models[name], ray).sample((25,), generator=generator)
         ax.plot(
             np.tile(reach, 25), sample[..., 1].numpy().ravel(), ".", color=BLUE, ms=2, alpha=0.35

@@ -1,37 +1,37 @@
-r"""How far estimates of p(y|x) are from a truth that is known, by the number of training rows.
+r"""The distance of estimates of p(y|x) from a known true density, by the number of training rows.
 
 Six processes with a known density (`mdn.simulators`; J. Rothfuss, F. Ferreira, S. Walther and
 M. Ulrich, *Conditional Density Estimation with Neural Networks: Best Practices and Benchmarks*,
-arXiv 1903.00954, 2019, and the library that goes with it) are estimated from 400 to 6,400 rows by
+arXiv 1903.00954, 2019, and its library) are estimated from 400 to 6,400 rows by
 
 - **mdn**: `MDNRegressor()`, all defaults;
 - **kernel density**: the conditional kernel density $\hat p(x, y) / \hat p(x)$ with Gaussian
-  product kernels and the normal-reference bandwidth, as statsmodels'
-  `KDEMultivariateConditional` finds it (P. Hall, J. Racine and Q. Li, 2004); the formula is
-  evaluated here in log space, since statsmodels goes through the points one by one;
+  product kernels and the normal-reference bandwidth of statsmodels'
+  `KDEMultivariateConditional` (P. Hall, J. Racine and Q. Li, 2004); the formula is evaluated here
+  in log space, because statsmodels evaluates one point at a time;
 - **NGBoost**: `NGBRegressor()`, a Gaussian by default (T. Duan and others, 2020);
 - **flow**: a neural spline flow, zuko's `NSF` with its default size (C. Durkan and others, 2019) on
-  standardised data, trained by `mdn.fit` until 15 % of the rows, held out, have not improved for 50
-  epochs;
-- **least squares**: an additive cubic spline in each feature by least squares, with a Gaussian of
-  the width of its residuals: what squared error assumes.
+  standardised data, trained by `mdn.fit` with early stopping: 15 % of the rows are held out, with a
+  patience of 50 epochs;
+- **least squares**: an additive cubic spline in each feature by least squares, with a Gaussian
+  whose scale is that of the residuals, which is the assumption of squared error.
 
-Nothing is tuned to a process. The methods differ in what they spend: mdn is an ensemble of up to 48
-networks, the flow a single one, and NGBoost takes its 500 steps whatever the number of rows.
+No method is tuned to a process. The methods differ in their cost: mdn is an ensemble of up to 48
+networks, the flow is a single network, and NGBoost makes 500 steps for any number of rows.
 
-Three distances to the truth, each 0 for the truth alone:
+Three distances from the true density are computed, each of which is 0 only for the truth:
 
-- the **regret**, $E[\log p(y|x) - \log \hat p(y|x)]$ in nats, on fresh rows that are the same for
-  every method. It is an average, so it comes with a standard error and a small one may come out
-  negative;
+- the **regret**, $E[\log p(y|x) - \log \hat p(y|x)]$ in nats, on new rows that are the same for
+  every method. It is an average over rows, so it has a standard error, and a small regret may be
+  estimated as negative;
 - the **Hellinger distance**, $\sqrt{1 - \int \sqrt{p \, \hat p} \, dy}$, between 0 and 1, mean over
   x;
-- the **excess CRPS**, $\int (\hat F - F)^2 dy$, mean over x: by so much the expected CRPS is above
-  $\int F (1 - F) \, dy$, that of the truth. It is told in per cent of the latter.
+- the **excess CRPS**, $\int (\hat F - F)^2 dy$, mean over x: the difference between the expected
+  CRPS and that of the truth, $\int F (1 - F) \, dy$. It is given in per cent of the latter.
 
-The two integrals are trapezoids on a grid in y. There is one draw of the data for a process: the
-smaller samples are the first rows of the larger ones, so a curve falls with less noise than two
-independent samples would have, but a second draw would move all of it.
+The two integrals are computed by the trapezoidal rule on a grid in y. Each process is sampled once:
+the smaller samples are the first rows of the larger ones, so a learning curve has less noise than
+one of independent samples, but another sample would move the whole curve.
 """
 
 from __future__ import annotations
@@ -65,10 +65,13 @@ from mdn.simulators import (
     SkewNormal,
 )
 
+from ._density import SMALL, gaussian, table
+from ._palette import BLUE, GREEN, PURPLE, VERMILLION
+
 __all__ = ["DATA", "MINUTES", "report", "run"]
 
 MINUTES = 16.0
-DATA = "none; rivals from the extra `experiments`, each left out where it is not installed"
+DATA = "none; rivals from the extra `experiments`, left out if they are not installed"
 
 SIMULATORS: tuple[type[Simulator], ...] = (
     EconDensity,
@@ -80,10 +83,10 @@ SIMULATORS: tuple[type[Simulator], ...] = (
 )
 OURS = "mdn"
 SIZES, FAST_SIZES = (400, 800, 1600, 3200, 6400), (100, 200)
-TEST, FAST_TEST = 2000, 200  # fresh rows of the regret
-PLACES, FAST_PLACES = 100, 20  # x at which the integrals over y are taken
+TEST, FAST_TEST = 2000, 200  # new rows of the regret
+PLACES, FAST_PLACES = 100, 20  # number of x at which the integrals over y are computed
 GRID, FAST_GRID = 1001, 301  # points in y
-HELD_OUT = 0.15  # share of the rows that end the training of the flow
+HELD_OUT = 0.15  # share of the rows for the early stopping of the flow
 
 Floats = NDArray[np.float64]
 
@@ -92,8 +95,8 @@ class Estimate(NamedTuple):
     """A fitted p(y|x).
 
     Attributes:
-        log_prob: of X (N, F) and y (N,): (N,), nats.
-        on_grid: of X (N, F) and y (G,): density and cdf, (N, G) each.
+        log_prob: maps X (N, F) and y (N,) to the log density (N,), nats.
+        on_grid: maps X (N, F) and y (G,) to density and cdf, (N, G) each.
     """
 
     log_prob: Callable[[Floats, Floats], Floats]
@@ -101,12 +104,12 @@ class Estimate(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A way to estimate p(y|x).
+    """A method that estimates p(y|x).
 
     Attributes:
-        fit: of X (N, F), y (N,), seed and whether in the small version.
-        module: that must be installed.
-        style: of its line.
+        fit: maps X (N, F), y (N,), a seed, and whether the run is fast, to an estimate.
+        module: the module that must be installed.
+        style: of its line in the figures.
     """
 
     fit: Callable[[Floats, Floats, int, bool], Estimate]
@@ -118,9 +121,7 @@ class Method(NamedTuple):
 
 
 def fit_mdn(X: Floats, y: Floats, seed: int, fast: bool) -> Estimate:
-    options: dict[str, Any] = {}
-    if fast:
-        options = {"preset": "fast", "ensemble_size": 1, "trees": False}
+    options: dict[str, Any] = SMALL if fast else {}
     return _of_mixtures(MDNRegressor(random_state=seed, **options).fit(X, y).predict_distribution)
 
 
@@ -128,7 +129,7 @@ def fit_kernels(X: Floats, y: Floats, seed: int, fast: bool) -> Estimate:
     from statsmodels.nonparametric.kernel_density import KDEMultivariateConditional
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of its generator, which plays no part here
+        warnings.simplefilter("ignore", FutureWarning)  # of its generator, which is not used
         kernels = KDEMultivariateConditional(
             endog=y[:, None],
             exog=X,
@@ -139,9 +140,9 @@ def fit_kernels(X: Floats, y: Floats, seed: int, fast: bool) -> Estimate:
     h, h_x = kernels.bw[0], kernels.bw[1:]
 
     def log_weights(at: Floats) -> Floats:
-        """Of the training rows, (N, n)."""
-        near = sum(-0.5 * ((at[:, None, j] - X[:, j]) / h_x[j]) ** 2 for j in range(X.shape[1]))
-        return near - logsumexp(near, axis=1, keepdims=True)
+        """Returns the log weights of the n training rows, (N, n)."""
+        logits = sum(-0.5 * ((at[:, None, j] - X[:, j]) / h_x[j]) ** 2 for j in range(X.shape[1]))
+        return logits - logsumexp(logits, axis=1, keepdims=True)
 
     def log_prob(at: Floats, value: Floats) -> Floats:
         z = (value[:, None] - y) / h
@@ -158,14 +159,14 @@ def fit_ngboost(X: Floats, y: Floats, seed: int, fast: bool) -> Estimate:
     from ngboost import NGBRegressor
     from ngboost.learners import default_tree_learner
 
-    # its default tree, which would break ties between features by numpy's global generator
+    # the default tree with a seed: it would break ties between features with numpy's global one
     tree = clone(default_tree_learner).set_params(random_state=seed)
     options = {"n_estimators": 50} if fast else {}
     model = NGBRegressor(Base=tree, random_state=seed, verbose=False, **options).fit(X, y)
 
     def predict(at: Floats) -> GaussianMixture:
-        found = model.pred_dist(at).params
-        return _gaussian(found["loc"], found["scale"])
+        params = model.pred_dist(at).params
+        return _gaussian(params["loc"], params["scale"])
 
     return _of_mixtures(predict)
 
@@ -176,14 +177,14 @@ def fit_flow(X: Floats, y: Floats, seed: int, fast: bool) -> Estimate:
     x_loc, x_scale, loc, scale = X.mean(axis=0), X.std(axis=0), y.mean(), y.std()
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
     rows = torch.from_numpy((X - x_loc) / x_scale), torch.from_numpy((y - loc) / scale)[:, None]
-    held = round(HELD_OUT * len(y))
+    n_val = round(HELD_OUT * len(y))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         flow = NSF(features=1, context=X.shape[1]).double()
     mdn.fit(
         flow,
-        tuple(part[order[held:]] for part in rows),
-        tuple(part[order[:held]] for part in rows),
+        tuple(part[order[n_val:]] for part in rows),
+        tuple(part[order[:n_val]] for part in rows),
         batch_size=256,
         max_epochs=20 if fast else 500,
         patience=50,
@@ -193,10 +194,10 @@ def fit_flow(X: Floats, y: Floats, seed: int, fast: bool) -> Estimate:
 
     @torch.no_grad()
     def of_rows(at: Floats, value: Floats) -> tuple[Floats, Floats]:
-        """Log density and cdf, (N,) each."""
+        """Returns log density and cdf, (N,) each."""
         dist = flow(torch.from_numpy((at - x_loc) / x_scale))
         z = torch.from_numpy((value - loc) / scale)[:, None]
-        # its transform rises with y and ends in a standard normal
+        # the transform is increasing in y and maps to a standard normal
         normal = dist.transform(z)[:, 0].numpy()
         return dist.log_prob(z).numpy() - np.log(scale), ndtr(normal)
 
@@ -221,12 +222,12 @@ def fit_least_squares(X: Floats, y: Floats, seed: int, fast: bool) -> Estimate:
 
 
 METHODS = {
-    OURS: Method(fit_mdn, "mdn", {"color": "#0072b2", "ls": "-", "marker": "o", "lw": 2.2}),
+    OURS: Method(fit_mdn, "mdn", {"color": BLUE, "ls": "-", "marker": "o", "lw": 2.2}),
     "kernel density": Method(
-        fit_kernels, "statsmodels", {"color": "#d55e00", "ls": "--", "marker": "s"}
+        fit_kernels, "statsmodels", {"color": VERMILLION, "ls": "--", "marker": "s"}
     ),
-    "NGBoost": Method(fit_ngboost, "ngboost", {"color": "#009e73", "ls": "-.", "marker": "^"}),
-    "flow": Method(fit_flow, "zuko", {"color": "#cc79a7", "ls": (0, (5, 1)), "marker": "D"}),
+    "NGBoost": Method(fit_ngboost, "ngboost", {"color": GREEN, "ls": "-.", "marker": "^"}),
+    "flow": Method(fit_flow, "zuko", {"color": PURPLE, "ls": (0, (5, 1)), "marker": "D"}),
     "least squares": Method(
         fit_least_squares, "sklearn", {"color": "#555555", "ls": ":", "marker": "v"}
     ),
@@ -243,7 +244,7 @@ def run(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Every method on every process at every size, with its three distances to the truth."""
+    """Fits every method to every process at every size; draws the three distances to the truth."""
     sizes = FAST_SIZES if fast else SIZES
     chosen = SIMULATORS[1:3] if fast else SIMULATORS
     methods = {key: m for key, m in METHODS.items() if importlib.util.find_spec(m.module)}
@@ -261,7 +262,11 @@ def run(
         rng = np.random.default_rng([seed, SIMULATORS.index(make)])
         X, y = simulator.sample(max(sizes), rng)
         truth = _Truth(simulator, numbers, rng)
-        told: dict[str, Any] = {"features": simulator.n_features, **truth.told(), "methods": {}}
+        result: dict[str, Any] = {
+            "features": simulator.n_features,
+            **truth.summary(),
+            "methods": {},
+        }
         for n in sizes:
             ours: Floats | None = None
             for key, method in methods.items():
@@ -269,10 +274,10 @@ def run(
                 estimate = method.fit(X[:n], y[:n], seed, fast)
                 scores, regret = truth.scores(estimate)
                 ours = regret if key == OURS else ours
-                difference = regret - ours  # each row, so that the rows' own luck cancels
+                difference = regret - ours  # paired by row, which reduces the variance
                 scores |= {"above_ours": _mean(difference), "above_ours_error": _error(difference)}
-                told["methods"].setdefault(key, []).append({"n": n, **scores})
-        numbers["simulators"][make.__name__] = told
+                result["methods"].setdefault(key, []).append({"n": n, **scores})
+        numbers["simulators"][make.__name__] = result
     if out is not None:
         _draw(numbers, "regret", "regret (nats)", out)
         _draw(numbers, "hellinger", "Hellinger distance", out)
@@ -281,7 +286,7 @@ def run(
 
 
 class _Truth:
-    """Fresh rows and the true density at them, against which estimates are scored."""
+    """New rows and the true density at these rows, with which estimates are compared."""
 
     def __init__(
         self, simulator: Simulator, settings: dict[str, Any], rng: np.random.Generator
@@ -289,9 +294,11 @@ class _Truth:
         self.X, self.y = simulator.sample(settings["test_rows"], rng)
         self.log_prob = simulator.log_prob(self.X, self.y)
         self.places = self.X[: settings["places"]]
-        seen = simulator.sample(20_000, rng)[1]
-        spare = 0.25 * np.ptp(seen)  # of the range, for the tails of an estimate
-        self.grid = np.linspace(seen.min() - spare, seen.max() + spare, settings["grid_points"])
+        sample = simulator.sample(20_000, rng)[1]
+        margin = 0.25 * np.ptp(sample)  # for the tails of an estimate
+        self.grid = np.linspace(
+            sample.min() - margin, sample.max() + margin, settings["grid_points"]
+        )
 
         def of_rows(at: Floats, value: Floats) -> tuple[Floats, Floats]:
             return simulator.log_prob(at, value), simulator.cdf(at, value)
@@ -300,7 +307,8 @@ class _Truth:
         self.density = np.exp(log_density)
         self.crps = float(np.trapezoid(self.cdf * (1 - self.cdf), self.grid).mean())
 
-    def told(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float]:
+        """Returns NLL and CRPS of the truth, and its least mass on the grid."""
         mass = np.trapezoid(self.density, self.grid)
         return {
             "nll_of_truth": -_mean(self.log_prob),
@@ -309,7 +317,7 @@ class _Truth:
         }
 
     def scores(self, estimate: Estimate) -> tuple[dict[str, float], Floats]:
-        """The three distances, and the regret of each row (N,)."""
+        """Returns the three distances, and the regret of each row (N,)."""
         regret = self.log_prob - estimate.log_prob(self.X, self.y)
         density, cdf = estimate.on_grid(self.places, self.grid)
         overlap = np.trapezoid(np.sqrt(self.density * density), self.grid)
@@ -323,39 +331,39 @@ class _Truth:
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The regrets at every size, all distances at the largest, and who came closest how often."""
+    """Returns regrets, distances and the number of cases each method is best in, in Markdown."""
     methods, sizes = numbers["methods"], numbers["sizes"]
     parts = []
     if numbers["not_installed"]:
-        parts.append(f"Left out, as not installed: {', '.join(numbers['not_installed'])}.")
+        parts.append(f"Left out, because not installed: {', '.join(numbers['not_installed'])}.")
     parts.append(_verdict(numbers))
     parts.append(
-        f"**Regret in nats** on {numbers['test_rows']:,} fresh rows (standard error), by the "
-        "number of training rows:"
+        f"**Regret in nats** on {numbers['test_rows']:,} new rows (standard error), by the number "
+        "of training rows:"
     )
     rows = [
-        [name, f"{n:,}", *(_with_error(told["methods"][m][i]) for m in methods)]
-        for name, told in numbers["simulators"].items()
+        [name, f"{n:,}", *(_with_error(result["methods"][m][i]) for m in methods)]
+        for name, result in numbers["simulators"].items()
         for i, n in enumerate(sizes)
     ]
-    parts.append(_table(["process", "rows", *methods], rows))
+    parts.append(table(["process", "rows", *methods], rows))
     parts.append(
         "**Hellinger distance / excess CRPS in per cent** of the truth's, from "
-        f"{sizes[-1]:,} rows, mean over {numbers['places']} places x:"
+        f"{sizes[-1]:,} rows, mean over {numbers['places']} values of x:"
     )
     rows = [
-        [name, *(_both(told["methods"][m][-1]) for m in methods)]
-        for name, told in numbers["simulators"].items()
+        [name, *(_both(result["methods"][m][-1]) for m in methods)]
+        for name, result in numbers["simulators"].items()
     ]
-    parts.append(_table(["process", *methods], rows))
+    parts.append(table(["process", *methods], rows))
     return "\n\n".join(parts)
 
 
 def _verdict(numbers: dict[str, Any]) -> str:
     methods = numbers["methods"]
     rivals = [m for m in methods if m != OURS]
-    told = list(numbers["simulators"].values())
-    n_cases = len(told) * len(numbers["sizes"])
+    results = list(numbers["simulators"].values())
+    n_cases = len(results) * len(numbers["sizes"])
     lines = []
     for score, name in (
         ("regret", "regret"),
@@ -364,24 +372,24 @@ def _verdict(numbers: dict[str, Any]) -> str:
     ):
         cells = [
             {m: t["methods"][m][i][score] for m in methods}
-            for t in told
+            for t in results
             for i in range(len(numbers["sizes"]))
         ]
         best = [min(cell, key=lambda m: cell[m]) for cell in cells]
         counts = ", ".join(f"{m} {best.count(m)}" for m in methods)
-        lines.append(f"- least {name} in how many of {n_cases} cases: {counts}")
+        lines.append(f"- number of cases with the lowest {name}, of {n_cases}: {counts}")
     for rival in rivals:
         z = [
             s["above_ours"] / max(s["above_ours_error"], 1e-300)
-            for t in told
+            for t in results
             for s in t["methods"][rival]
         ]
         lines.append(
-            f"- regret of {rival} against {OURS}, same rows: higher by more than two standard "
-            f"errors in {sum(v > 2 for v in z)}, lower in {sum(v < -2 for v in z)}, neither in "
-            f"{sum(abs(v) <= 2 for v in z)}"
+            f"- regret of {rival} compared with {OURS} on the same rows: higher by more than two "
+            f"standard errors in {sum(v > 2 for v in z)} cases, lower in "
+            f"{sum(v < -2 for v in z)}, neither in {sum(abs(v) <= 2 for v in z)}"
         )
-    lost = [
+    worse = [
         f"{name} at {cells[0]['n']:,} rows"
         if len(cells) == 1
         else f"{name} at {', '.join(format(c['n'], ',') for c in cells)} rows"
@@ -397,12 +405,15 @@ def _verdict(numbers: dict[str, Any]) -> str:
             ]
         )
     ]
-    lines.append(f"- a rival is ahead of {OURS} by more than that on: {'; '.join(lost) or 'none'}")
+    lines.append(
+        f"- a rival has a regret lower than {OURS} by more than two standard errors on: "
+        f"{'; '.join(worse) or 'none'}"
+    )
     return "\n".join(lines)
 
 
 def _draw(numbers: dict[str, Any], score: str, label: str, out: Path) -> None:
-    """Learning curves, a panel for each process; values below the axis are drawn on its edge."""
+    """Draws learning curves, a panel per process; values below the axis are drawn on its edge."""
     names = list(numbers["simulators"])
     columns = min(3, len(names))
     figure = Figure(
@@ -441,7 +452,7 @@ def _of_mixtures(predict: Callable[[Floats], GaussianMixture]) -> Estimate:
 
     def on_grid(at: Floats, value: Floats) -> tuple[Floats, Floats]:
         dist, y = predict(at), torch.from_numpy(value)[:, None]
-        rows = [dist[i] for i in range(len(at))]  # one by one: N times G times K is much
+        rows = [dist[i] for i in range(len(at))]  # one by one: all N x G x K would need much memory
         density = [row.log_prob(y).exp().numpy() for row in rows]
         return np.stack(density), np.stack([row.cdf(y).numpy() for row in rows])
 
@@ -449,14 +460,15 @@ def _of_mixtures(predict: Callable[[Floats], GaussianMixture]) -> Estimate:
 
 
 def _gaussian(loc: Floats, scale: Floats) -> GaussianMixture:
+    """Returns Gaussians from loc and scale, (N,) each."""
     loc, scale = (torch.as_tensor(np.asarray(a, dtype=np.float64)) for a in (loc, scale))
-    return GaussianMixture(torch.zeros_like(loc)[:, None], loc[:, None, None], scale[:, None, None])
+    return gaussian(loc[:, None], scale[:, None])
 
 
 def _rows_on_grid(
     of_rows: Callable[[Floats, Floats], tuple[Floats, Floats]], at: Floats, value: Floats
 ) -> tuple[Floats, Floats]:
-    """What a function of rows says at every x (N, F) for every y (G,): (N, G) each."""
+    """Returns the two results of a function of rows at all pairs of x (N, F) and y (G,), (N, G)."""
     n, g = len(at), len(value)
     first, second = of_rows(np.repeat(at, g, axis=0), np.tile(value, n))
     return first.reshape(n, g), second.reshape(n, g)
@@ -467,7 +479,7 @@ def _mean(a: Floats) -> float:
 
 
 def _error(a: Floats) -> float:
-    """Standard error of the mean."""
+    """Returns the standard error of the mean."""
     return float(np.std(a, ddof=1) / np.sqrt(len(a)))
 
 
@@ -477,8 +489,3 @@ def _with_error(score: dict[str, float]) -> str:
 
 def _both(score: dict[str, float]) -> str:
     return f"{score['hellinger']:.3f} / {100 * score['excess_crps']:.2f} %"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,32 +1,34 @@
-r"""Cross-entropy, softmax and log-likelihood are one: a table of identities with both their sides.
+r"""Cross-entropy, softmax and log-likelihood: a table of identities, with both sides computed.
 
-Let $a$ be the logits of $C$ classes, $p = \mathrm{softmax}(a)$ and $t$ the index of the right one.
+Let $a$ be the logits of $C$ classes, $p = \mathrm{softmax}(a)$ and $t$ the index of the true class.
 `CrossEntropyLoss` takes $a$ and computes what `NLLLoss` computes from `LogSoftmax`,
 
 $$\ell(a, t) = -\log p_t = \log \sum_j e^{a_j} - a_t .$$
 
 **Means.** With weights $w_c$ of the classes the mean over rows is $\sum_n w_{t_n} \ell_n / \sum_n
-w_{t_n}$: weights stand in the denominator too, and rows with the target `ignore_index` in neither
-sum.
+w_{t_n}$: the weights are in the denominator too, and rows with the target `ignore_index` are in
+neither sum.
 
-**The gradient on paper.** The derivative of $\log \sum_j e^{a_j}$ with respect to $a_i$ is $e^{a_i}
-/ \sum_j e^{a_j} = p_i$, and that of $a_t$ is 1 for $i = t$ and 0 otherwise. With $y$ the one-hot
-target, $\partial \ell / \partial a = p - y$: bounded, and 0 only where the prediction is right.
+**The gradient.** The derivative of $\log \sum_j e^{a_j}$ with respect to $a_i$ is $e^{a_i}
+/ \sum_j e^{a_j} = p_i$, and that of $a_t$ is 1 for $i = t$ and 0 otherwise. With the one-hot target
+$y$, $\partial \ell / \partial a = p - y$: bounded, and 0 only where the prediction is right.
 
-**Written by hand.** `-(y * softmax(a).log()).sum()` is the same formula and another program. In
-float32 a class more than 104 below the top (87 where tiny numbers are rounded to 0) has $p = 0$ and
-$\log p = -\infty$. If that class is the right one, the loss is infinite and its gradient NaN; if it
-is a wrong one, the sum holds $0 \cdot (-\infty)$, which is NaN, so that the loss is NaN where the
-model is *right* and sure of it. Backwards it breaks sooner, as $1 / p$ overflows from 89 on. A
-constant inside the logarithm, `log(p + 1e-9)`, hides this: the loss stops growing, and the gradient
-vanishes where it is most wanted. `log_softmax` subtracts before it exponentiates, $a_t - \log
-\sum_j e^{a_j}$, and never takes the logarithm of a probability that has become 0.
+**Numerical stability.** `-(y * softmax(a).log()).sum()` is the same formula but not stable. In
+float32 a class whose logit is more than 104 below the largest one (87 if subnormal numbers are
+rounded to 0) has $p = 0$ and $\log p = -\infty$. If this is the true class, the loss is infinite
+and its gradient NaN; if it is a wrong class, the sum contains $0 \cdot (-\infty)$, which is NaN, so
+the loss is NaN where the model is *right* with high confidence. The gradient fails earlier, because
+$1 / p$ overflows from a difference of 89 on. A constant inside the logarithm, `log(p + 1e-9)`,
+hides the error: the loss stops growing, and the gradient vanishes where it should be largest.
+`log_softmax` computes $a_t - \log \sum_j e^{a_j}$ after subtracting the largest logit, and does not
+take the logarithm of a probability that has been rounded to 0.
 
 **Maximum likelihood.** Two classes with logits $(0, a)$ give the log loss of logistic regression;
-$a$ is the log-odds. Its maximum likelihood, by Newton's steps on `log_prob` of a Bernoulli, is
-scikit-learn's unpenalised fit. A Gaussian prior $N(0, \tau^2)$ on the weights adds $|w|^2 / 2
-\tau^2$, which is scikit-learn's `C` $= \tau^2$ and an optimizer's `weight_decay` $= 1 / \tau^2$.
-Least squares is the likelihood of a Gaussian of fixed width, up to a constant.
+$a$ is the log-odds. The maximum likelihood estimate, by Newton's method on `log_prob` of a
+Bernoulli distribution, is scikit-learn's unpenalised fit. A Gaussian prior $N(0, \tau^2)$ on the
+weights adds $|w|^2 / 2 \tau^2$, which corresponds to scikit-learn's `C` $= \tau^2$ and to an
+optimizer's `weight_decay` $= 1 / \tau^2$. Least squares is the likelihood of a Gaussian of fixed
+scale, up to a constant.
 
 C. M. Bishop, *Pattern Recognition and Machine Learning*, sections 1.2.5, 3.1.1 and 4.3 (2006);
 J. S. Bridle, Probabilistic interpretation of feedforward classification network outputs, in
@@ -45,19 +47,29 @@ from matplotlib.figure import Figure
 from scipy import special
 from torch import Tensor
 
-from ._identities import SHAPES, Row, binary, by_hand, classes, entropy, gaussian, gradient, prior
+from ._identities import (
+    SHAPES,
+    Row,
+    binary,
+    by_hand,
+    classes,
+    entropy,
+    gradient,
+    prior,
+    squared_error,
+)
+from ._palette import BLUE, GREEN, VERMILLION
 
 __all__ = ["MINUTES", "DATA", "run", "report"]
 
 MINUTES = 0.1
-DATA = "none (the breast cancer and diabetes rows that scikit-learn brings along)"
+DATA = "none (the breast cancer and diabetes data are part of scikit-learn)"
 
 ROWS, FAST_ROWS = 4096, 256
-GAPS = (0.0, 20.0, 60.0, 90.0, 100.0, 110.0, 150.0)  # of two logits
-EPSILON = 1e-9  # of the usual, wrong cure
-BLUE, VERMILLION, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
+GAPS = (0.0, 20.0, 60.0, 90.0, 100.0, 110.0, 150.0)  # differences of two logits
+EPSILON = 1e-9  # of the usual but wrong remedy
 
-_SHAPES_TOLD = f" (of the target shapes {'; '.join(SHAPES)} the one that differs most)"
+_SHAPES_NOTE = f" (of the target shapes {'; '.join(SHAPES)} the one that differs most)"
 _PARTS = {
     "classes": "CrossEntropyLoss and NLLLoss",
     "gradient": "The gradient is p - y",
@@ -75,16 +87,16 @@ def run(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Both sides of every identity; draws log_loss.png and by_hand.png."""
+    """Computes both sides of every identity; draws log_loss.png and by_hand.png."""
     generator = torch.Generator().manual_seed(seed)
     rows = FAST_ROWS if fast else ROWS
     parts = {
         "classes": lambda: classes(rows, generator),
         "gradient": lambda: gradient(generator),
-        "binary": lambda: binary(),
-        "prior": lambda: prior(),
+        "binary": binary,
+        "prior": prior,
         "entropy": lambda: entropy(generator),
-        "gaussian": lambda: gaussian(rows, generator),
+        "gaussian": lambda: squared_error(rows, generator),
     }
     identities: list[Row] = []
     for part, compute in parts.items():
@@ -103,7 +115,7 @@ def run(
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The tables; of the many forms of CrossEntropyLoss the worst shape of each."""
+    """Returns the tables, with only the worst target shape of each form of CrossEntropyLoss."""
     rows = numbers["identities"]
     failed = [row["identity"] for row in rows if not row["holds"]]
     lines = [
@@ -111,11 +123,11 @@ def report(numbers: dict[str, Any]) -> str:
         + (f" **These do not**: {'; '.join(failed)}." if failed else ""),
         "",
         "Where the two sides are arrays, the numbers are those of the entry that differs most. The "
-        "tolerance is a share of max(1, |value|): of float32, of float64, of a finite difference, "
-        "or of a fit by iteration.",
+        "tolerance is relative to max(1, |value|): that of float32, of float64, of a finite "
+        "difference, or of an iterative fit.",
     ]
     for part, title in _PARTS.items():
-        lines += ["", f"**{title}**" + _SHAPES_TOLD * (part == "classes"), ""]
+        lines += ["", f"**{title}**" + _SHAPES_NOTE * (part == "classes"), ""]
         lines += [
             "| identity | left | right | difference | tolerance |",
             "|---|---:|---:|---:|---:|",
@@ -127,38 +139,35 @@ def report(numbers: dict[str, Any]) -> str:
         ]
     lines += [
         "",
-        "**Written by hand, in float32**: two classes, the logit of the wrong one `gap` above that "
-        "of the right one (negative: the model is right). Loss, and its derivative with respect "
-        "to the gap.",
+        "**Numerical stability in float32**: two classes; `gap` is the logit of the wrong class "
+        "minus that of the true class (negative: the model is right). The loss and its derivative "
+        "with respect to the gap:",
         "",
         "| gap | exact | `log_softmax` | `-(y log p)` | derivative: exact | `log_softmax` | "
         "`-(y log p)` | `-(y log(p + 1e-9))` |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for told in numbers["by_hand"]:
+    for entry in numbers["by_hand"]:
         for side in ("right", "wrong"):
-            if side == "wrong" and told["gap"] == 0:
+            if side == "wrong" and entry["gap"] == 0:
                 continue
-            it = told[side]
+            values = entry[side]
             cells = [
-                told["gap"] if side == "wrong" else -told["gap"],
-                it["exact"],
-                it["log_softmax"],
-                it["by_hand"],
-                it["slope_exact"],
-                it["slope_log_softmax"],
-                it["slope_by_hand"],
-                it["slope_with_epsilon"],
+                entry["gap"] if side == "wrong" else -entry["gap"],
+                values["exact"],
+                values["log_softmax"],
+                values["by_hand"],
+                values["slope_exact"],
+                values["slope_log_softmax"],
+                values["slope_by_hand"],
+                values["slope_with_epsilon"],
             ]
             lines.append("| " + " | ".join(f"{float(c) + 0.0:.4g}" for c in cells) + " |")
     return "\n".join(lines)
 
 
-# -- the identities ---------------------------------------------------------------------------
-
-
 def _worst_of_shapes(rows: list[Row]) -> list[Row]:
-    """One row for all target shapes, the one with the largest difference."""
+    """Returns one row per identity: that of the target shape with the largest difference."""
     worst: dict[str, Row] = {}
     for row in rows:
         key = row["identity"]
@@ -167,11 +176,11 @@ def _worst_of_shapes(rows: list[Row]) -> list[Row]:
     return list(worst.values())
 
 
-# -- where the formula by hand breaks ---------------------------------------------------------
+# -- numerical stability of the formula -------------------------------------------------------
 
 
-def _slopes(gap: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Loss and its derivative with respect to the gap, float32; the right class has logit 0."""
+def _loss_and_slope(gap: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns the loss and its derivative in the gap, float32; the true class has logit 0."""
     gap = gap.detach().float().requires_grad_()
     logits = torch.stack([torch.zeros_like(gap), gap], -1)
     onehot = torch.tensor([1.0, 0.0]).expand_as(logits)
@@ -189,12 +198,13 @@ def _with_epsilon(logits: Tensor, onehot: Tensor) -> Tensor:
 
 
 def _breakdown(gap: float) -> dict[str, Any]:
-    """Losses and slopes where the model is right by this gap of the logits, and wrong by it."""
-    told: dict[str, Any] = {"gap": gap}
+    """Returns losses and derivatives where the model is right, or wrong, by a gap of the logits."""
+    entry: dict[str, Any] = {"gap": gap}
     for side, signed in (("right", -gap), ("wrong", gap)):
         at = torch.tensor(signed)
-        stable, by_formula, clipped = (_slopes(at, f) for f in (_stable, by_hand, _with_epsilon))
-        told[side] = {
+        losses = (_stable, by_hand, _with_epsilon)
+        stable, by_formula, clipped = (_loss_and_slope(at, loss) for loss in losses)
+        entry[side] = {
             "exact": float(np.logaddexp(0.0, signed)),
             "log_softmax": float(stable[0]),
             "by_hand": float(by_formula[0]),
@@ -203,11 +213,11 @@ def _breakdown(gap: float) -> dict[str, Any]:
             "slope_by_hand": float(by_formula[1]),
             "slope_with_epsilon": float(clipped[1]),
         }
-    return told
+    return entry
 
 
 def _draw_log_loss() -> Figure:
-    """The log loss and its derivative over the logit."""
+    """Draws the log loss and its derivative over the logit."""
     a = np.linspace(-6, 6, 241)
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -226,19 +236,19 @@ def _draw_log_loss() -> Figure:
 
 
 def _draw_by_hand() -> Figure:
-    """Three ways to write the loss, over the gap of two logits, in float32."""
+    """Draws three implementations of the loss over the gap of two logits, in float32."""
     gap = torch.arange(-150.0, 150.5, 0.5)
     figure = Figure(figsize=(9, 4.0), layout="constrained")
     axes = figure.subplots(1, 2)
-    ways = (
+    losses = (
         ("log_softmax", _stable, BLUE, "-", 3.5),
         ("-(y log p)", by_hand, VERMILLION, "-", 1.5),
         ("-(y log(p + 1e-9))", _with_epsilon, GREEN, "--", 1.5),
     )
-    for name, way, colour, line, thick in ways:
-        for ax, values in zip(axes, _slopes(gap, way), strict=True):
+    for name, loss, colour, line, thick in losses:
+        for ax, values in zip(axes, _loss_and_slope(gap, loss), strict=True):
             ax.plot(gap, values, line, color=colour, lw=thick, label=name)
-    for ax, values in zip(axes, _slopes(gap, by_hand), strict=True):
+    for ax, values in zip(axes, _loss_and_slope(gap, by_hand), strict=True):
         bad = np.flatnonzero(~np.isfinite(values.numpy()))
         runs = np.split(bad, np.flatnonzero(np.diff(bad) > 1) + 1)
         for i, one in enumerate(runs):

@@ -1,20 +1,20 @@
-r"""The default setting against boosted trees on the UCI regression sets, by rank and set by set.
+r"""MDNRegressor with its defaults compared with boosted trees on the UCI regression sets, by rank.
 
-The full version reads what `python -m benchmarks.uci` measured (every method on the training rows
-of each standard split, scored on its test rows) from `benchmarks/results/uci.json`, so it takes
-seconds; that command takes hours. The small version fits everything itself, to the diabetes rows
-that scikit-learn brings along.
+The full version reads the results of `python -m benchmarks.uci` (every method is fitted to the
+training rows of each standard split and scored on its test rows) from
+`benchmarks/results/uci.json`, so it takes seconds; that command takes hours. The small version fits
+all methods itself, to the diabetes data of scikit-learn.
 
-A method's rank on a set is its mean rank over the splits. The line marks the critical difference:
-mean ranks over N sets that lie closer than
+The rank of a method on a set is its mean rank over the splits. The line in the figure is the
+critical difference: mean ranks of k methods over N sets that differ by less than
 
 $$
 \mathrm{CD} = q_\alpha \sqrt{\frac{k (k + 1)}{6 N}}
 $$
 
-are not told apart at 5 % by the test of Nemenyi (J. Demšar, Statistical comparisons of classifiers
-over multiple data sets, J. Mach. Learn. Res. 7, 2006, section 3.2.2). The NLL of wine quality,
-which takes six whole numbers, is that of the rounding cell.
+are not significantly different at the level of 5 % by the test of Nemenyi (J. Demšar, Statistical
+comparisons of classifiers over multiple data sets, J. Mach. Learn. Res. 7, 2006, section 3.2.2).
+The NLL of wine quality, an integer with six values, is that of the rounding cell.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from scipy import stats
 
-from mdn import GaussianMixture, MDNRegressor, scoring
+from mdn import MDNRegressor, scoring
+
+from ._density import SMALL, gaussian
+from ._palette import BLUE, ORANGE, SKY_BLUE, VERMILLION
 
 __all__ = ["DATA", "MINUTES", "report", "run"]
 
@@ -52,10 +55,10 @@ SCORES = {"nll": "NLL", "crps": "CRPS"}
 LEVEL = 0.05
 MARKERS = {"mdn": "o", "mdn fast": "D", "ngboost": "s", "catboost": "^", "constant": "v"}
 COLOURS = {
-    "mdn": "#0072b2",
-    "mdn fast": "#56b4e9",
-    "ngboost": "#d55e00",
-    "catboost": "#e69f00",
+    "mdn": BLUE,
+    "mdn fast": SKY_BLUE,
+    "ngboost": VERMILLION,
+    "catboost": ORANGE,
     "constant": "#555555",
 }
 
@@ -69,7 +72,7 @@ def run(
     out: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Mean scores and ranks; draws ranks.png and sets.png."""
+    """Computes mean scores and ranks; draws ranks.png and sets.png."""
     if fast:
         records, source = _small(seed, progress), "small models, fitted in this run"
     else:
@@ -85,29 +88,29 @@ def run(
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """Ranks, and the mean of each score on each set."""
+    """Returns the ranks, and the mean of each score on each set, in Markdown."""
     methods, sets = numbers["methods"], numbers["sets"]
     first = "mdn"
     lines = [
         f"Means over {min(s['splits'] for s in sets.values())} to "
         f"{max(s['splits'] for s in sets.values())} splits of {len(sets)} "
-        f"set{'s' * (len(sets) > 1)} ({numbers['source']}), on which all {len(methods)} methods "
-        "were run. Lower is better.",
+        f"set{'s' * (len(sets) > 1)} ({numbers['source']}) with results of all {len(methods)} "
+        "methods. Lower is better.",
     ]
     for score, title in SCORES.items():
         lines += ["", "| " + title + " | splits | " + " | ".join(NAMES[m] for m in methods) + " |"]
         lines.append("|---" * (len(methods) + 2) + "|")
-        for name, told in sets.items():
-            cells = [f"{told[score][m]['mean']:.4g}" for m in methods]
-            best = min(methods, key=lambda m: told[score][m]["mean"])
+        for name, result in sets.items():
+            cells = [f"{result[score][m]['mean']:.4g}" for m in methods]
+            best = min(methods, key=lambda m: result[score][m]["mean"])
             cells[methods.index(best)] = f"**{cells[methods.index(best)]}**"
-            lines.append(f"| {name} | {told['splits']} | " + " | ".join(cells) + " |")
+            lines.append(f"| {name} | {result['splits']} | " + " | ".join(cells) + " |")
         ranks = numbers["ranks"][score]
         lines.append("| mean rank | | " + " | ".join(f"{ranks[m]:.2f}" for m in methods) + " |")
     wins = [
         sum(
-            all(told[s][first]["mean"] < told[s][m]["mean"] for s in SCORES)
-            for told in sets.values()
+            all(result[s][first]["mean"] < result[s][m]["mean"] for s in SCORES)
+            for result in sets.values()
         )
         for m in methods
     ]
@@ -115,19 +118,19 @@ def report(numbers: dict[str, Any]) -> str:
     lines += [
         "",
         *(
-            f"- {NAMES[first]} has the lower mean NLL and CRPS than {NAMES[m]} on "
+            f"- {NAMES[first]} has a lower mean NLL and a lower mean CRPS than {NAMES[m]} on "
             f"{wins[methods.index(m)]} of {len(sets)} sets."
             for m in rivals
         ),
-        f"- Mean ranks that differ by less than {numbers['critical_difference']:.2f} are not told "
-        f"apart at {LEVEL:.0%} with {len(sets)} set{'s' * (len(sets) > 1)}; over the sets the "
-        f"ranks by NLL differ with p = {numbers['friedman_p']}.",
+        f"- With {len(sets)} set{'s' * (len(sets) > 1)} mean ranks that differ by less than "
+        f"{numbers['critical_difference']:.2f} are not significantly different at the level of "
+        f"{LEVEL:.0%}; Friedman's test of the ranks by NLL has p = {numbers['friedman_p']}.",
     ]
     return "\n".join(lines)
 
 
 def _compared(records: Records) -> dict[str, Any]:
-    """Means, standard errors and ranks over the splits that every method has."""
+    """Returns means, standard errors and ranks over the splits with results of every method."""
     cells: dict[str, dict[int, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
         if record["method"] in NAMES:
@@ -143,12 +146,12 @@ def _compared(records: Records) -> dict[str, Any]:
         sets[name] = {"splits": len(rows)}
         for score in SCORES:
             table = np.array([[row[m][score] for m in methods] for row in rows])  # (S, k)
-            own = table - table[:, :1]
+            paired = table - table[:, :1]
             sets[name][score] = {
                 m: {
                     "mean": float(table[:, i].mean()),
-                    "worse_than_mdn": float(own[:, i].mean()),
-                    "error": float(own[:, i].std(ddof=1) / math.sqrt(len(rows)))
+                    "worse_than_mdn": float(paired[:, i].mean()),
+                    "error": float(paired[:, i].std(ddof=1) / math.sqrt(len(rows)))
                     if len(rows) > 1
                     else 0.0,
                 }
@@ -175,7 +178,7 @@ def _compared(records: Records) -> dict[str, Any]:
 
 
 def _small(seed: int, progress: Callable[[str], None]) -> Records:
-    """Small models on two splits of the diabetes rows."""
+    """Fits small models to two splits of the diabetes data; returns their scores."""
     from sklearn.datasets import load_diabetes
     from sklearn.linear_model import LinearRegression
 
@@ -185,39 +188,37 @@ def _small(seed: int, progress: Callable[[str], None]) -> Records:
     for split in range(2):
         progress(f"split {split + 1} of 2")
         order = rng.permutation(len(y))
-        inside, outside = order[:350], order[350:]
+        train, test = order[:350], order[350:]
         jitter = rng.uniform(-0.5, 0.5, len(y))  # y is rounded to whole numbers
         target = y + jitter
-        line = LinearRegression().fit(X[inside], target[inside])
-        rest = target[inside] - line.predict(X[inside])
-        loc = torch.as_tensor(line.predict(X[outside]))[:, None, None]
-        width = torch.full_like(loc, rest.std(ddof=X.shape[1] + 1))
-        constant = GaussianMixture(torch.zeros(len(loc), 1), loc, width)
-        predictions: dict[str, GaussianMixture] = {"constant": constant}
+        line = LinearRegression().fit(X[train], target[train])
+        residual = target[train] - line.predict(X[train])
+        loc = torch.as_tensor(line.predict(X[test]))[:, None]
+        constant = gaussian(loc, torch.full_like(loc, residual.std(ddof=X.shape[1] + 1)))
+        predictions: dict[str, Any] = {"constant": constant}
         for name, epochs in (("mdn", 30), ("mdn fast", 10)):
-            model = MDNRegressor(
-                2, preset="fast", ensemble_size=2, trees=False, max_epochs=epochs, random_state=seed
-            )
+            options = {**SMALL, "ensemble_size": 2, "max_epochs": epochs}
+            model = MDNRegressor(2, random_state=seed, **options)
             begin = time.monotonic()
-            model.fit(X[inside], target[inside])
+            model.fit(X[train], target[train])
             progress(f"split {split + 1}: {NAMES[name]} took {time.monotonic() - begin:.1f} s")
-            predictions[name] = model.predict_distribution(X[outside])
+            predictions[name] = model.predict_distribution(X[test])
         for method, dist in predictions.items():
-            told = scoring.summary(dist, target[outside, None])
+            summary = scoring.summary(dist, target[test, None])
             records.append(
                 {
                     "set": "diabetes",
                     "split": split,
                     "method": method,
-                    "nll": told["nll"].mean,
-                    "crps": told["crps"].mean,
+                    "nll": summary["nll"].mean,
+                    "crps": summary["crps"].mean,
                 }
             )
     return records
 
 
 def _draw_ranks(numbers: dict[str, Any]) -> Figure:
-    """Mean ranks on a line for each score, with the critical difference as a bar."""
+    """Draws mean ranks on a line for each score, with the critical difference as a bar."""
     methods = numbers["methods"]
     figure = Figure(figsize=(8, 1.2 + 1.9 * len(SCORES)), layout="constrained")
     for ax, (score, title) in zip(
@@ -226,7 +227,7 @@ def _draw_ranks(numbers: dict[str, Any]) -> Figure:
         for i, m in enumerate(sorted(methods, key=lambda m: numbers["ranks"][score][m])):
             rank = numbers["ranks"][score][m]
             ax.plot(rank, 0, MARKERS[m], color=COLOURS[m], ms=9, clip_on=False)
-            side = 1 if i % 2 else -1  # neighbours have their names on different sides
+            side = 1 if i % 2 else -1  # the names alternate between the two sides
             ax.annotate(
                 f"{NAMES[m]}\n{rank:.2f}",
                 (rank, 0),
@@ -250,7 +251,7 @@ def _draw_ranks(numbers: dict[str, Any]) -> Figure:
 
 
 def _draw_sets(numbers: dict[str, Any]) -> Figure:
-    """How much worse than the default each method is, on each set."""
+    """Draws the difference between each method and the default MDNRegressor, on each set."""
     methods = [m for m in numbers["methods"] if m != "mdn"]
     names = list(numbers["sets"])
     figure = Figure(figsize=(9, 1.6 + 0.45 * len(names)), layout="constrained")
@@ -258,10 +259,10 @@ def _draw_sets(numbers: dict[str, Any]) -> Figure:
     for ax, score in zip(axes, SCORES, strict=True):
         same = float(score != "nll")  # the CRPS as a ratio: its unit differs from set to set
         for j, m in enumerate(methods):
-            told = [numbers["sets"][name][score] for name in names]
-            base = [abs(t["mdn"]["mean"]) if same else 1.0 for t in told]
-            value = [same + t[m]["worse_than_mdn"] / b for t, b in zip(told, base, strict=True)]
-            error = [2 * t[m]["error"] / b for t, b in zip(told, base, strict=True)]
+            results = [numbers["sets"][name][score] for name in names]
+            base = [abs(r["mdn"]["mean"]) if same else 1.0 for r in results]
+            value = [same + r[m]["worse_than_mdn"] / b for r, b in zip(results, base, strict=True)]
+            error = [2 * r[m]["error"] / b for r, b in zip(results, base, strict=True)]
             place = np.arange(len(names)) + 0.18 * (j - 0.5 * (len(methods) - 1))
             ax.errorbar(
                 value,
@@ -276,14 +277,14 @@ def _draw_sets(numbers: dict[str, Any]) -> Figure:
         ax.axvline(same, color="k", lw=1)
         ax.set_yticks(range(len(names)), names)
         ax.grid(axis="x", color="0.9")
-    axes[0].set_xlabel("NLL above that of MDNRegressor(), nats per row")
-    axes[1].set_xlabel("CRPS over that of MDNRegressor()")
+    axes[0].set_xlabel("NLL minus that of MDNRegressor(), nats per row")
+    axes[1].set_xlabel("CRPS divided by that of MDNRegressor()")
     if axes[1].get_xlim()[1] > 5:
         axes[1].set_xscale("log")
         axes[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes[1].xaxis.set_minor_locator(NullLocator())
-    axes[0].set_ylim(len(names) - 0.5, -0.5)  # the first on top; the other shares it
+    axes[0].set_ylim(len(names) - 0.5, -0.5)  # the first set on top; the axes share this limit
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(methods), frameon=False)
     figure.supxlabel("bars: two standard errors of the paired difference", fontsize=8)

@@ -203,20 +203,22 @@ def test_mnist_nll_falls_from_log_ten_and_stays_above_zero(results: Results) -> 
     assert f"{it['last'][-1]:.3f}" in text
 
 
-def test_mnist_nll_judges_itself_against_the_published_values(results: Results) -> None:
+def test_mnist_nll_is_compared_with_the_published_values(results: Results) -> None:
     """By the numbers of the run, either way."""
     it = copy.deepcopy(results[mnist_nll])
     it.update(data="mnist", rows=60000, point=500)
     it["curve"][0][0], it["last"][-1] = 2.05, 0.2
-    assert "**Reproduced** within 10%: our start is +3.2% and our end +3.6%" in mnist_nll.report(it)
+    text = mnist_nll.report(it)
+    assert "**Reproduced** within 10%" in text
+    assert "by +3.2% at the start and by +3.6% at the end" in text
     it["last"][-1] = 0.25
     assert "**Not reproduced** at the end within 10%" in mnist_nll.report(it)
     it["smallest_batch"] = -0.1
-    assert "**One is negative: that is a bug.**" in mnist_nll.report(it)
+    assert "**One is negative: this is a bug.**" in mnist_nll.report(it)
 
 
 def test_cross_entropy_learns_and_is_judged_by_whole_per_cents(results: Results) -> None:
-    """Within one point from the second epoch on, cut as the published ones are."""
+    """Within one point from the second epoch on, rounded down as the published ones are."""
     it = results[mnist_cross_entropy]
     assert it["accuracy"][-1] > 85
     assert it["curve"][0][0] == pytest.approx(math.log(10), abs=0.05)
@@ -227,7 +229,7 @@ def test_cross_entropy_learns_and_is_judged_by_whole_per_cents(results: Results)
     full |= {"test_nll": [0.1] * 10, "curve": [it["curve"][0]] * 10}
     text = mnist_cross_entropy.report({**it, **full})
     assert "**Reproduced**" in text
-    assert "at most 1 from" in text
+    assert "by at most 1 (tolerance 1)" in text
     assert "equal in 5 of 9; in the first epoch the difference is -9" in text
     accuracy[4] = 93.99
     assert "**Not reproduced**" in mnist_cross_entropy.report({**it, **full})
@@ -250,8 +252,8 @@ def test_the_ratio_loss_is_no_proper_score() -> None:
     assert int(cross.argmin()) == 3  # near log(0.6 / 0.4) / 2 = 0.2
 
 
-def test_the_floor_ends_the_pull_of_rows_that_are_right() -> None:
-    """Above p = 1 - 1e-7 the floored ratio is flat, below it is the ratio."""
+def test_beyond_the_floor_the_ratio_has_no_gradient() -> None:
+    """Above p = 1 - 1e-7 the floored ratio is constant, below it is the ratio."""
     logits = torch.tensor([[20.0, 0.0], [10.0, 0.0]]).double().requires_grad_()
     rows = nllr.LOSSES["floored ratio"](logits, torch.tensor([0, 0]))
     assert rows.tolist() == pytest.approx([special.logit(1e-7), -10.0])
@@ -259,7 +261,9 @@ def test_the_floor_ends_the_pull_of_rows_that_are_right() -> None:
     assert slope.tolist() == [[0.0, 0.0], [-1.0, 1.0]]
 
 
-def test_nllr_is_surer_than_cross_entropy_and_below_zero(results: Results) -> None:
+def test_the_ratio_has_higher_confidence_than_cross_entropy_and_negative_losses(
+    results: Results,
+) -> None:
     """Both ratios give negative losses and more confidence; cross-entropy is never negative."""
     scores = results[nllr]["sets"]["digits"]["scores"]
     assert scores["negative"]["of"]["cross-entropy"]["mean"] == 0
@@ -271,12 +275,12 @@ def test_nllr_is_surer_than_cross_entropy_and_below_zero(results: Results) -> No
     assert scores["training_loss"]["of"]["floored ratio"]["mean"] > nllr.FLOOR
 
 
-def test_nllr_pairs_by_seed_and_tells_what_is_beyond_chance(results: Results) -> None:
+def test_nllr_reports_paired_tests_over_the_seeds(results: Results) -> None:
     """SciPy's one-sample t-test of the differences; the words follow from sign and p."""
     it = copy.deepcopy(results[nllr])
     a, b = [3.0, 4.0, 6.0], [1.0, 1.5, 5.0]
-    told = nllr._paired(a, b)
-    assert told["p"] == pytest.approx(stats.ttest_1samp(np.subtract(a, b), 0).pvalue)
+    paired = nllr._paired(a, b)
+    assert paired["p"] == pytest.approx(stats.ttest_1samp(np.subtract(a, b), 0).pvalue)
     assert math.isnan(nllr._paired([1.0], [2.0])["p"])
     scores = it["sets"]["digits"]["scores"]
     judged = {"difference": {"mean": 1.0, "error": 0.1}}
@@ -284,8 +288,8 @@ def test_nllr_pairs_by_seed_and_tells_what_is_beyond_chance(results: Results) ->
     scores["ece"]["against"]["ratio"] = {**judged, "p": 0.02}
     scores["nll"]["against"]["ratio"] = {**judged, "p": 0.2}
     text = nllr.report(it)
-    assert "accuracy is better; ECE is worse; test NLL does not differ beyond chance" in text
-    assert "**As in the paper**" in text
+    assert "accuracy is better; ECE is worse; test NLL does not differ significantly" in text
+    assert "**Reproduced**" in text
     assert f"{scores['ece']['of']['cross-entropy']['mean']:.2f} ±" in text
     assert "not higher on digits" in nllr.report(results[nllr])
 
@@ -309,7 +313,7 @@ def test_fashion_is_compared_where_it_lies_beside_mnist(
     numbers = nllr.run(0, True, out=tmp_path, data="mnist")
     assert list(numbers["sets"]) == ["mnist", "fashion-mnist"]
     assert {told["rows"] for told in numbers["sets"].values()} == {40}
-    assert "was not there" not in nllr.report(numbers)
+    assert "was not available" not in nllr.report(numbers)
     assert "**fashion-mnist**" in nllr.report(numbers)
 
 
@@ -336,7 +340,7 @@ def test_the_mislabelling_model_is_a_probability_and_matches_its_formula() -> No
     logits = torch.tensor([[1.0, -2.0, 0.5], [60.0, 0.0, -60.0]]).double()
     rows = torch.stack([model.rows(logits, torch.full((2,), c)) for c in range(3)], -1)
     p, share = special.softmax(logits.numpy(), 1), model.share.item()
-    assert share == pytest.approx(label_noise.FIRST_SHARE)
+    assert share == pytest.approx(label_noise.INITIAL_SHARE)
     want = (1 - share) * p + share / 2 * (1 - p)
     np.testing.assert_allclose(rows.exp().reciprocal().detach().numpy(), want, rtol=1e-12)
     np.testing.assert_allclose(want.sum(1), 1)

@@ -219,7 +219,7 @@ def test_sets_without_a_file_are_left_out_by_name(
     monkeypatch.setenv("MDN_DATA", str(tmp_path))
     missing = [name for name, plan in _real_sets.plans(fast=False).items() if plan is None]
     assert missing == ["motorcycle", "speed-flow", "temperature", "photoz", "taxi"]
-    assert "Left out, as the files are not there: motorcycle" in real.report(
+    assert "Left out, because the files do not exist: motorcycle" in real.report(
         {**sets[0], "missing": missing}
     )
 

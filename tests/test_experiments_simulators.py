@@ -50,7 +50,7 @@ def as_estimate(predict: Any) -> simulators.Estimate:
 def test_truth_has_no_distance_to_itself(make: type[Any]) -> None:
     """All three distances are 0 for the truth, and the grid in y holds it."""
     it = truth(make)
-    assert it.told()["least_mass_on_grid"] > 0.999
+    assert it.summary()["least_mass_on_grid"] > 0.999
     scores, regret = it.scores(as_estimate(make().distribution))
     np.testing.assert_allclose(regret, 0, atol=1e-12)
     assert scores["regret"] == pytest.approx(0, abs=1e-12)
@@ -97,7 +97,7 @@ def test_excess_crps_is_how_much_worse_the_expected_crps_is() -> None:
     excess = expected(2) / expected(1) - 1
     assert it.scores(as_estimate(too_wide))[0]["excess_crps"] == pytest.approx(excess, rel=1e-4)
     width = 0.01 + 0.002 * it.places[:, 0].mean()
-    assert it.told()["crps_of_truth"] == pytest.approx(width * expected(1), rel=1e-4)
+    assert it.summary()["crps_of_truth"] == pytest.approx(width * expected(1), rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:After 0.17:FutureWarning")  # of a generator that is not used
@@ -161,10 +161,10 @@ def test_every_method_is_scored_at_every_size(numbers: dict[str, Any], steps: li
     assert numbers["methods"][0] == simulators.OURS
     assert set(numbers["methods"]) | set(numbers["not_installed"]) == set(simulators.METHODS)
     n_fits = 0
-    for told in numbers["simulators"].values():
-        assert told["least_mass_on_grid"] > 0.999
-        assert list(told["methods"]) == numbers["methods"]
-        for rows in told["methods"].values():
+    for result in numbers["simulators"].values():
+        assert result["least_mass_on_grid"] > 0.999
+        assert list(result["methods"]) == numbers["methods"]
+        for rows in result["methods"].values():
             assert [row["n"] for row in rows] == numbers["sizes"]
             n_fits += len(rows)
             for row in rows:
@@ -194,7 +194,7 @@ def test_same_seed_same_numbers_and_rivals_may_be_missing(
     monkeypatch.setattr(simulators, "SIMULATORS", simulators.SIMULATORS[:2])
     again = simulators.run(0, True)
     assert "kernel density" in again["not_installed"]
-    assert "Left out, as not installed: kernel density" in simulators.report(again)
+    assert "Left out, because not installed: kernel density" in simulators.report(again)
     first = dict(numbers["simulators"]["ArmaJump"]["methods"])
     first.pop("kernel density", None)
     assert again["simulators"]["ArmaJump"]["methods"] == first
@@ -203,33 +203,37 @@ def test_same_seed_same_numbers_and_rivals_may_be_missing(
 def test_report_tells_the_numbers(numbers: dict[str, Any]) -> None:
     """Every regret stands in a table, and each case is counted once."""
     text = simulators.report(numbers)
-    for name, told in numbers["simulators"].items():
+    for name, result in numbers["simulators"].items():
         assert name in text
-        for rows in told["methods"].values():
+        for rows in result["methods"].values():
             for row in rows:
                 assert f"{row['regret']:.4f} ({row['regret_error']:.4f})" in text
             assert f"{rows[-1]['hellinger']:.3f} / {100 * rows[-1]['excess_crps']:.2f} %" in text
     cases = len(numbers["simulators"]) * len(numbers["sizes"])
-    line = next(line for line in text.splitlines() if line.startswith("- least regret"))
+    line = next(
+        line
+        for line in text.splitlines()
+        if line.startswith("- number of cases with the lowest regret")
+    )
     counts = [int(part.rsplit(" ", 1)[1]) for part in line.split(": ")[1].split(", ")]
-    assert f"of {cases} cases" in line
+    assert f"regret, of {cases}:" in line
     assert sum(counts) == cases
 
 
 def test_report_says_where_a_rival_is_ahead(numbers: dict[str, Any]) -> None:
     """Where a paired difference is below minus two standard errors, by name and rows."""
-    told = copy.deepcopy(numbers)
-    for it in told["simulators"].values():
+    result = copy.deepcopy(numbers)
+    for it in result["simulators"].values():
         for rows in it["methods"].values():
             for row in rows:
                 row["above_ours"] = 0.1
                 row["above_ours_error"] = 0.01
-    assert "is ahead of mdn by more than that on: none" in simulators.report(told)
-    told["simulators"]["ArmaJump"]["methods"]["least squares"][1]["above_ours"] = -0.1
-    text = simulators.report(told)
+    assert "by more than two standard errors on: none" in simulators.report(result)
+    result["simulators"]["ArmaJump"]["methods"]["least squares"][1]["above_ours"] = -0.1
+    text = simulators.report(result)
     assert f"on: ArmaJump at {numbers['sizes'][1]} rows" in text
     n_cases = 2 * len(numbers["sizes"])
-    assert f"errors in {n_cases - 1}, lower in 1, neither in 0" in text
+    assert f"errors in {n_cases - 1} cases, lower in 1, neither in 0" in text
 
 
 def test_figures_are_drawn(numbers: dict[str, Any], folder: Path) -> None:
