@@ -230,7 +230,7 @@ def test_cross_entropy_learns_and_is_judged_by_whole_per_cents(results: Results)
     text = mnist_cross_entropy.report({**it, **full})
     assert "**Reproduced**" in text
     assert "by at most 1 (tolerance 1)" in text
-    assert "equal in 5 of 9; in the first epoch the difference is -9" in text
+    assert "equal in 5 of 9 epochs; in the first epoch the difference is -9" in text
     accuracy[4] = 93.99
     assert "**Not reproduced**" in mnist_cross_entropy.report({**it, **full})
 
