@@ -67,15 +67,9 @@ def plot_pit(histogram: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
     ends = edges[[0, -1]]
     band = f"{look.percent(histogram.band)} band if calibrated"
     look.draw_area(ax, ends, histogram.low, histogram.high, zorder=2, label=band)
-    ax.hlines(
-        histogram.expected,
-        *ends,
-        color=look.BLACK,
-        linestyle="--",
-        linewidth=1.5,
-        zorder=3,
-        label=f"expected, {histogram.expected:.4g} rows",
-    )
+    line: dict[str, Any] = {"color": look.BLACK, "linestyle": "--", "linewidth": 1.5, "zorder": 3}
+    label = f"expected, {histogram.expected:.4g} rows"
+    ax.hlines(histogram.expected, *ends, label=label, **line)
     colors = [look.ORANGE if out else look.SKY for out in outside]
     defaults = {"color": colors, "edgecolor": look.BLACK, "linewidth": 0.8, "zorder": 1}
     options = look.with_defaults(style, Patch, **defaults)

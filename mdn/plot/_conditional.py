@@ -20,6 +20,7 @@ __all__ = ["plot_conditional", "plot_ridge"]
 _TAIL = 5e-4  # probability left out on each side
 _MINOR_MODE = 0.01  # share of the highest density below which a mode is not marked
 _OFFSETS = np.linspace(-6.0, 6.0, 97)  # points of a component's curve, in its scales
+_MOST_STEPS = 5000  # of a discrete y; evenly chosen if it takes more values
 _MOST_RIDGES = 40  # rows that a figure of ordinary height has room for
 _OVERLAP = 1.8  # height of the highest ridge, in rows
 
@@ -43,7 +44,8 @@ def plot_conditional(
     One row: the density, its weighted components :math:`\pi_k p_k(y)`, a shaded region, mean,
     median and modes.  Several rows: the densities and their modes.  Modes lower than 1 % of the
     highest are not marked.  The curve is drawn from the 0.05 % to the 99.95 % quantile, on points
-    dense enough around every component to show the narrowest.
+    dense enough around every component to show the narrowest.  For a y that takes only some values,
+    as a rounded one or a count, it shows their probabilities as steps.
 
     Args:
         model_or_dist: a distribution with batch () or (N,) and event (1,), or a model as in
@@ -100,7 +102,7 @@ def plot_conditional(
     log_heights = np.where(np.isnan(log_heights), -math.inf, log_heights)
     major = log_heights >= log_heights.max(1, keepdims=True) + math.log(_MINOR_MODE)  # (N, K)
     modes = np.where(major, modes[..., 0], modes[:, :1, 0])  # (N, K), no NaN left
-    mean = inputs.to_array(dist.mean)[:, 0]
+    mean, width = inputs.to_array(dist.mean)[:, 0], inputs.lattice_width(dist)
     pieces = inputs.to_array(dist.interval(coverage)[:, None] if central else dist.hdr(coverage)[0])
 
     low, high = min(lower.min(), modes.min()), max(upper.max(), modes.max())
@@ -108,18 +110,18 @@ def plot_conditional(
         low, high = min(low, mean.min()), max(high, mean.max())
     edges = np.where(np.isnan(pieces), mean[:, None, None], pieces).reshape(n, -1)  # (N, 2 M)
     marks = np.concatenate([mean[:, None], median[:, None], edges, modes], axis=1)
-    grid = _curve_grid(dist, low, high, marks, n_grid)  # (G, N)
-    density = np.exp(inputs.evaluate(dist, dist.log_prob, grid[..., None]))
+    points, grid = _curve_grid(dist, low, high, marks, n_grid)  # (G, N)
+    density = np.exp(inputs.evaluate(dist, dist.log_prob, points[..., None]))
 
     ax = look.get_axes(ax)
     for i, name in enumerate(names):
         look.draw_curve(ax, i, grid[:, i], density[:, i], name, style, zorder=3)
     if n == 1:
         if components and hasattr(dist, "responsibilities"):
-            _draw_components(ax, dist, grid, density)
+            _draw_components(ax, dist, points, grid[:, 0], density)
         what = "central interval" if central else "highest-density region"
-        y = grid[:, 0, None]
-        inside = ((y >= pieces[0, :, 0]) & (y <= pieces[0, :, 1])).any(1)
+        start, end = pieces[0].T
+        inside = ((points >= start - width / 4) & (points <= end + width / 4)).any(1)
         options = {"where": inside, "alpha": 0.5, "label": f"{look.percent(coverage)} {what}"}
         look.draw_area(ax, grid[:, 0], density[:, 0], zorder=0.5, **options)
         _draw_averages(ax, grid[:, 0], density[:, 0], mean[0], median[0], y_unit)
@@ -130,7 +132,8 @@ def plot_conditional(
             label = f"mode{'s' * (len(at) > 1)} {_format_values(at, high - low, y_unit)}"
         ax.plot(at, heights, "o", color=look.BLACK, markeredgecolor="white", zorder=4, label=label)
 
-    look.set_labels(ax, look.with_unit("y", y_unit), look.density_label(y_unit), y_label)
+    what = "probability p(y|x)" if width else look.density_label(y_unit)
+    look.set_labels(ax, look.with_unit("y", y_unit), what, y_label)
     # The legend stands in two columns above the curves; sticky, 0 is the lower end of the axis.
     ax.lines[-1].sticky_edges.y.append(0.0)
     n_rows = math.ceil(len(ax.get_legend_handles_labels()[1]) / 2)
@@ -197,8 +200,8 @@ def plot_ridge(
     names = inputs.check_labels(labels, rows)
 
     low, median, high = inputs.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
-    grid = _curve_grid(dist, low.min(), high.max(), median[:, None], n_grid)  # (G, N)
-    density = np.exp(inputs.evaluate(dist, dist.log_prob, grid[..., None]))
+    points, grid = _curve_grid(dist, low.min(), high.max(), median[:, None], n_grid)  # (G, N)
+    density = np.exp(inputs.evaluate(dist, dist.log_prob, points[..., None]))
     height = density * (_OVERLAP / density.max())
 
     ax = look.get_axes(ax)
@@ -215,7 +218,7 @@ def plot_ridge(
         )
     ax.set_yticks(np.arange(n), names)
     ax.set_ylim(-0.1, max(n - 0.5, (np.arange(n) + height.max(0)).max() + 0.1))
-    ax.set_xlim(low.min(), high.max())
+    ax.set_xlim(grid.min(), grid.max())
     look.set_labels(
         ax, look.with_unit("y", y_unit), "row" if table is None else "x", y_label, x_label
     )
@@ -225,9 +228,21 @@ def plot_ridge(
 # -- what is drawn, as numbers and text -----------------------------------------------------------
 
 
-def _curve_grid(dist: Any, low: float, high: float, marks: Floats, n_grid: int) -> Floats:
-    """Returns points of N curves, (G, N), rising: even, dense where p is, and the marks (N, M)."""
-    n = len(marks)
+def _curve_grid(
+    dist: Any, low: float, high: float, marks: Floats, n_grid: int
+) -> tuple[Floats, Floats]:
+    """Returns where to evaluate N curves and where to draw the values, (G, N), rising.
+
+    Points are even, dense where p is, and the marks (N, M).  Of a y that takes only some values the
+    curve is a step around each of them.
+    """
+    n, width = len(marks), inputs.lattice_width(dist)
+    if width:
+        first, last = round(low / width), round(high / width)
+        even = np.linspace(first, last, min(last - first + 1, _MOST_STEPS)).round()
+        cells = np.union1d(even, (marks.clip(low, high) / width).round())
+        points = np.tile(np.repeat(cells * width, 2)[:, None], n)
+        return points, points + np.tile([-width / 2, width / 2], len(cells))[:, None]
     even = np.repeat(np.linspace(low, high, n_grid)[:, None], n, axis=1)
     if hasattr(dist, "loc") and hasattr(dist, "scale"):
         loc, scale = (
@@ -237,7 +252,8 @@ def _curve_grid(dist: Any, low: float, high: float, marks: Floats, n_grid: int) 
         dense = (loc + _OFFSETS[:, None, None] * scale).transpose(0, 2, 1).reshape(-1, n)
     else:
         dense = inputs.quantiles(dist, np.linspace(_TAIL, 1 - _TAIL, n_grid))
-    return np.sort(np.concatenate([even, dense, marks.T]).clip(low, high), axis=0)
+    points = np.sort(np.concatenate([even, dense, marks.T]).clip(low, high), axis=0)
+    return points, points
 
 
 def _curve_names(table: Any, n: int) -> list[str]:
@@ -259,13 +275,13 @@ def _format_values(values: ArrayLike, span: float, unit: str | None) -> str:
 # -- drawing --------------------------------------------------------------------------------------
 
 
-def _draw_components(ax: Axes, dist: Any, grid: Floats, density: Floats) -> None:
+def _draw_components(ax: Axes, dist: Any, points: Floats, y: Floats, density: Floats) -> None:
     """Draws pi_k p_k(y) = p(y) r_k(y) with the responsibilities r, so of any family."""
-    log_shares = inputs.evaluate(dist, dist.responsibilities, grid[..., None])  # (G, 1, K)
+    log_shares = inputs.evaluate(dist, dist.responsibilities, points[..., None])  # (G, 1, K)
     for k, part in enumerate((density[..., None] * np.exp(log_shares))[:, 0].T):
         label = "weighted components" if k == 0 else "_component"
-        look.draw_area(ax, grid[:, 0], part, color=look.SKY, alpha=0.25)
-        ax.plot(grid[:, 0], part, color=look.SKY, linewidth=1, label=label)
+        look.draw_area(ax, y, part, color=look.SKY, alpha=0.25)
+        ax.plot(y, part, color=look.SKY, linewidth=1, label=label)
 
 
 def _draw_averages(

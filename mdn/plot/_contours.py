@@ -108,14 +108,8 @@ def plot_contours(
         sign.set(linestyle=dash)  # Matplotlib has stretched the dashes twice
     regions = [f"{look.percent(c)} region" for c in wanted]
     handles, texts = ax.get_legend_handles_labels()
-    ax.legend(
-        *([*signs, *handles], [*regions, *texts]),
-        loc="upper center",
-        ncols=len(wanted) + 1,
-        fontsize="small",
-        frameon=False,
-        columnspacing=1.2,
-    )
+    flat: dict[str, Any] = {"ncols": len(wanted) + 1, "frameon": False, "columnspacing": 1.2}
+    ax.legend([*signs, *handles], [*regions, *texts], loc="upper center", fontsize="small", **flat)
     return ax
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ def plot_density(
 
     A cell has the colour of its average density, :math:`(P(y_2|x) - P(y_1|x)) / (y_2 - y_1)` with
     the cdf P, so no component is so narrow that it falls between the cells; white is 0.  (Without
-    a cdf, it is the density at the centre of the cell.)  The colours end at the highest value,
+    a cdf, it is the density at the centre of the cell.)  Of a y that takes only some values, as a
+    rounded one, every cell holds equally many of them.  The colours end at the highest value,
     unless that is a spike: then they end at the 98 % quantile of the cells that are not empty
     (those above 1 % of the uniform density), and the colour bar gets a pointed end.
 
@@ -51,8 +53,7 @@ def plot_density(
         feature: column of x that is drawn.
         at: a row of x, (F,), at whose values the others are held; if None they are held at their
             medians, those that hold no numbers at their most frequent value.
-        x_label: what the feature is, with its unit: "waiting time [min]".
-        y_label: what the target is, with its unit.
+        x_label, y_label: what the feature and the target are, with units: "waiting time [min]".
         y_unit: unit of y, for the colour bar, as "min".
         ax: where to draw; a new figure if None.
         n_grid: cells along either axis.
@@ -98,6 +99,8 @@ def draw_image(
     ax: Axes, grid: inputs.FeatureGrid, ys: Floats, y_unit: str | None, style: dict[str, Any]
 ) -> None:
     """Draws the density of the cells around (G,) values of y, and the colour bar."""
+    width = inputs.lattice_width(grid.dist)
+    ys = _lattice_cells(ys, width) if width else ys
     density = _cell_density(grid.dist, ys)
     if not np.isfinite(density).all():
         bad = grid.values[np.flatnonzero(~np.isfinite(density).all(0))[0]]
@@ -111,6 +114,13 @@ def draw_image(
         extend="max" if density.max() > mesh.norm.vmax else "neither",
         label=look.density_label(y_unit),
     )
+
+
+def _lattice_cells(ys: Floats, width: float) -> Floats:
+    """Returns the centres of cells about as high as before that hold as many values of y each."""
+    n_values = math.ceil((ys[1] - ys[0]) / width)
+    cells = np.arange(math.ceil((ys[-1] - ys[0]) / (n_values * width)) + 1)
+    return (math.floor(ys[0] / width) + n_values * cells + (n_values - 1) / 2) * width
 
 
 def _cell_density(dist: Any, ys: Floats) -> Floats:

@@ -51,8 +51,7 @@ def plot_feature(
         feature: column of x that varies.
         at: a row of x, (F,), that is varied; a line marks its own value.  The medians if None.
         coverage: probability of the interval, in (0, 1).
-        x_label: what the feature is, with its unit.
-        y_label: what the target is, with its unit.
+        x_label, y_label: what the feature and the target are, with their units.
         y_unit: unit of y, for the colour bar, as "min".
         ax: where to draw; a new figure if None.
         n_grid: cells along either axis.
@@ -92,17 +91,9 @@ def plot_feature(
         ax.axvline(
             grid.at, color=look.BLACK, ls=":", lw=1.5, label=f"the given row, at {grid.at:.4g}"
         )
-    ax.plot(
-        grid.data,
-        np.zeros(len(grid.data)),
-        "|",
-        transform=ax.get_xaxis_transform(),
-        color=look.BLACK,
-        markersize=12,  # half of it is below the frame
-        markeredgewidth=0.6,
-        alpha=0.5,
-        label="rows of x",
-    )
+    ticks: dict[str, Any] = {"color": look.BLACK, "markersize": 12, "markeredgewidth": 0.6}
+    ticks |= {"alpha": 0.5, "label": "rows of x", "transform": ax.get_xaxis_transform()}
+    ax.plot(grid.data, np.zeros(len(grid.data)), "|", **ticks)  # half of them below the frame
     ax.set_xlim(grid.values[0], grid.values[-1])
     ax.set_ylim(ys[0], ys[-1])
     look.label_feature_plot(ax, grid, "", x_label, look.with_unit("y", y_unit), y_label)
@@ -136,8 +127,7 @@ def plot_fan(
         feature: column of x along the horizontal axis.
         at: a row of x, (F,), whose values the other features have; their medians if None.
         coverage: probabilities of the intervals, in (0, 1), one or several.
-        x_label: what the feature is, with its unit.
-        y_label: what the target is, with its unit.
+        x_label, y_label: what the feature and the target are, with their units.
         y_unit: unit of y, as "min".
         ax: where to draw; a new figure if None.
         n_grid: steps along the feature.
@@ -209,8 +199,7 @@ def plot_modes(
         y: targets drawn as points, (N,) or (N, 1), if any.
         feature: column of x along the horizontal axis.
         at: a row of x, (F,), whose values the other features have; their medians if None.
-        x_label: what the feature is, with its unit.
-        y_label: what the target is, with its unit.
+        x_label, y_label: what the feature and the target are, with their units.
         y_unit: unit of y, as "min".
         ax: where to draw; a new figure if None.
         n_grid: steps along the feature.
@@ -281,7 +270,8 @@ def plot_weights(
     r"""Draws the weights :math:`\pi_k(x)` of the components over one feature.
 
     Of more than six components, the five of greatest mean weight and the sum of the others.  A
-    component is named by its number and where it lies, its location averaged by its weight.
+    component is named by its number and where it lies, its location averaged by its weight.  Of a
+    truncated or rounded mixture, the weights are those of the mixture before.
 
     Args:
         model: as in `plot_density`; its distributions need ``weights``, (N, K), as a mixture has.
@@ -312,13 +302,16 @@ def plot_weights(
         ['component 0, near 2 min', 'component 1, near 4 min']
     """
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
-    if not hasattr(grid.dist, "weights"):
+    mixture = grid.dist
+    while not hasattr(mixture, "weights") and hasattr(mixture, "base"):
+        mixture = mixture.base
+    if not hasattr(mixture, "weights"):
         raise TypeError(f"this plot needs a mixture, with weights; got {kind_of(grid.dist)}")
-    weights = inputs.to_array(grid.dist.weights)  # (G, K)
+    weights = inputs.to_array(mixture.weights)  # (G, K)
     order = np.argsort(-weights.mean(0), kind="stable")
     n_single = len(order) if len(order) <= len(look.CURVES) else len(look.CURVES) - 1
     single, rest = np.sort(order[:n_single]), order[n_single:]
-    names = _component_names(grid.dist, weights, y_unit)
+    names = _component_names(mixture, weights, y_unit)
     curves = [(names[k], weights[:, k]) for k in single]
     if len(rest):
         curves.append((f"the other {len(rest)} together", weights[:, rest].sum(1)))

@@ -55,7 +55,7 @@ def feature_grid(model: Any, x: Any, feature: int, at: Any, n_grid: int) -> Feat
     data = check_numbers(columns[feature], "x")
     if at is None:
         row = [_typical_value(column) for column in columns]
-        where = "at its median" if n_features == 2 else "at their medians"
+        where = _where_typical([c for i, c in enumerate(columns) if i != feature])
     else:
         row, where = _given_row(at, n_features), "as given"
     values = even_steps(data, 0.02, n_grid)
@@ -109,6 +109,15 @@ def check_methods(dist: Any, *methods: str) -> None:
         raise TypeError(
             f"this plot needs a distribution with {wanted}, as a mixture; got {kind_of(dist)}"
         )
+
+
+def lattice_width(dist: Any) -> float:
+    """Returns the distance between the values that y can take; 0 if it can take any."""
+    try:
+        discrete = getattr(dist.support, "is_discrete", False)
+    except NotImplementedError:
+        discrete = False
+    return float(getattr(dist, "width", 1.0)) if discrete else 0.0
 
 
 def quantiles(dist: Any, levels: Floats) -> Floats:
@@ -167,9 +176,12 @@ def row_values(table: Any) -> list[str]:
     """Returns the values of each row of what :func:`as_table` returns, as text."""
     is_array = isinstance(table, np.ndarray)
     rows = table if is_array else nw.from_native(table, eager_only=True).iter_rows()
-    return [
-        ", ".join(f"{v:.4g}" if isinstance(v, int | float) else str(v) for v in row) for row in rows
-    ]
+    return [", ".join(map(_as_text, row)) for row in rows]
+
+
+def _as_text(value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.4g}" if is_number else str(value)
 
 
 def _columns(table: Any) -> tuple[list[Any], list[str] | None]:
@@ -199,6 +211,13 @@ def _typical_value(column: Any) -> Any:
     if column.dtype == np.float64:
         return np.nanmedian(column)
     return Counter(column).most_common(1)[0][0]
+
+
+def _where_typical(others: list[Any]) -> str:
+    """Returns in words where columns are held at their typical values."""
+    numbers, many = [column.dtype == np.float64 for column in others], "s" * (len(others) > 1)
+    values = [f"median{many}"] * any(numbers) + [f"most frequent value{many}"] * (not all(numbers))
+    return f"at {'their' if many else 'its'} {' or '.join(values)}"
 
 
 def _given_row(at: Any, n_features: int) -> list[Any]:

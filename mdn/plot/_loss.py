@@ -73,16 +73,9 @@ def plot_history(
             ax.plot(np.arange(len(nll)), nll, **options)
     judged = val if len(val) else train
     if 0 <= best < len(judged):
-        ax.plot(
-            *(best, judged[best]),
-            "o",
-            color=look.BLACK,
-            markersize=9,
-            markerfacecolor="none",
-            markeredgewidth=1.8,
-            zorder=4,
-            label=f"best: epoch {best}, NLL {judged[best]:.4g}",
-        )
+        label = f"best: epoch {best}, NLL {judged[best]:.4g}"
+        ring: dict[str, Any] = {"color": look.BLACK, "markersize": 9, "markerfacecolor": "none"}
+        ax.plot(best, judged[best], "o", markeredgewidth=1.8, zorder=4, label=label, **ring)
 
     low, high, cut = _frame(train, val)
     away = max(low, -high, 0.0)
@@ -137,15 +130,9 @@ def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any
         _write(ax, f"{value:+.2f}", value, row, 1 if value >= 0 else -1)
     ax.set_yticks(rows, [f"y in {unit}" for unit in nll])
     ax.set_ylim(-0.6, len(values) - 0.05)
-    ax.annotate(
-        "0: p(y|x) = 1 per unit of y, no bound",
-        (0.0, 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(5, -4),
-        textcoords="offset points",
-        va="top",
-        fontsize="small",
-    )
+    text, at_top = "0: p(y|x) = 1 per unit of y, no bound", ("data", "axes fraction")
+    offset: dict[str, Any] = {"xytext": (5, -4), "textcoords": "offset points"}
+    ax.annotate(text, (0.0, 1.0), xycoords=at_top, va="top", fontsize="small", **offset)
     ax.margins(x=0.18)
     look.set_labels(ax, "NLL [nats per row]", "")
     return ax
@@ -260,12 +247,6 @@ def _signed(value: float, digits: int, sign: str = "-") -> str:
 
 def _write(ax: Axes, text: str, at: float, row: float, side: int, **style: Any) -> None:
     """Writes to the right (side 1) or to the left (side -1) of a value."""
-    ax.annotate(
-        text,
-        (at, row),
-        xytext=(5 * side, 0),
-        textcoords="offset points",
-        ha="left" if side > 0 else "right",
-        va="center",
-        **style,
-    )
+    offset: dict[str, Any] = {"xytext": (5 * side, 0), "textcoords": "offset points"}
+    ha = "left" if side > 0 else "right"
+    ax.annotate(text, (at, row), ha=ha, va="center", **offset, **style)

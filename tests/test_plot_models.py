@@ -1,0 +1,280 @@
+"""Every plot takes every kind of model, table and distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy import stats
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from mdn import GaussianMixture, MDNRegressor, Mixture, plot
+from mdn.distribution import DiscretizedMixture
+from tests.test_plot import SCALES, WEIGHTS, fork, fork_cdf, image
+
+X = np.linspace(1.0, 4.0, 30)[:, None]
+Y = np.where(np.arange(30) % 3 == 0, -X[:, 0], X[:, 0])
+
+
+def plane(x: torch.Tensor) -> GaussianMixture:
+    """Two independent targets, standard normal around (x, -x)."""
+    return GaussianMixture(torch.zeros(1), torch.cat([x, -x], -1)[:, None], torch.ones(1, 2))
+
+
+OVER_A_FEATURE: dict[str, Callable[..., Axes]] = {
+    "density": lambda model, x, **k: plot.plot_density(model, x, Y, n_grid=30, **k),
+    "feature": lambda model, x, **k: plot.plot_feature(model, x, n_grid=30, **k),
+    "fan": lambda model, x, **k: plot.plot_fan(model, x, Y, n_grid=30, **k),
+    "modes": lambda model, x, **k: plot.plot_modes(model, x, Y, n_grid=30, **k),
+    "weights": lambda model, x, **k: plot.plot_weights(model, x, n_grid=30, **k),
+}
+AT_ROWS: dict[str, Callable[..., Axes]] = {
+    "conditional": lambda model, x, **k: plot.plot_conditional(model, x[:1], **k),
+    "conditionals": lambda model, x, **k: plot.plot_conditional(model, x[:3], **k),
+    "ridge": lambda model, x, **k: plot.plot_ridge(model, x[:10], **k),
+}
+TWO_TARGETS: dict[str, Callable[..., Axes]] = {
+    "contours": lambda model, x, **k: plot.plot_contours(model, x[:1], n_grid=30, **k)
+}
+DRAW = OVER_A_FEATURE | AT_ROWS | TWO_TARGETS
+
+
+def test_every_plot_of_a_model_is_here() -> None:
+    """A new function that takes a model must show what it takes."""
+    given = {"coverage", "history", "pit", "sharpness", "units", "waterfall"}
+    assert {f"plot_{name}" for name in (DRAW.keys() - {"conditionals"}) | given} == {
+        *plot.__all__
+    } - {"panels"}
+
+
+class Regressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """A regressor whose p(y|X) is a function of the numbers in X."""
+
+    def __init__(self, law: Any = fork) -> None:
+        self.law = law
+
+    def fit(self, X: Any, y: Any) -> Regressor:
+        self.fitted_ = True
+        return self
+
+    def predict_distribution(self, X: Any) -> Any:
+        return self.law(torch.as_tensor(np.array(X, dtype=np.float64)))
+
+
+class Module(torch.nn.Module):
+    def __init__(self, law: Any) -> None:
+        super().__init__()
+        self.law, self.one = law, torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.law(x * self.one)
+
+
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "regressor": Regressor,
+    "pipeline": lambda law: make_pipeline(
+        FunctionTransformer(np.negative), Regressor(lambda x: law(-x))
+    ).fit(X, Y),
+    "module": Module,
+}
+
+
+def picture(draw: Callable[..., Axes], model: Any, x: Any) -> np.ndarray:
+    """The colours of a small picture, 0 to 255."""
+    figure = Figure(figsize=(4.0, 3.0), dpi=50)
+    canvas = FigureCanvasAgg(figure)
+    draw(model, x, ax=figure.subplots())
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(float)
+
+
+@cache
+def picture_of_the_callable(name: str) -> np.ndarray:
+    return picture(DRAW[name], plane if name in TWO_TARGETS else fork, X)
+
+
+@pytest.mark.parametrize("name", DRAW)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_gives_the_picture_of_the_callable(kind: str, name: str) -> None:
+    """The same p(y|x) gives the same picture, up to the float32 that a callable gets."""
+    law = plane if name in TWO_TARGETS else fork
+    wanted = picture_of_the_callable(name)
+    assert np.abs(picture(DRAW[name], KINDS[kind](law), X) - wanted).mean() < 0.5
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_a_distribution_stands_for_every_x(name: str) -> None:
+    """One of batch () gives the picture of the model that returns it at every x."""
+    dist = (plane if name in TWO_TARGETS else fork)(torch.tensor([[2.0]]))[0]
+    assert dist.batch_shape == ()
+    wanted = picture(DRAW[name], lambda x: dist.expand((len(x),)), X)
+    np.testing.assert_array_equal(picture(DRAW[name], dist, X), wanted)
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+COLUMNS = {"wait": X[:, 0], "site": np.array(["north", "south", "north"] * 10), "dry": X[:, 0] > 3}
+FRAMES: dict[str, Any] = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}
+
+
+@pytest.mark.parametrize("name", ["density", "ridge"])
+@pytest.mark.parametrize("kind", [*FRAMES, "list", "tensor", "vector"])
+def test_every_kind_of_table_gives_the_picture_of_the_array(kind: str, name: str) -> None:
+    """A column of numbers is the same in a data frame, a list or a tensor."""
+    table = FRAMES[kind]({"x": X[:, 0]}) if kind in FRAMES else X[:, 0]
+    table = {"list": X.tolist(), "tensor": torch.tensor(X)}.get(kind, table)
+    named = kind in FRAMES and name in OVER_A_FEATURE  # the name is the label of the axis
+    wanted = picture(DRAW[name], Regressor(), FRAMES["pandas"]({"x": X[:, 0]}) if named else X)
+    np.testing.assert_array_equal(picture(DRAW[name], Regressor(), table), wanted)
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_columns_without_numbers_are_held_at_their_most_frequent_value(kind: str) -> None:
+    """The model gets a data frame of its kind, whose other columns hold what is most common."""
+    seen: list[Any] = []
+
+    class Watching(Regressor):
+        def predict_distribution(self, X: Any) -> Any:
+            seen.append(X)
+            return fork(torch.tensor(np.array(X["wait"]))[:, None])
+
+    table = FRAMES[kind](COLUMNS)
+    ax = plot.plot_density(Watching(), table, Y, n_grid=9)
+    plot.plot_fan(Watching(), table, at=[2.0, "south", True], n_grid=9)
+    assert [type(x) for x in seen] == [type(table)] * 2
+    for x, site, dry in zip(seen, ("north", "south"), (False, True), strict=True):
+        assert np.array(x["site"]).tolist() == [site] * 9
+        assert np.array(x["dry"]).tolist() == [dry] * 9
+        np.testing.assert_allclose(np.array(x["wait"]), image(ax)[0])
+    assert ax.get_xlabel() == (
+        "wait\n(image and mean: the other features at their most frequent values)"
+    )
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_a_regressor_fitted_on_mixed_columns_is_drawn(kind: str) -> None:
+    """Its categories and missing values go through every plot, as predict_distribution takes them.
+
+    In the row that is drawn the other columns are those of the row.
+    """
+    columns = {**COLUMNS, "depth": np.where(np.arange(30) % 7 == 0, np.nan, X[:, 0])}
+    table = FRAMES[kind](columns)
+    model = MDNRegressor(preset="fast", ensemble_size=1, trees=False, max_epochs=2, random_state=0)
+    model.fit(table, Y)
+    for draw in (OVER_A_FEATURE | AT_ROWS).values():
+        draw(model, table, ax=Figure().subplots())
+    found = plot.plot_fan(model, table, n_grid=5).get_xlabel()
+    assert found == "wait\n(the other features at their medians or most frequent values)"
+    row = [3.0, "south", False, 2.0]
+    ax = plot.plot_fan(model, table, at=row, coverage=0.5, n_grid=5)
+    held = FRAMES[kind]({k: [v] for k, v in zip(columns, row, strict=True)})
+    line = next(line for line in ax.lines if line.get_label() == "median")
+    at_row = np.interp(3.0, *line.get_data())
+    assert at_row == pytest.approx(float(model.predict_distribution(held).median), abs=0.05)
+    names = [
+        text.get_text() for text in plot.plot_conditional(model, held).get_legend().get_texts()
+    ]
+    assert names[0] == "p(y|x = (3, south, False, 2))"
+
+
+def test_rows_of_objects_are_taken_by_value() -> None:
+    """A list of rows that mix numbers and text is no data frame, and is drawn all the same."""
+    rows = [[float(x), site] for x, site in zip(X[:, 0], COLUMNS["site"], strict=True)]
+    model = Regressor()
+    model.predict_distribution = lambda X: fork(torch.as_tensor(X[:, :1].astype(float)))
+    ax = plot.plot_fan(model, rows, coverage=0.5, n_grid=30)
+    wanted = plot.plot_fan(fork, X, coverage=0.5, n_grid=30)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), wanted.lines[0].get_ydata(), rtol=1e-5)
+    assert ax.get_xlabel() == "x0\n(the other feature at its most frequent value)"
+    with pytest.raises(TypeError, match="x must hold numbers"):
+        plot.plot_weights(model, rows, feature=1)
+    with pytest.raises(ValueError, match=r"at must hold values of x.*got 'east'"):
+        plot.plot_weights(model, rows, at=[1.0, "east"])
+
+
+# -- distributions --------------------------------------------------------------------------------
+
+
+def student(x: torch.Tensor) -> Mixture:
+    loc = torch.stack([x, -x], -2)
+    parts = torch.distributions.StudentT(6.0, loc, torch.as_tensor(SCALES)[:, None])
+    return Mixture(torch.as_tensor(WEIGHTS).log(), torch.distributions.Independent(parts, 1))
+
+
+def counts(x: torch.Tensor) -> Mixture:
+    rate = torch.stack([3 * x, 8 * x], -2)
+    parts = torch.distributions.Independent(torch.distributions.Poisson(rate), 1)
+    return Mixture(torch.zeros(2, dtype=torch.float64), parts)
+
+
+LAWS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "discretized": lambda x: DiscretizedMixture(fork(x), 0.25),
+    "mixture": student,
+    "counts": counts,
+}
+
+
+@pytest.mark.parametrize("name", OVER_A_FEATURE | AT_ROWS)
+@pytest.mark.parametrize("law", LAWS)
+def test_every_distribution_is_drawn(law: str, name: str) -> None:
+    """All that have the contract of GaussianMixture: what is drawn are finite numbers."""
+    ax = DRAW[name](Regressor(LAWS[law]), X, ax=Figure().subplots())
+    drawn = [line.get_ydata() for line in ax.lines]
+    assert len(drawn) >= 1
+    assert np.isfinite(np.concatenate(drawn)).all()
+
+
+def test_a_discrete_curve_is_a_step_around_each_value(ax: Axes) -> None:
+    """Its height is the probability of the value by SciPy's cdf, and all of them add up to 1."""
+    plot.plot_conditional(LAWS["discretized"](torch.tensor([[2.0]])), ax=ax)
+    y, p = ax.lines[0].get_data()
+    centre = (y[::2] + y[1::2]) / 2
+    np.testing.assert_allclose(y[1::2] - y[::2], 0.25)
+    mass = [fork_cdf(c + 0.125, 2.0) - fork_cdf(c - 0.125, 2.0) for c in centre]
+    np.testing.assert_allclose(p[::2], mass, rtol=1e-4)
+    np.testing.assert_array_equal(p[::2], p[1::2])
+    assert p[::2].sum() == pytest.approx(0.999, abs=1e-3)
+    assert ax.get_ylabel() == "probability p(y|x)"
+
+
+def test_the_region_of_a_count_covers_whole_steps(ax: Axes) -> None:
+    """The shaded probability is at least the coverage, and less without its least likely value."""
+    dist = counts(torch.tensor([[1.0]], dtype=torch.float64))
+    plot.plot_conditional(dist, region="hdr", coverage=0.8, ax=ax)
+    (shade,) = (c for c in ax.collections if c.get_label().startswith("80 %"))
+    ends = [(p.vertices[:, 0].min(), p.vertices[:, 0].max()) for p in shade.get_paths()]
+    y = np.arange(30)
+    p = (stats.poisson.pmf(y, 3.0) + stats.poisson.pmf(y, 8.0)) / 2
+    inside = np.any([(y > low) & (y < high) for low, high in ends], axis=0)
+    assert p[inside].sum() >= 0.8 > p[inside].sum() - p[inside].min()
+
+
+@pytest.mark.parametrize("n_grid", [30, 200])
+def test_cells_of_a_discrete_image_hold_equally_many_values(n_grid: int, ax: Axes) -> None:
+    """So no stripe comes from the grid: density times height is the probability by SciPy's cdf."""
+    plot.plot_density(LAWS["discretized"], X, Y, ax=ax, n_grid=n_grid)
+    x, y, density = image(ax)
+    step = np.diff(y).mean()
+    n_values = step / 0.25
+    assert n_values == pytest.approx(round(n_values)) and round(n_values) >= 1
+    for i in (0, len(x) // 2):
+        mass = [fork_cdf(c + step / 2, x[i]) - fork_cdf(c - step / 2, x[i]) for c in y]
+        np.testing.assert_allclose(density[:, i] * step, mass, atol=1e-5)
+
+
+@pytest.fixture
+def ax() -> Axes:
+    """Axes of a figure that pyplot knows nothing of."""
+    return Figure().subplots()
