@@ -24,10 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .functional._checks import check_event
+from .functional._checks import check_batch, check_event, check_not_nan
 
 __all__ = [
-    "check_target",
     "distribution_and_target",
     "evaluating",
     "final_model",
@@ -37,6 +36,8 @@ __all__ = [
     "numeric_tensor",
     "predict_distribution",
     "take_rows",
+    "target_tensor",
+    "to_numpy",
 ]
 
 _PROBES = 5  # points at which the transformer of a target must be affine
@@ -227,15 +228,7 @@ def distribution_and_target(model: Any, y: Any, X: Any = None) -> tuple[Any, Ten
         TypeError: y holds no numbers, or as :func:`predict_distribution`.
     """
     dist = predict_distribution(model, X)
-    target = numeric_tensor(y, "y", like=dist).detach()
-    if X is not None:
-        if target.ndim == 1 and tuple(dist.event_shape) == (1,):
-            target = target.unsqueeze(-1)
-        if target.ndim and len(target) != n_rows(X):
-            raise ValueError(
-                f"X and y must have one length; got {n_rows(X)} and {len(target)} rows"
-            )
-    target = check_target(dist, target)
+    target = target_tensor(dist, y, X).detach()
     if target.ndim != 2 or not len(target):
         raise ValueError(
             f"y must have shape (N, {dist.event_shape[0]}), N > 0; got {tuple(target.shape)}"
@@ -249,29 +242,33 @@ def distribution_and_target(model: Any, y: Any, X: Any = None) -> tuple[Any, Ten
     return (dist.to(torch.float64) if hasattr(dist, "to") else dist), target.double()
 
 
-def check_target(dist: Any, y: Tensor) -> Tensor:
-    """Returns y if it is (*, D), broadcasts against the batch of the distribution and has no NaN.
+def target_tensor(dist: Any, y: Any, X: Any = None) -> Tensor:
+    """Returns y as a tensor (*, D) that fits the batch of the distribution and holds no NaN.
 
     Distributions of torch itself do not check this: y (N,) against N of them gives (N, N).
+
+    Args:
+        dist: a distribution of event shape (D,).
+        y: targets, (*, D), tensor, array or data frame; (N,) as well if X is given and D is 1.
+        X: the features that dist was predicted from, N rows, if it was.
     """
     if len(dist.event_shape) != 1:
         raise ValueError(
             f"the distribution must have event shape (D,); got {tuple(dist.event_shape)} of "
             f"{kind_of(dist)}. Wrap it: torch.distributions.Independent(dist, 1)"
         )
-    check_event(y, dist.event_shape[0])
-    try:
-        torch.broadcast_shapes(y.shape[:-1], dist.batch_shape)
-    except RuntimeError:
-        raise ValueError(
-            f"y with batch shape {tuple(y.shape[:-1])} does not broadcast against the batch shape "
-            f"{tuple(dist.batch_shape)} of the distribution"
-        ) from None
-    missing = y.isnan().any(-1)
-    if bool(missing.any()):
-        row = tuple(missing.nonzero()[0].tolist())
-        raise ValueError(f"y must not be NaN; row {row[0] if len(row) == 1 else row} is")
-    return y
+    target = numeric_tensor(y, "y", like=dist)
+    if X is not None:
+        if target.ndim == 1 and dist.event_shape[0] == 1:
+            target = target.unsqueeze(-1)
+        if target.ndim and len(target) != n_rows(X):
+            raise ValueError(
+                f"X and y must have one length; got {n_rows(X)} and {len(target)} rows"
+            )
+    check_event(target, dist.event_shape[0])
+    check_batch("y", target.shape[:-1], dist.batch_shape, "distribution")
+    check_not_nan(target)
+    return target
 
 
 # -- arrays, tensors and data frames --------------------------------------------------------------
@@ -358,6 +355,11 @@ def _columns_as_floats(frame: Any, name: str) -> NDArray[np.float64]:
             )
         columns.append(np.asarray(column.cast(nw.Float64).to_numpy(), dtype=np.float64))
     return np.stack(columns, 1)
+
+
+def to_numpy(values: Tensor) -> NDArray[np.float64]:
+    """Returns a tensor as an array in float64, without its gradients."""
+    return values.detach().double().cpu().numpy()
 
 
 def kind_of(thing: Any) -> str:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from ._hdr_values import pit_or_values, rows
+from ..prediction import distribution_and_target
+from ._hdr_values import pit_or_values
 
 __all__ = ["ConditionalCalibration", "Region", "conditional_calibration"]
 
@@ -114,7 +115,7 @@ def conditional_calibration(
     Pearson III of the right skewness, and are corrected by Holm's method for all bins together.
 
     Args:
-        dist: a distribution of batch (N,), D = 1.
+        dist: a distribution of batch (N,), D = 1, or a model that predicts one from X.
         y: targets, (N, 1), tensor or array.
         X: features, (N, F): an array or a DataFrame (pandas, polars, pyarrow).  Values that are no
             numbers are categories, each a bin; missing values are a bin of their own.
@@ -144,8 +145,8 @@ def conditional_calibration(
     """
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1; got {n_bins}")
-    dist, target = rows(dist, y)
-    u = pit_or_values(dist, target, generator)
+    dist, target = distribution_and_target(dist, y, X)
+    u = pit_or_values(dist, target, generator=generator)
     n = len(u)
     columns = _columns(X, n, feature_names)
     with torch.no_grad():

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..distribution import HDR
-from ..scoring._scores import own_generator
-from ._hdr_values import hdr_values, rows
+from ..functional._sampling import fixed_generator
+from ..prediction import distribution_and_target, predict_distribution
+from ._hdr_values import hdr_values
 from ._pit import check_probability
 
 __all__ = ["ConformalHDR", "ConformalIntervals"]
@@ -62,32 +63,36 @@ class ConformalIntervals:
     n: int
 
     @classmethod
-    def fit(cls, dist: Any, y: Any, coverage: float = 0.9) -> ConformalIntervals:
+    def fit(cls, dist: Any, y: Any, coverage: float = 0.9, *, X: Any = None) -> ConformalIntervals:
         """Learns the correction.
 
         Args:
-            dist: a distribution of batch (N,), D = 1, for rows held out of the fit.
+            dist: a distribution of batch (N,), D = 1, for rows held out of the fit, or the model
+                with X.
             y: targets of these rows, (N, 1), tensor or array.
             coverage: c, in (0, 1).
+            X: features of these rows, with a model.
 
         Raises:
             ValueError: fewer than c / (1 - c) rows, with which no finite interval has the
                 guarantee; or y of another shape.
         """
+        dist, target = distribution_and_target(dist, y, X)
         _need_one(dist)
-        dist, target = rows(dist, y)
         rank = _rank(coverage, len(target))
         with torch.no_grad():
             low, high = dist.interval(coverage).double().unbind(-1)
             miss = torch.maximum(low - target[:, 0], target[:, 0] - high)
         return cls(coverage, float(miss.sort().values[rank - 1]), len(target))
 
-    def predict(self, dist: Any) -> Tensor:
+    def predict(self, dist: Any, X: Any = None) -> Tensor:
         """Intervals, (*, 2), in the unit of y.
 
         Args:
-            dist: distributions of batch (*), D = 1, of the same model.
+            dist: distributions of batch (*), D = 1, of the same model, or the model with X.
+            X: features, N rows, with a model.
         """
+        dist = predict_distribution(dist, X)
         _need_one(dist)
         low, high = dist.interval(self.coverage).unbind(-1)
         middle = 0.5 * (low + high)
@@ -149,15 +154,17 @@ class ConformalHDR:
         y: Any,
         coverage: float = 0.9,
         *,
+        X: Any = None,
         n_samples: int = 1000,
         generator: torch.Generator | None = None,
     ) -> ConformalHDR:
         """Learns the coverage to ask for.
 
         Args:
-            dist: a distribution of batch (N,), for rows held out of the fit.
+            dist: a distribution of batch (N,), for rows held out of the fit, or the model with X.
             y: targets of these rows, (N, D), tensor or array.
             coverage: c, in (0, 1).
+            X: features of these rows, with a model.
             n_samples: as in :func:`hdr_values`.
             generator: likewise.
 
@@ -165,7 +172,7 @@ class ConformalHDR:
             ValueError: fewer than c / (1 - c) rows; y of another shape; or a model so narrow that
                 its regions of any coverage below 1 are too small.
         """
-        values = np.sort(hdr_values(dist, y, n_samples=n_samples, generator=generator))
+        values = np.sort(hdr_values(dist, y, X=X, n_samples=n_samples, generator=generator))
         adjusted = float(values[_rank(coverage, len(values)) - 1])
         if adjusted >= 1:
             raise ValueError(
@@ -174,29 +181,33 @@ class ConformalHDR:
             )
         return cls(coverage, adjusted, len(values), n_samples)
 
-    def predict(self, dist: Any) -> HDR:
+    def predict(self, dist: Any, X: Any = None) -> HDR:
         """Regions: intervals (*, K, 2), NaN-padded; their ``coverage`` is the adjusted one.
 
         Args:
-            dist: distributions of batch (*), D = 1, of the same model.
+            dist: distributions of batch (*), D = 1, of the same model, or the model with X.
+            X: features, N rows, with a model.
         """
+        dist = predict_distribution(dist, X)
         _need_one(dist, " for intervals. Ask .contains(dist, y)")
         return dist.hdr(self.adjusted_coverage)
 
     def contains(
-        self, dist: Any, y: Any, *, generator: torch.Generator | None = None
+        self, dist: Any, y: Any, *, X: Any = None, generator: torch.Generator | None = None
     ) -> NDArray[np.bool_]:
         """Whether each y lies in its region, (N,), for any number of targets.
 
         Args:
-            dist: distributions of batch (N,) of the same model.
+            dist: distributions of batch (N,) of the same model, or the model with X.
             y: (N, D), tensor or array.
+            X: features, N rows, with a model.
             generator: source of randomness where draws are needed; one of a fixed seed, another
                 than that of :meth:`fit`, if None.
         """
+        dist, target = distribution_and_target(dist, y, X)
         if generator is None:  # draws shared with those of the fit would not be exchangeable
-            generator = own_generator(dist.mean, offset=1)
-        values = hdr_values(dist, y, n_samples=self.n_samples, generator=generator)
+            generator = fixed_generator(target, offset=1)
+        values = hdr_values(dist, target, n_samples=self.n_samples, generator=generator)
         return values <= self.adjusted_coverage
 
 

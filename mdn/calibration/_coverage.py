@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from ..prediction import distribution_and_target, predict_distribution, to_numpy
 from ._hdr_values import hdr_values, pit_or_values
 from ._pit import check_probability
 
@@ -61,6 +62,7 @@ def coverage_curve(
     dist: Any,
     y: Any,
     *,
+    X: Any = None,
     levels: Sequence[float] = _LEVELS,
     kind: Literal["central", "hdr"] = "central",
     band: float = 0.9,
@@ -74,8 +76,9 @@ def coverage_curve(
     highest-density regions see the latter.
 
     Args:
-        dist: a distribution of batch (N,) or ().
+        dist: a distribution of batch (N,) or (), or a model with X.
         y: targets, (N, D), tensor or array; D = 1 for central intervals.
+        X: features, N rows, with a model.
         levels: promised coverages, in (0, 1).
         kind: "central" intervals or "hdr", highest-density regions, for any number of targets.
         band: probability of the band, for each level.
@@ -99,17 +102,18 @@ def coverage_curve(
     if not nominal.size or not ((nominal > 0) & (nominal < 1)).all():
         raise ValueError(f"levels must lie between 0 and 1, at least one; got {nominal.tolist()}")
     check_probability("band", band)
+    if kind not in ("central", "hdr"):
+        raise ValueError(f'kind must be "central" or "hdr"; got {kind!r}')
+    dist, target = distribution_and_target(dist, y, X)
     if kind == "hdr":
-        values = hdr_values(dist, y, n_samples=n_samples, generator=generator)
-    elif kind == "central":
+        values = hdr_values(dist, target, n_samples=n_samples, generator=generator)
+    else:
         if tuple(dist.event_shape) != (1,):
             raise ValueError(
                 f"central intervals need one target; got event shape {tuple(dist.event_shape)}. "
                 'Take kind="hdr", or one target with .marginal(dims)'
             )
-        values = np.abs(2 * pit_or_values(dist, y, generator) - 1)
-    else:
-        raise ValueError(f'kind must be "central" or "hdr"; got {kind!r}')
+        values = np.abs(2 * pit_or_values(dist, target, generator=generator) - 1)
     n = len(values)
     observed = (values <= nominal[:, None]).mean(1)
     low, high = (stats.binom.ppf(0.5 + s * 0.5 * band, n, nominal) / n for s in (-1, 1))
@@ -117,14 +121,15 @@ def coverage_curve(
 
 
 @torch.no_grad()
-def sharpness(dist: Any, coverage: Sequence[float] = (0.5, 0.9)) -> Sharpness:
+def sharpness(dist: Any, coverage: Sequence[float] = (0.5, 0.9), *, X: Any = None) -> Sharpness:
     """Widths of the central intervals: of two calibrated models the sharper one knows more.
 
     Says nothing about calibration, and is no score by itself: a model that is too narrow is sharp.
 
     Args:
-        dist: a distribution of batch (N,) with D = 1.
+        dist: a distribution of batch (N,) with D = 1, or a model with X.
         coverage: of the intervals, each in (0, 1).
+        X: features, N rows, with a model.
 
     Raises:
         ValueError: a coverage out of range, or several targets.
@@ -135,6 +140,7 @@ def sharpness(dist: Any, coverage: Sequence[float] = (0.5, 0.9)) -> Sharpness:
         >>> sharpness(dist).mean.round(3)
         array([1.349, 3.29 ])
     """
+    dist = predict_distribution(dist, X)
     if tuple(dist.event_shape) != (1,) or len(dist.batch_shape) != 1:
         raise ValueError(
             "dist must have batch shape (N,) and one target; got batch "
@@ -143,6 +149,6 @@ def sharpness(dist: Any, coverage: Sequence[float] = (0.5, 0.9)) -> Sharpness:
     wanted = [float(c) for c in coverage]
     for c in wanted:
         check_probability("coverage", c)
-    ends = [dist.interval(c).double().cpu().numpy() for c in wanted]
+    ends = [to_numpy(dist.interval(c)) for c in wanted]
     width = np.stack([end[:, 1] - end[:, 0] for end in ends], 1)  # (N, C)
     return Sharpness(np.array(wanted), width.mean(0), np.median(width, 0), width)

@@ -12,48 +12,28 @@ from torch import Tensor
 from torch.distributions import VonMises
 
 from ..distribution import GaussianMixture, Mixture, PointMass
+from ..functional._roots import find_root, refine_extrema
+from ..functional._sampling import fixed_generator
+from ..prediction import distribution_and_target, to_numpy
 from ..scoring import randomized_pit
-from ..scoring._scores import as_tensor, check_event, own_generator
 
-__all__ = ["hdr_values", "pit_or_values", "rows"]
+__all__ = ["hdr_values", "pit_or_values"]
 
 Floats = NDArray[np.float64]
 
 _CHUNK = 1 << 21  # numbers a working array may hold: 16 MiB
-_GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
-_SECTIONS = 40  # of a bracket by the golden section: to 4e-9 of it, and the density is flat
 _DOUBLINGS = 200  # of a step away from the outermost modes
-_BISECTIONS = 50  # to 1e-15 of the bracket
 
 
-def rows(dist: Any, y: Any) -> tuple[Any, Tensor]:
-    """The distribution with batch (N,), and y as a tensor (N, D), both in float64 where they can.
-
-    Raises:
-        ValueError: y is not (N, D), or does not fit the distribution.
-        TypeError: y holds no numbers.
-    """
-    target = check_event(dist, as_tensor(dist, y).detach())
-    if target.ndim != 2 or not len(target):
-        raise ValueError(
-            f"y must have shape (N, {dist.event_shape[0]}), N > 0; got {tuple(target.shape)}"
-        )
-    if len(dist.batch_shape) > 1 or dist.batch_shape.numel() not in (1, len(target)):
-        raise ValueError(
-            f"dist must have batch shape ({len(target)},), one distribution a row of y; "
-            f"got {tuple(dist.batch_shape)}"
-        )
-    dist = dist.expand(target.shape[:1])
-    return (dist.to(torch.float64) if hasattr(dist, "to") else dist), target.double()
-
-
-def pit_or_values(dist_or_pit: Any, y: Any, generator: torch.Generator | None) -> Floats:
+def pit_or_values(
+    dist_or_pit: Any, y: Any, X: Any = None, generator: torch.Generator | None = None
+) -> Floats:
     """PIT values (N,) of a distribution, randomised at jumps, or those that were given."""
     if y is not None:
-        dist, target = rows(dist_or_pit, y)
+        dist, target = distribution_and_target(dist_or_pit, y, X)
         with torch.no_grad():
-            return _array(randomized_pit(dist, target, generator=generator))
-    if hasattr(dist_or_pit, "log_prob"):
+            return to_numpy(randomized_pit(dist, target, generator=generator))
+    if X is not None or hasattr(dist_or_pit, "log_prob"):
         raise ValueError("y must be given with a distribution; got None")
     values = np.asarray(dist_or_pit, dtype=np.float64)
     if values.ndim != 1 or not len(values):
@@ -70,6 +50,7 @@ def hdr_values(
     dist: Any,
     y: ArrayLike,
     *,
+    X: Any = None,
     n_samples: int = 1000,
     generator: torch.Generator | None = None,
 ) -> Floats:
@@ -87,8 +68,9 @@ def hdr_values(
     is exactly uniform too.
 
     Args:
-        dist: a distribution of batch (N,) or ().
+        dist: a distribution of batch (N,) or (), or a model with X.
         y: targets, (N, D), tensor or array.
+        X: features, N rows, with a model.
         n_samples: draws S a row, where there is no exact way.
         generator: source of randomness; one of a fixed seed if None.
 
@@ -111,8 +93,8 @@ def hdr_values(
     """
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1; got {n_samples}")
-    dist, target = rows(dist, y)
-    source = generator or own_generator(target)
+    dist, target = distribution_and_target(dist, y, X)
+    source = generator or fixed_generator(target)
     exact = _has_edges(dist)
     per_row = (4 if exact else n_samples) * _components(dist)
     step = max(1, _CHUNK // max(1, per_row))
@@ -120,7 +102,7 @@ def hdr_values(
     for i in range(0, len(target), step):
         part = dist[i : i + step], target[i : i + step]
         found.append(_exact(*part) if exact else _ranked(*part, n_samples, source))
-    return _array(torch.cat(found))
+    return to_numpy(torch.cat(found))
 
 
 def _has_edges(dist: Any) -> bool:
@@ -151,26 +133,22 @@ def _exact(dist: Any, y: Tensor) -> Tensor:
     def height(x: Tensor) -> Tensor:
         return dist.log_prob(x.unsqueeze(-1))
 
-    valley = _lowest(height, modes[:-1], modes[1:])  # (M - 1, n)
+    valley = modes[:0]
+    if len(modes) > 1:  # (M - 1, n)
+        low, high = modes[:-1], modes[1:]
+        valley = refine_extrema(lambda x: -height(x), low, 0.5 * (low + high), high)
     spread = dist.stddev[..., 0]
     spread = torch.where(spread.isfinite() & (spread > 0), spread, 1.0)
     first = _beyond(height, modes[0], -spread, level).unsqueeze(0)
     end = _beyond(height, modes[-1], spread, level).unsqueeze(0)
     outside = torch.stack([torch.cat([first, valley]), torch.cat([valley, end])])  # (2, M, n)
-    left, right = dist.cdf(_edge(height, outside, modes, level).unsqueeze(-1))
+    inside = modes.expand_as(outside)
+    # where the density is above the level at both ends, the lower end is nearer to it: outside
+    edges = find_root(lambda x: height(x) - level, outside, inside)
+    left, right = dist.cdf(edges.unsqueeze(-1))
     above = height(modes) >= level
     mass = right - left
     return torch.where(above, mass, 0.0).sum(0).clamp(0.0, 1.0)
-
-
-def _lowest(height: Any, low: Tensor, high: Tensor) -> Tensor:
-    """The antimode between neighbouring modes, by the golden section."""
-    for _ in range(_SECTIONS if low.numel() else 0):
-        width = _GOLDEN * (high - low)
-        a, b = high - width, low + width
-        left = torch.le(*height(torch.stack([a, b])))
-        low, high = torch.where(left, low, a), torch.where(left, b, high)
-    return 0.5 * (low + high)
 
 
 def _beyond(height: Any, start: Tensor, step: Tensor, level: Tensor) -> Tensor:
@@ -185,16 +163,6 @@ def _beyond(height: Any, start: Tensor, step: Tensor, level: Tensor) -> Tensor:
     return at
 
 
-def _edge(height: Any, outside: Tensor, mode: Tensor, level: Tensor) -> Tensor:
-    """Where the density passes the level; ``outside`` if it is above the level there too."""
-    low, high = outside, mode.expand_as(outside)  # below and above the level
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        over = height(middle) >= level
-        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-    return torch.where(height(outside) >= level, outside, high)
-
-
 def _ranked(dist: Any, y: Tensor, n_samples: int, source: torch.Generator) -> Tensor:
     """(r + u) / (S + 1), ties of p(y) with a draw broken at random; (n,)."""
     level = dist.log_prob(y)
@@ -202,7 +170,3 @@ def _ranked(dist: Any, y: Tensor, n_samples: int, source: torch.Generator) -> Te
     more, same = (draws > level).sum(0), (draws == level).sum(0)
     u = torch.rand(len(y), generator=source, dtype=torch.float64, device=y.device)
     return (more + u * (same + 1)) / (n_samples + 1)
-
-
-def _array(a: Tensor) -> Floats:
-    return a.detach().double().cpu().numpy()

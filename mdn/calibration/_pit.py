@@ -75,6 +75,7 @@ def pit_histogram(
     dist_or_pit: Any,
     y: Any = None,
     *,
+    X: Any = None,
     bins: int = 20,
     band: float = 0.9,
     generator: torch.Generator | None = None,
@@ -86,9 +87,10 @@ def pit_histogram(
     probability, bin by bin.
 
     Args:
-        dist_or_pit: a distribution of batch (N,), D = 1; or PIT values (N,), or those of
-            :func:`hdr_values`.
-        y: targets, (N, 1), with a distribution.
+        dist_or_pit: a distribution of batch (N,), D = 1, or a model with X; or PIT values (N,), or
+            those of :func:`hdr_values`.
+        y: targets, (N, 1), with a distribution or model.
+        X: features, N rows, with a model.
         bins: number B of bins.
         band: probability of the band, for each bin.
         generator: for distributions whose cdf jumps, where the PIT is randomised.
@@ -112,7 +114,7 @@ def pit_histogram(
     if bins < 2:
         raise ValueError(f"bins must be at least 2; got {bins}")
     check_probability("band", band)
-    values = pit_or_values(dist_or_pit, y, generator)
+    values = pit_or_values(dist_or_pit, y, X, generator)
     counts, edges = np.histogram(values, bins=bins, range=(0.0, 1.0))
     n = len(values)
     low, high = stats.binom.ppf([0.5 - 0.5 * band, 0.5 + 0.5 * band], n, 1 / bins)
@@ -120,7 +122,7 @@ def pit_histogram(
 
 
 def pit_test(
-    dist_or_pit: Any, y: Any = None, *, generator: torch.Generator | None = None
+    dist_or_pit: Any, y: Any = None, *, X: Any = None, generator: torch.Generator | None = None
 ) -> PITTest:
     r"""Tests whether the PIT is uniform: Kolmogorov, Cramer-von Mises, Anderson-Darling.
 
@@ -134,6 +136,7 @@ def pit_test(
     Args:
         dist_or_pit: as in :func:`pit_histogram`.
         y: likewise.
+        X: likewise.
         generator: likewise.
 
     Raises:
@@ -152,7 +155,7 @@ def pit_test(
         T. W. Anderson, D. A. Darling, Asymptotic theory of certain goodness of fit criteria, Ann.
         Math. Stat. 23 (1952), eq. 4.35; A test of goodness of fit, J. Am. Stat. Assoc. 49 (1954).
     """
-    values = pit_or_values(dist_or_pit, y, generator)
+    values = pit_or_values(dist_or_pit, y, X, generator)
     n = len(values)
     if n < 2:
         raise ValueError(f"a test needs at least 2 rows; got {n}")

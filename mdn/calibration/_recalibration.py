@@ -12,7 +12,7 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from ..distribution import GaussianMixture
-from ._hdr_values import rows
+from ..prediction import distribution_and_target, predict_distribution
 
 __all__ = ["Recalibration", "recalibrate"]
 
@@ -77,12 +77,12 @@ class Recalibration:
     gain: float
 
     @classmethod
-    def fit(cls, dist: Any, y: Any, method: Method = "affine") -> Recalibration:
+    def fit(cls, dist: Any, y: Any, method: Method = "affine", *, X: Any = None) -> Recalibration:
         """See :func:`recalibrate`."""
         if method not in ("affine", "monotone"):
             raise ValueError(f'method must be "affine" or "monotone"; got {method!r}')
+        dist, target = distribution_and_target(dist, y, X)
         _need_mixture(dist)
-        dist, target = rows(dist, y)
         if method == "monotone" and target.shape[1] > 1:
             raise ValueError(
                 f'method "monotone" needs one target; got {target.shape[1]}. Take "affine"'
@@ -111,16 +111,18 @@ class Recalibration:
         """Whether it leaves every mixture as it is."""
         return self.gain == 0
 
-    def apply(self, dist: GaussianMixture) -> GaussianMixture:
+    def apply(self, dist: Any, X: Any = None) -> GaussianMixture:
         """The recalibrated mixtures, of the same batch; differentiable in their parameters.
 
         Args:
-            dist: mixtures of the model it was learnt for.
+            dist: mixtures of the model it was learnt for, or the model with X.
+            X: features, N rows, with a model.
 
         Raises:
             TypeError: no Gaussian mixture.
             ValueError: another number of targets.
         """
+        dist = predict_distribution(dist, X)
         _need_mixture(dist)
         if dist.event_shape[0] != len(self.scale):
             raise ValueError(
@@ -137,18 +139,16 @@ class Recalibration:
         return self.shape.tolist() != [[1.0, 0.0, 1.0]]
 
     def _affine(self, dist: GaussianMixture) -> GaussianMixture:
-        parts = (self.scale.log(), self.spread.log(), self.shift)
-        theta = torch.cat([*parts, self.scale.new_tensor([math.log(self.temperature)])])
-        return _moved(dist, theta.to(dist.loc))
+        scale, spread, shift = (a.to(dist.loc) for a in (self.scale, self.spread, self.shift))
+        return _moved(dist, scale, spread, shift, self.temperature)
 
     def _shaped(self, dist: GaussianMixture) -> GaussianMixture:
         """(*, K) components to (*, J K)."""
-        w, a, s = self.shape.to(dist.loc).unbind(-1)
-        size = dist.scale.unsqueeze(-3)  # (*, 1, K, 1)
-        loc = dist.loc.unsqueeze(-3) + a[:, None, None] * size  # (*, J, K, 1)
-        scale = s[:, None, None] * size
-        logits = w.log().unsqueeze(-1) + dist.logits.unsqueeze(-2)  # (*, J, K)
-        return GaussianMixture(logits.flatten(-2), loc.flatten(-3, -2), scale.flatten(-3, -2))
+        shape = self.shape.to(dist.loc)
+        copies = _copies(dist, shape[:, 1:])
+        logits = shape[:, :1].log() + copies.logits  # (*, J, K)
+        loc, scale = (a.flatten(-3, -2) for a in (copies.loc, copies.scale))
+        return GaussianMixture(logits.flatten(-2), loc, scale)
 
     def __repr__(self) -> str:
         if self.is_identity:
@@ -179,7 +179,7 @@ def _need_mixture(dist: Any) -> None:
         )
 
 
-def recalibrate(dist: Any, y: Any, method: Method = "affine") -> Recalibration:
+def recalibrate(dist: Any, y: Any, method: Method = "affine", *, X: Any = None) -> Recalibration:
     """Learns a recalibration by likelihood; ``.apply(dist)`` gives mixtures again.
 
     A change is made only if it gains more than chance would: the affine step by the likelihood
@@ -188,10 +188,12 @@ def recalibrate(dist: Any, y: Any, method: Method = "affine") -> Recalibration:
     never worse.
 
     Args:
-        dist: Gaussian mixtures of batch (N,), as predicted for rows held out of the fit.
+        dist: Gaussian mixtures of batch (N,), as predicted for rows held out of the fit, or a model
+            that predicts them, with X.
         y: targets of these rows, (N, D), tensor or array.
         method: "affine", for any number of targets, or "monotone" (D = 1), which goes on to the
             shape.  The latter wants a few hundred rows.
+        X: features of these rows, with a model.
 
     Raises:
         TypeError: no Gaussian mixture.
@@ -215,25 +217,22 @@ def recalibrate(dist: Any, y: Any, method: Method = "affine") -> Recalibration:
         maximum likelihood estimate of a mixing distribution, J. R. Stat. Soc. B 69 (2007), for the
         weights.
     """
-    return Recalibration.fit(dist, y, method)
+    return Recalibration.fit(dist, y, method, X=X)
 
 
 # -- the affine step ---------------------------------------------------------------------------
 
 
-def _moved(dist: GaussianMixture, theta: Tensor) -> GaussianMixture:
-    """theta: logs of scale and spread, shift, (D,) each, and the log of the temperature."""
-    d = dist.loc.shape[-1]
-    scale, spread, shift = theta[:d].exp(), theta[d : 2 * d].exp(), theta[2 * d : 3 * d]
-    mean, stddev = dist.mean.unsqueeze(-2), dist.stddev.unsqueeze(-2)  # (*, 1, D)
-    loc = mean + shift * stddev + spread * (dist.loc - mean)
-    covariance = dist._covariance.affine(scale.expand(dist.loc.shape))
-    logits = dist.logits
-    return dist._like(
-        torch.where(logits == -math.inf, logits, theta[-1].exp() * logits.clamp(min=-1e30)),
-        loc,
-        covariance,
-    )
+def _moved(
+    dist: GaussianMixture, scale: Tensor, spread: Tensor, shift: Tensor, temperature: Any
+) -> GaussianMixture:
+    mean = dist.mean + shift * dist.stddev
+    return dist.rescale(scale, spread, mean=mean, weight_power=temperature)
+
+
+def _unpacked(theta: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scale, spread and shift, (D,) each, and temperature; all but the shift were in logs."""
+    return theta[:d].exp(), theta[d : 2 * d].exp(), theta[2 * d : 3 * d], theta[-1].exp()
 
 
 def _fit_affine(dist: GaussianMixture, y: Tensor) -> tuple[Recalibration, float]:
@@ -247,19 +246,21 @@ def _fit_affine(dist: GaussianMixture, y: Tensor) -> tuple[Recalibration, float]
     def closure() -> Tensor:
         optimizer.zero_grad()
         with torch.enable_grad():
-            loss = _RIDGE * theta.square().sum() - _moved(dist, theta).log_prob(y).sum()
+            loss = (
+                _RIDGE * theta.square().sum() - _moved(dist, *_unpacked(theta, d)).log_prob(y).sum()
+            )
             loss.backward()
         return loss
 
     optimizer.step(closure)
     with torch.no_grad():
-        gain = float(_moved(dist, theta).log_prob(y).sum() - before)
+        gain = float(_moved(dist, *_unpacked(theta, d)).log_prob(y).sum() - before)
     free = 2 * d if one else 3 * d + 1
     if not bool(theta.isfinite().all()) or not gain > 0.5 * stats.chi2.isf(_LEVEL, free):
         return none, 0.0
-    t = theta.detach()
-    parts = t[:d].exp(), t[d : 2 * d].exp(), t[2 * d : 3 * d], float(t[-1].exp())
-    return Recalibration(*parts, none.shape, gain / len(y)), gain
+    scale, spread, shift, temperature = _unpacked(theta.detach(), d)
+    found = Recalibration(scale, spread, shift, float(temperature), none.shape, gain / len(y))
+    return found, gain
 
 
 # -- the shape ---------------------------------------------------------------------------------
@@ -284,16 +285,16 @@ def _fit_shape(dist: GaussianMixture, y: Tensor) -> tuple[Tensor, float]:
 
 def _log_copies(dist: GaussianMixture, y: Tensor, grid: Tensor) -> Tensor:
     """Log density at y of each copy, (N, J)."""
-    a, s = grid.unbind(-1)
     step = max(1, _CHUNK // (len(grid) * dist.n_components))
-    found = []
-    for i in range(0, len(y), step):
-        part = dist[i : i + step]
-        z = (y[i : i + step] - part.loc[..., 0]) / part.scale[..., 0]  # (n, K)
-        own = part.logits - part.scale[..., 0].log() - 0.5 * math.log(2 * math.pi)
-        q = (z.unsqueeze(1) - a.unsqueeze(-1)) / s.unsqueeze(-1)  # (n, J, K)
-        found.append(torch.logsumexp(own.unsqueeze(1) - 0.5 * q * q, -1) - s.log())
-    return torch.cat(found)
+    parts = [slice(i, i + step) for i in range(0, len(y), step)]
+    return torch.cat([_copies(dist[p], grid).log_prob(y[p].unsqueeze(1)) for p in parts])
+
+
+def _copies(dist: GaussianMixture, grid: Tensor) -> GaussianMixture:
+    """The mixtures with every component shifted and stretched as in the grid (J, 2); (*, J)."""
+    a, s = grid[:, :, None, None].unbind(1)  # (J, 1, 1)
+    size = dist.scale.unsqueeze(-3)  # (*, 1, K, 1)
+    return GaussianMixture(dist.logits.unsqueeze(-2), dist.loc.unsqueeze(-3) + a * size, s * size)
 
 
 def _weights(ratio: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from torch.distributions import (
     Normal,
 )
 
-from ..calibration._hdr_values import rows as checked_rows
 from ..distribution import DiscretizedMixture, GaussianMixture, Mixture, TruncatedMixture
 from ..nn import MDN, MDNHead
+from ..prediction import distribution_and_target as checked_rows
 
 __all__ = ["Rows", "ask"]
 

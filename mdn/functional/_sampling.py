@@ -12,10 +12,18 @@ from torch.linalg import solve_triangular
 
 from ._diagonal import log_weights
 
-__all__ = ["implicit_sample", "mixture_sample"]
+__all__ = ["fixed_generator", "implicit_sample", "mixture_sample"]
 
 _CHUNK = 1 << 17  # numbers drawn at a time, so that they stay in cache
+# Of generators that nobody gave.  Not a seed that y may have been drawn with: the draws of a model
+# would then be those of y over again.
+_SEED = 7_169_134_902_317
 _COUNTED = 40  # components up to which comparing with every edge beats searching
+
+
+def fixed_generator(like: Tensor, *, offset: int = 0) -> torch.Generator:
+    """Always the same generator, on the device of a tensor; another one for each offset."""
+    return torch.Generator(like.device).manual_seed(_SEED + offset)
 
 
 def mixture_sample(

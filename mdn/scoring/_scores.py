@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
+from ..functional._sampling import fixed_generator
+from ..prediction import numeric_tensor, predict_distribution, target_tensor
 
 __all__ = [
     "brier",
@@ -28,13 +30,10 @@ __all__ = [
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
-# Of generators that nobody gave.  Not a seed that y may have been drawn with: the draws of a model
-# would then be those of y over again.
-_SEED = 7_169_134_902_317
 _OFF_GRID = 1e-6  # widths by which a y may miss its grid, relative for large ones
 
 
-def nll(dist: Any, y: Array) -> Array:
+def nll(dist: Any, y: Array, *, X: Any = None) -> Array:
     """Negative log-likelihood (log score), nats in y's unit; negative where the density exceeds 1.
 
     Example:
@@ -43,10 +42,10 @@ def nll(dist: Any, y: Array) -> Array:
         >>> nll(dist, np.array([[0.0], [0.3]]))
         array([-1.38364654,  3.11635332])
     """
-    return _apply(lambda t: -dist.log_prob(t), dist, y)
+    return _apply(lambda p, t: -p.log_prob(t), dist, y, X)
 
 
-def crps(dist: Any, y: Array) -> Array:
+def crps(dist: Any, y: Array, *, X: Any = None) -> Array:
     """Continuous ranked probability score, in y's unit (D = 1); closed form for Gaussian mixtures.
 
     Example:
@@ -55,11 +54,16 @@ def crps(dist: Any, y: Array) -> Array:
         >>> crps(dist, np.zeros((1, 1)))
         array([0.23369498])
     """
-    return _apply(dist.crps, dist, y)
+    return _apply(lambda p, t: p.crps(t), dist, y, X)
 
 
 def energy_score(
-    dist: Any, y: Array, *, n_samples: int = 1024, generator: torch.Generator | None = None
+    dist: Any,
+    y: Array,
+    *,
+    X: Any = None,
+    n_samples: int = 1024,
+    generator: torch.Generator | None = None,
 ) -> Array:
     r"""Energy score, the CRPS of several targets, in y's unit.
 
@@ -89,12 +93,11 @@ def energy_score(
     """
     if n_samples < 2:
         raise ValueError(f"n_samples must be at least 2; got {n_samples}")
-    if tuple(dist.event_shape) == (1,):
-        return crps(dist, y)
 
-    def score(t: Tensor) -> Tensor:
-        t = check_event(dist, t)
-        source = generator or own_generator(t)
+    def score(dist: Any, t: Tensor) -> Tensor:
+        if tuple(dist.event_shape) == (1,):
+            return dist.crps(t)
+        source = generator or fixed_generator(t)
         if isinstance(dist, GaussianMixture):
             return dist.energy_score(t, n_samples=n_samples, generator=source)
         draws = dist.sample((2, n_samples), generator=source)  # (2, S, *, D)
@@ -103,10 +106,10 @@ def energy_score(
         near = torch.linalg.vector_norm(draws - t, dim=-1).mean((0, 1))
         return near - 0.5 * torch.linalg.vector_norm(draws[0] - draws[1], dim=-1).mean(0)
 
-    return _apply(score, dist, y)
+    return _apply(score, dist, y, X)
 
 
-def dawid_sebastiani(dist: Any, y: Array) -> Array:
+def dawid_sebastiani(dist: Any, y: Array, *, X: Any = None) -> Array:
     r"""Dawid-Sebastiani score: how well mean m and covariance S alone predict y.
 
     .. math:: \log\det S + (y - m)^\top S^{-1} (y - m)
@@ -133,8 +136,7 @@ def dawid_sebastiani(dist: Any, y: Array) -> Array:
         Ann. Stat. 27 (1999), eq. 15.
     """
 
-    def score(t: Tensor) -> Tensor:
-        t = check_event(dist, t)
+    def score(dist: Any, t: Tensor) -> Tensor:
         gap = t - dist.mean
         if gap.shape[-1] == 1:
             return (2 * dist.stddev.log() + (gap / dist.stddev).square()).squeeze(-1)
@@ -147,10 +149,10 @@ def dawid_sebastiani(dist: Any, y: Array) -> Array:
         z = torch.linalg.solve_triangular(root, gap.unsqueeze(-1), upper=False).squeeze(-1)
         return 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + z.square().sum(-1)
 
-    return _apply(score, dist, y)
+    return _apply(score, dist, y, X)
 
 
-def rounded_nll(dist: Any, y: Array, width: float) -> Array:
+def rounded_nll(dist: Any, y: Array, width: float, *, X: Any = None) -> Array:
     r"""Log score of a rounded y: minus the log of the probability of its rounding cell, in nats.
 
     .. math:: -\log P(y - w/2 < Y \le y + w/2)
@@ -174,16 +176,15 @@ def rounded_nll(dist: Any, y: Array, width: float) -> Array:
         >>> nll(dist, y).round(2), rounded_nll(dist, y, 0.1).round(2)
         (array([-3.69, 46.31]), array([ 0.  , 15.06]))
     """
-    if isinstance(dist, DiscretizedMixture):
-        raise TypeError(
-            "dist must be continuous; got a DiscretizedMixture, whose nll(dist, y) is the log "
-            "score of the rounding cell"
-        )
     if not 0 < width < math.inf:
         raise ValueError(f"width must be positive and finite; got {width}")
 
-    def score(t: Tensor) -> Tensor:
-        t = check_scalar(dist, t)
+    def score(dist: Any, t: Tensor) -> Tensor:
+        if isinstance(dist, DiscretizedMixture):
+            raise TypeError(
+                "dist must be continuous; got a DiscretizedMixture, whose nll(dist, y) is the log "
+                "score of the rounding cell"
+            )
         if isinstance(dist, GaussianMixture):
             return -dist.discretize(width).log_prob(t)
         off = ((t / width) - (t / width).round()).abs() > _OFF_GRID * (1 + (t / width).abs())
@@ -199,10 +200,10 @@ def rounded_nll(dist: Any, y: Array, width: float) -> Array:
         least, most = (torch.where(left, b, a) for b, a in zip(below, above, strict=True))
         return -(most + torch.log(-torch.expm1(least - most)))
 
-    return _apply(score, dist, y)
+    return _apply(score, dist, y, X, univariate=True)
 
 
-def brier(dist: Any, y: Array, threshold: float) -> Array:
+def brier(dist: Any, y: Array, threshold: float, *, X: Any = None) -> Array:
     r"""Brier score of the event that y is at most a threshold, between 0 and 1 (D = 1).
 
     .. math:: (F(t) - 1\{y \le t\})^2
@@ -230,16 +231,15 @@ def brier(dist: Any, y: Array, threshold: float) -> Array:
     if not math.isfinite(threshold):
         raise ValueError(f"threshold must be a finite number; got {threshold}")
 
-    def score(t: Tensor) -> Tensor:
-        t = check_scalar(dist, t)
+    def score(dist: Any, t: Tensor) -> Tensor:
         kind = t if t.is_floating_point() else dist.mean
         expected = dist.cdf(torch.full_like(kind[..., :1], threshold))
         return (expected - (t.squeeze(-1) <= threshold).to(expected)).square()
 
-    return _apply(score, dist, y)
+    return _apply(score, dist, y, X, univariate=True)
 
 
-def cde_loss(dist: Any, y: Array) -> Array:
+def cde_loss(dist: Any, y: Array, *, X: Any = None) -> Array:
     r"""CDE loss, in 1 / y's unit to the power D: the squared error of the density.
 
     .. math:: \int p(t)^2 \, dt - 2\, p(y)
@@ -265,15 +265,19 @@ def cde_loss(dist: Any, y: Array) -> Array:
         R. Izbicki, A. B. Lee, Nonparametric conditional density estimation in a high-dimensional
         regression setting, J. Comput. Graph. Stat. 25 (2016), eq. 4.
     """
-    if not hasattr(dist, "squared_norm"):
-        raise TypeError(
-            "dist must have squared_norm, the integral of p squared, as a GaussianMixture; "
-            f"{type(dist).__name__} has none"
-        )
-    return _apply(lambda t: dist.squared_norm() - 2 * dist.log_prob(t).exp(), dist, y)
+
+    def score(dist: Any, t: Tensor) -> Tensor:
+        if not hasattr(dist, "squared_norm"):
+            raise TypeError(
+                "dist must have squared_norm, the integral of p squared, as a GaussianMixture; "
+                f"{type(dist).__name__} has none"
+            )
+        return dist.squared_norm() - 2 * dist.log_prob(t).exp()
+
+    return _apply(score, dist, y, X)
 
 
-def pinball(dist: Any, y: Array, levels: Sequence[float]) -> Array:
+def pinball(dist: Any, y: Array, levels: Sequence[float], *, X: Any = None) -> Array:
     r"""Pinball (quantile) loss, mean over the levels, in y's unit (D = 1).
 
     .. math:: \max\{p\,(y - q_p),\; (p - 1)(y - q_p)\}
@@ -295,18 +299,17 @@ def pinball(dist: Any, y: Array, levels: Sequence[float]) -> Array:
             f"levels must be probabilities between 0 and 1, at least one; got {probabilities}"
         )
 
-    def score(t: Tensor) -> Tensor:
-        t = check_scalar(dist, t)
+    def score(dist: Any, t: Tensor) -> Tensor:
         total = t.new_zeros(())
         for p in probabilities:
             miss = (t - dist.icdf(p)).squeeze(-1)
             total = total + torch.maximum(p * miss, (p - 1) * miss)
         return total / len(probabilities)
 
-    return _apply(score, dist, y)
+    return _apply(score, dist, y, X, univariate=True)
 
 
-def interval_score(dist: Any, y: Array, coverage: float) -> Array:
+def interval_score(dist: Any, y: Array, coverage: float, *, X: Any = None) -> Array:
     r"""Interval score of the central interval, in y's unit (D = 1).
 
     Its width, plus :math:`2/\alpha` times the distance by which y misses it,
@@ -317,21 +320,23 @@ def interval_score(dist: Any, y: Array, coverage: float) -> Array:
         eq. 43.
     """
 
-    def score(t: Tensor) -> Tensor:
+    def score(dist: Any, t: Tensor) -> Tensor:
         low, high = dist.interval(coverage).unbind(-1)
-        t = check_scalar(dist, t).squeeze(-1)
+        t = t.squeeze(-1)
         outside = (low - t).clamp(min=0) + (t - high).clamp(min=0)
         return (high - low) + outside * (2 / (1 - coverage))
 
-    return _apply(score, dist, y)
+    return _apply(score, dist, y, X, univariate=True)
 
 
-def pit(dist: Any, y: Array) -> Array:
+def pit(dist: Any, y: Array, *, X: Any = None) -> Array:
     """Probability integral transform P(Y <= y) (D = 1): uniform on [0, 1] if calibrated."""
-    return _apply(dist.cdf, dist, y)
+    return _apply(lambda p, t: p.cdf(t), dist, y, X)
 
 
-def randomized_pit(dist: Any, y: Array, *, generator: torch.Generator | None = None) -> Array:
+def randomized_pit(
+    dist: Any, y: Array, *, X: Any = None, generator: torch.Generator | None = None
+) -> Array:
     r"""PIT that is uniform under calibration also where the cdf jumps (D = 1).
 
     .. math:: F(y^-) + v\,(F(y) - F(y^-)), \qquad v \sim U(0, 1)
@@ -347,77 +352,39 @@ def randomized_pit(dist: Any, y: Array, *, generator: torch.Generator | None = N
         C. Czado, T. Gneiting, L. Held, Predictive model assessment for count data, Biometrics 65
         (2009).
     """
-    if isinstance(dist, GaussianMixture | TruncatedMixture):
-        return pit(dist, y)
 
-    def place(t: Tensor) -> Tensor:
-        t = check_scalar(dist, t).double()
+    def score(dist: Any, t: Tensor) -> Tensor:
+        if isinstance(dist, GaussianMixture | TruncatedMixture):
+            return dist.cdf(t)
+        t = t.double()
         upper = dist.cdf(t)
         if isinstance(dist, DiscretizedMixture):
             before = t - 0.5 * dist.width
         else:
             before = torch.nextafter(t, torch.full_like(t, -math.inf))
-        source = generator or own_generator(t)
+        source = generator or fixed_generator(t)
         v = torch.rand(upper.shape, generator=source, dtype=upper.dtype, device=t.device)
         lower = dist.cdf(before)
         return lower + v * (upper - lower)
 
-    return _apply(place, dist, y)
+    return _apply(score, dist, y, X, univariate=True)
 
 
-def own_generator(like: Tensor, *, offset: int = 0) -> torch.Generator:
-    """Always the same one, on the device of a tensor; another one for each offset."""
-    return torch.Generator(like.device).manual_seed(_SEED + offset)
-
-
-def check_scalar(dist: Any, y: Tensor) -> Tensor:
-    """y, if it is (*, 1) of the batch of dist and not NaN: broadcasting would hide the rest."""
-    if tuple(dist.event_shape) != (1,):
+def _apply(
+    score: Callable[[Any, Tensor], Tensor],
+    model: Any,
+    y: Array,
+    X: Any,
+    *,
+    univariate: bool = False,
+) -> Array:
+    """Asks the model if there is one, checks y, and gives the score as what y is."""
+    dist = predict_distribution(model, X)
+    if univariate and tuple(dist.event_shape) != (1,):
         raise ValueError(
             f"dist must have one target dimension; got event shape {tuple(dist.event_shape)}"
         )
-    return check_event(dist, y)
-
-
-def check_event(dist: Any, y: Tensor) -> Tensor:
-    """The same for (*, D)."""
-    (d,) = dist.event_shape
-    if y.ndim < 1 or y.shape[-1] != d:
-        hint = ". Did you mean y[:, None]?" if y.ndim == 1 and d == 1 else ""
-        raise ValueError(f"y must have shape (*, {d}); got {tuple(y.shape)}{hint}")
-    try:
-        torch.broadcast_shapes(y.shape[:-1], dist.batch_shape)
-    except RuntimeError:
-        raise ValueError(
-            f"y with batch shape {tuple(y.shape[:-1])} does not broadcast against the batch shape "
-            f"{tuple(dist.batch_shape)} of the distribution"
-        ) from None
-    missing = y.isnan().any(-1)
-    if bool(missing.any()):
-        row = tuple(missing.nonzero()[0].tolist())
-        raise ValueError(f"y must not be NaN; row {row[0] if len(row) == 1 else row} is")
-    return y
-
-
-def _apply(function: Callable[[Tensor], Tensor], dist: Any, y: Array) -> Array:
-    if isinstance(y, Tensor):
-        return function(y)
-    return function(as_tensor(dist, y)).detach().cpu().numpy()
-
-
-def as_tensor(dist: Any, y: Any) -> Tensor:
-    """An array of numbers as a tensor where the distribution is; a tensor as it is.
-
-    Raises:
-        TypeError: y holds no numbers.
-    """
-    if isinstance(y, Tensor):
-        return y
-    array = np.asarray(y)
-    if array.dtype == object or not np.issubdtype(array.dtype, np.number):
-        raise TypeError(
-            f"y must be a tensor or a numeric array; got {type(y).__name__} of {array.dtype}"
-        )
-    # torch takes no reversed, read-only or byte-swapped array
-    array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
-    return torch.as_tensor(array, device=getattr(dist.mean, "device", None))
+    # a distribution without an event axis, such as one of classes, checks its y itself
+    t = target_tensor(dist, y, X) if dist.event_shape else numeric_tensor(y, "y", like=dist)
+    found = score(dist, t)
+    return found if isinstance(y, Tensor) else found.detach().cpu().numpy()

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ..prediction import distribution_and_target, final_model, numeric_array
-from ._scores import (
-    as_tensor,
-    check_event,
-    crps,
-    energy_score,
-    nll,
-    own_generator,
-    randomized_pit,
+from ..functional._sampling import fixed_generator
+from ..prediction import (
+    distribution_and_target,
+    final_model,
+    numeric_array,
+    predict_distribution,
+    target_tensor,
+    to_numpy,
 )
+from ._scores import crps, energy_score, nll, randomized_pit
 
 __all__ = ["Score", "Summary", "crps_scorer", "nll_scorer", "summary", "weighted_mean"]
 
@@ -75,7 +75,7 @@ class Summary(Mapping[str, Score]):
         return "\n".join([*lines, f"{self.n:g} rows"])
 
 
-def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None) -> Summary:
+def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None, *, X: Any = None) -> Summary:
     r"""Every score that applies, with its standard error.
 
     =================  ============================================================================
@@ -121,7 +121,8 @@ def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None) -> Summar
         pit_deviation    0.053           0.015
         500 rows
     """
-    target = check_event(dist, as_tensor(dist, y).detach())
+    dist = predict_distribution(dist, X)
+    target = target_tensor(dist, y, X).detach()
     if target.ndim != 2:
         raise ValueError(f"y must have shape (N, D); got {tuple(target.shape)}")
     dist = dist.expand(target.shape[:1])
@@ -129,7 +130,7 @@ def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None) -> Summar
     weight = np.ones(n) if sample_weight is None else _weights(sample_weight, n)
 
     def mean_of(rows: Any) -> Score:
-        return _mean(_array(rows), weight)
+        return _mean(to_numpy(rows), weight)
 
     with torch.no_grad():
         squared = mean_of((target - dist.mean).square().sum(-1))
@@ -148,7 +149,7 @@ def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None) -> Summar
                 inside = (target[:, 0] >= low) & (target[:, 0] <= high)
                 found[f"coverage_{coverage * 100:.0f}"] = mean_of(inside)
                 found[f"width_{coverage * 100:.0f}"] = mean_of(high - low)
-            found["pit_deviation"] = _deviation(_array(randomized_pit(dist, target)), weight)
+            found["pit_deviation"] = _deviation(to_numpy(randomized_pit(dist, target)), weight)
     return Summary(found, float(weight.sum()))
 
 
@@ -166,7 +167,7 @@ def nll_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> flo
     if hasattr(model, "predict_distribution") and hasattr(model, "log_prob"):
         return -weighted_mean(-model.log_prob(X, y), sample_weight)  # of intervals as well
     dist, target = distribution_and_target(model, y, X)
-    return -weighted_mean(_array(nll(dist, target)), sample_weight)
+    return -weighted_mean(to_numpy(nll(dist, target)), sample_weight)
 
 
 def crps_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -183,7 +184,7 @@ def crps_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> fl
             "take nll_scorer"
         )
     dist, target = distribution_and_target(model, values, X)
-    return -weighted_mean(_array(crps(dist, target)), sample_weight)
+    return -weighted_mean(to_numpy(crps(dist, target)), sample_weight)
 
 
 def weighted_mean(score: np.ndarray, sample_weight: Any = None) -> float:
@@ -230,14 +231,10 @@ def _deviation(u: Floats, weight: Floats) -> Score:
 
 
 def _energy(dist: Any, y: torch.Tensor) -> torch.Tensor:
-    source = own_generator(y)
+    source = fixed_generator(y)
     parts: list[Any] = [slice(i, i + _CHUNK) for i in range(0, len(y), _CHUNK)]
     score: Callable[..., torch.Tensor] = energy_score
     return torch.cat([score(dist[p], y[p], n_samples=_PAIRS, generator=source) for p in parts])
-
-
-def _array(rows: Any) -> Floats:
-    return rows.detach().double().cpu().numpy()
 
 
 def _written(score: Score) -> tuple[str, str]:
