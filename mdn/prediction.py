@@ -92,6 +92,10 @@ def predict_distribution(model: Any, X: Any = None) -> Any:
     n = n_rows(X)
     if known and not dist.batch_shape:
         return dist.expand(torch.Size([n]))
+    if known and dist.batch_shape[0] != n:
+        raise ValueError(
+            f"X must have one row for each of the {dist.batch_shape[0]} distributions; got {n}"
+        )
     if dist.batch_shape[:1] != (n,):
         raise ValueError(
             f"the model must give one distribution a row, batch shape ({n},) for the {n} rows of "

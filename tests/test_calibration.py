@@ -771,7 +771,10 @@ def test_arrays_and_tensors_of_either_precision_give_nearly_the_same(name: str) 
         (lambda d, y: sharpness(d[0]), r"dist must have batch shape \(N,\) and one target"),
         (lambda d, y: hdr_values(d, y, n_samples=0), "n_samples must be at least 1; got 0"),
         (lambda d, y: recalibrate(d, y, "isotonic"), 'method must be "affine" or "monotone"'),
-        (lambda d, y: conditional_calibration(d, y, y[:5]), "X must have 40 rows, as y has; got 5"),
+        (
+            lambda d, y: conditional_calibration(d, y, y[:5]),
+            "X must have one row for each of the 40 distributions; got 5",
+        ),
         (lambda d, y: conditional_calibration(d, y, y[:, 0]), r"X must .* Did you mean X\[:, None"),
         (lambda d, y: conditional_calibration(d, y, y, n_bins=0), "n_bins must be at least 1"),
         (
@@ -804,7 +807,7 @@ def test_several_targets_are_refused_where_there_are_no_quantiles() -> None:
     y = dist.sample(generator=g)
     for call, message in (
         (lambda: coverage_curve(dist, y), 'central intervals need one target; .* kind="hdr"'),
-        (lambda: pit_test(dist, y), "needs one target dimension; this mixture has 2"),
+        (lambda: pit_test(dist, y), "dist must have one target dimension; got event"),
         (lambda: recalibrate(dist, y, "monotone"), 'method "monotone" needs one target; got 2'),
         (lambda: ConformalIntervals.fit(dist, y), "dist must have one target; got event shape"),
     ):

@@ -21,7 +21,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
-from mdn import MDN, GaussianMixture, MDNRegressor
+from mdn import MDN, GaussianMixture, MDNRegressor, calibration, scoring
+from mdn.calibration import ConformalHDR, ConformalIntervals, out_of_fold
 from mdn.prediction import (
     distribution_and_target,
     evaluating,
@@ -177,8 +178,149 @@ def test_a_distribution_is_its_own_answer(data: Any) -> None:
     assert predict_distribution(dist) is dist
     assert predict_distribution(dist, data[0]) is dist
     assert predict_distribution(dist[0], data[0]).batch_shape == (N,)
-    with pytest.raises(ValueError, match=r"one distribution a row, batch shape \(40,\)"):
+    with pytest.raises(
+        ValueError, match="X must have one row for each of the 3 distributions; got 40"
+    ):
         predict_distribution(dist[:3], data[0])
+
+
+# -- every function of scoring and calibration ---------------------------------------------------
+
+SCORES: dict[str, Callable[..., Any]] = {
+    "nll": scoring.nll,
+    "crps": scoring.crps,
+    "energy_score": scoring.energy_score,
+    "pinball": lambda d, y, **k: scoring.pinball(d, y, [0.1, 0.5], **k),
+    "interval_score": lambda d, y, **k: scoring.interval_score(d, y, 0.9, **k),
+    "dawid_sebastiani": scoring.dawid_sebastiani,
+    "rounded_nll": lambda d, y, **k: scoring.rounded_nll(d, np.round(y), 1.0, **k),
+    "brier": lambda d, y, **k: scoring.brier(d, y, 2.0, **k),
+    "cde_loss": scoring.cde_loss,
+    "pit": scoring.pit,
+    "randomized_pit": scoring.randomized_pit,
+    "summary": lambda d, y, **k: [*scoring.summary(d, y, **k).values()],
+    "nll_scorer": lambda d, y, X=None: scoring.nll_scorer(d, X, y),
+    "crps_scorer": lambda d, y, X=None: scoring.crps_scorer(d, X, y),
+}
+
+
+def shape(found: Any) -> Any:
+    """The numbers of a recalibration."""
+    return torch.cat([found.scale, found.spread, found.shift, found.shape.flatten()])
+
+
+def conformal(kind: Any) -> Callable[..., Any]:
+    """What is predicted by conformal sets that were fitted to the same rows."""
+
+    def call(d: Any, y: Any, X: Any = None) -> Any:
+        found = kind.fit(d, y, 0.9, X=X)
+        sets = found.predict(d, X)
+        if kind is ConformalIntervals:
+            return sets
+        return [*sets.intervals.flatten(), *found.contains(d, y, X=X)]
+
+    return call
+
+
+CALIBRATION: dict[str, Callable[..., Any]] = {
+    "pit_histogram": lambda d, y, **k: calibration.pit_histogram(d, y, **k).counts,
+    "pit_test": lambda d, y, **k: calibration.pit_test(d, y, **k).kolmogorov,
+    "hdr_values": calibration.hdr_values,
+    "coverage_curve": lambda d, y, **k: calibration.coverage_curve(d, y, **k).observed,
+    "hdr coverage": lambda d, y, **k: calibration.coverage_curve(d, y, kind="hdr", **k).observed,
+    "conditional_calibration": lambda d, y, X=None: calibration.conditional_calibration(
+        d, y, np.zeros((N, 1)) if X is None else X
+    ).to_dict()["pit_mean"][:1],
+    "sharpness": lambda d, y, **k: calibration.sharpness(d, **k).mean,
+    "recalibrate": lambda d, y, **k: shape(calibration.recalibrate(d, y, **k)),
+    "apply": lambda d, y, X=None: calibration.recalibrate(d, y, X=X).apply(d, X).mean,
+    "conformal intervals": conformal(ConformalIntervals),
+    "conformal regions": conformal(ConformalHDR),
+}
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Any) -> dict[str, Any]:
+    """Regressors and Pipelines by the kind of X that they were fitted on."""
+    found: dict[str, Any] = {}
+    for kind in ("array", "pandas", "polars", "pyarrow"):
+        X = FRAMES[kind](data[0])
+        found[f"regressor, {kind}"] = small().fit(X, data[1])
+        if kind != "pyarrow":  # which StandardScaler does not take
+            found[f"Pipeline, {kind}"] = make_pipeline(StandardScaler(), small()).fit(X, data[1])
+    torch.manual_seed(0)
+    found |= {f"{name}, {kind}": m for name, m in (("module", Line()), ("callable", line))
+              for kind in ("array", "tensor", "pandas", "polars", "pyarrow")}  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("name", [*SCORES, *CALIBRATION])
+def test_a_model_with_x_is_its_distribution(name: str, fitted: dict[str, Any], data: Any) -> None:
+    """In every function of scoring and calibration, of every model and every kind of X."""
+    call = (SCORES | CALIBRATION)[name]
+    for key, model in fitted.items():
+        X, y = FRAMES[key.split(", ")[1]](data[0]), data[1]
+        dist = predict_distribution(model, X)
+        beside = {"X": X} if name.endswith("_scorer") else {}
+        expected = np.asarray(call(dist, y[:, None], **beside), dtype=float)
+        found = np.asarray(call(model, y, X=X), dtype=float)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("name", [*SCORES, *CALIBRATION])
+def test_a_model_without_x_is_refused(name: str, data: Any) -> None:
+    """By what is missing; not by an attribute that it lacks."""
+    call = (SCORES | CALIBRATION)[name]
+    if name == "conditional_calibration":  # X is among its own arguments
+        return
+    with pytest.raises(ValueError, match="X must be given with a model"):
+        call(line, data[1][:, None])
+
+
+@pytest.mark.parametrize("kind", ["array", "pandas", "polars"])
+def test_out_of_fold_fits_pipelines_and_searches_anew(kind: str, data: Any) -> None:
+    """Each row is predicted by the Pipeline fitted to the other folds, weights included."""
+    X, y = FRAMES[kind](data[0]), data[1]
+    weight = np.arange(1.0, N + 1)
+    pipeline = make_pipeline(StandardScaler(), small())
+    dist = out_of_fold(pipeline, X, y, cv=2, sample_weight=weight)
+    assert not hasattr(pipeline[-1], "model_")
+    fold = np.random.default_rng(0).permutation(N) % 2
+    rows, rest = np.flatnonzero(fold == 1), np.flatnonzero(fold == 0)
+    other = make_pipeline(StandardScaler(), small()).fit(
+        take_rows(X, rest), y[rest], mdnregressor__sample_weight=weight[rest]
+    )
+    expected = predict_distribution(other, take_rows(X, rows))
+    assert torch.equal(dist[torch.as_tensor(rows)].loc, expected.loc)
+
+
+def test_out_of_fold_fits_any_model_by_a_function(data: Any) -> None:
+    """It is given the rows of the other folds, with their weights if there are any."""
+    X, y = data
+    seen = []
+
+    def fit(*rows: Any) -> Any:
+        seen.append([len(a) for a in rows])
+        mean = float(rows[1].mean())
+        return lambda x: line(torch.full_like(x, mean))
+
+    dist = out_of_fold(fit, torch.as_tensor(X), torch.as_tensor(y), cv=4)
+    assert seen == [[30, 30]] * 4
+    assert len({round(v, 9) for v in dist.mean[:, 0].tolist()}) == 4
+    out_of_fold(fit, X, y, cv=4, sample_weight=np.ones(N))
+    assert seen[4:] == [[30, 30, 30]] * 4
+    for model in (Line(), line(torch.zeros(N, 2)), MDNRegressor, 3):
+        with pytest.raises(TypeError, match=r"can be fitted again, or a function fit\(X, y\)"):
+            out_of_fold(model, X, y)
+
+
+def test_a_regressor_that_is_fitted_further_starts_anew_in_out_of_fold(data: Any) -> None:
+    """warm_start would let the copies see what the model was fitted on."""
+    X, y = data
+    model = small().set_params(warm_start=True)
+    fresh = out_of_fold(model, X, y, cv=2)
+    model.fit(X, y)
+    assert torch.equal(out_of_fold(model, X, y, cv=2).loc, fresh.loc)
 
 
 # -- modules ------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def out_of_fold(
 
 def _fitted_copy(model: Any, X: Any, y: Any, weight: Any) -> Any:
     weights = [] if weight is None else [weight]
-    if hasattr(model, "get_params") and hasattr(model, "fit"):
+    if hasattr(model, "get_params") and hasattr(model, "fit") and not isinstance(model, type):
         clone = getattr(model, "__sklearn_clone__", None)
         copy = clone() if clone else type(model)(**model.get_params(deep=False))
         steps = getattr(getattr(model, "estimator", model), "steps", None)  # of a Pipeline
