@@ -1,4 +1,4 @@
-"""Search for the setting of MDNRegressor of best cross-validated NLL, by optuna (an extra)."""
+"""Hyperparameter search of MDNRegressor by cross-validated NLL, with optuna (an extra)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .estimator import MDNRegressor
+from .prediction import final_model, kind_of, n_rows, take_rows
 from .train import TrainingError
+from .train._options import check_integer
 
 if TYPE_CHECKING:
     import optuna
@@ -27,15 +29,15 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "learning_rate": (3e-4, 1e-3, 3e-3, 1e-2),
     "weight_decay": (1e-6, 1e-4, 1e-3, 1e-2, 1e-1),
 }
-"""What is tried, by parameter of MDNRegressor; the value of the default setting is always added.
+"""Values that are tried, by parameter of MDNRegressor; that of the default setting is added.
 
 Steps of about a factor 3: a finer one changes the score by less than another seed does.
 """
 
 # Parameters that change neither the model nor its score beyond rounding.
-_NO_MATTER = {"device", "n_jobs", "random_state", "verbose"}
+_IRRELEVANT = {"device", "n_jobs", "random_state", "verbose"}
 
-_NAME = "mdn.tune"  # of the study in a storage, and of its attribute that says what was scored
+_NAME = "mdn.tune"  # of the study in a storage, and of its attribute with what is scored
 _DEFAULT = "default"  # attribute of the trial of the default setting
 
 
@@ -47,17 +49,17 @@ def tune(
     *,
     cv: int = 5,
     sample_weight: ArrayLike | None = None,
-    estimator: MDNRegressor | None = None,
+    estimator: Any = None,
     storage: str | os.PathLike[str] | optuna.storages.BaseStorage | None = None,
     study: optuna.Study | None = None,
     random_state: Any = None,
-) -> MDNRegressor:
-    """Tries settings of MDNRegressor and fits the best one to all rows.
+) -> Any:
+    """Searches for the best setting of MDNRegressor and fits it to all rows.
 
-    A setting is scored by its NLL in nats in y's unit, each row under the model of the fold that
-    did not see it.  Folds and seeds are the same for all settings.  The first setting is the
-    default one, so by this score the result is never worse than it.  A setting that after some
-    folds is behind the median of the others is given up.
+    The score of a setting is its cross-validated NLL, in nats in y's unit.  Folds and seeds are the
+    same for all settings.  The first setting is the default one, so by this score the result is
+    never worse than it.  A setting that is worse than the median of the others after some folds is
+    given up (median pruning).
 
     Args:
         X: as in :meth:`mdn.MDNRegressor.fit`.
@@ -67,20 +69,23 @@ def tune(
             the fit to all rows are finished in any case.
         cv: number of folds.
         sample_weight: (N,) non-negative weights of the rows, in the fits and in the score.
-        estimator: the default setting, if it is not ``MDNRegressor()``; parameters that are not
-            searched (``covariance_type``, for one) stay as they are in it.
-        storage: where the trials are kept, so that an interrupted search goes on: a file (SQLite),
+        estimator: the default setting, if it is not ``MDNRegressor()``, or a scikit-learn
+            ``Pipeline`` that ends in one; other parameters than those searched (such as
+            ``covariance_type``) stay as they are in it.
+        storage: where the trials are kept, so that an interrupted search resumes: a file (SQLite),
             or what ``optuna.create_study`` takes.
         study: a study of your own that minimises, with its own sampler; in place of ``storage``.
         random_state: seed or ``numpy.random.RandomState``; None for that of the estimator.  A
             number gives the same search and the same model each time, interrupted or not.
 
     Returns:
-        The best setting, fitted to all rows.  Its ``study_`` is the ``optuna.Study``:
+        The best setting, fitted to all rows, of the type of ``estimator``.  Its ``study_`` is the
+        ``optuna.Study``:
         ``study_.best_value`` is the score and ``study_.best_params`` the setting.
 
     Raises:
         ImportError: optuna is not installed.
+        TypeError: estimator is neither an MDNRegressor nor a Pipeline that ends in one.
         ValueError: as :meth:`mdn.MDNRegressor.fit`; a number out of its range; a storage or study
             that was begun with other data or another setting.
 
@@ -95,13 +100,14 @@ def tune(
         True
     """
     optuna = _optuna()
-    _check("n_trials", n_trials, 1)
-    _check("cv", cv, 2)
+    check_integer("n_trials", n_trials)
+    check_integer("cv", cv, 2)
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds; got {timeout}")
     if storage is not None and study is not None:
         raise ValueError("give storage or study, not both: a study has a storage of its own")
     end = math.inf if timeout is None else time.monotonic() + timeout
+    template = _Template.of(MDNRegressor() if estimator is None else estimator)
     own = study is None
     if study is None:
         study = optuna.create_study(
@@ -110,21 +116,22 @@ def tune(
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
         )
-    base = (MDNRegressor() if estimator is None else estimator).get_params(deep=False)
+    base = template.params()
     seed = base["random_state"] = _seed(
         base["random_state"] if random_state is None else random_state, study
     )
 
-    # First of all on all rows: what is wrong with them is told with their own numbers, and if
-    # nothing beats the default, this is the answer.
-    model = _finished(MDNRegressor(**base).fit(X, y, sample_weight))
+    # The default setting is fitted to all rows first: an error in the data names their own row
+    # numbers, and if no setting is better, this model is the result.
+    every_row = _Data(X, y, sample_weight)
+    model = template.fit({"random_state": seed}, every_row)
     data = _Data.of(X, y, sample_weight)
     if cv > len(data.y) // 2:
         raise ValueError(
             f"cv must be at most half the number of rows, {len(data.y)} here; got {cv}"
         )
     choices = _choices(base)
-    _begin(study, cv, data, base, choices)
+    _begin(study, cv, data, base | template.other_params(), choices)
     folds = np.array_split(np.random.default_rng(seed).permutation(len(data.y)), cv)
     default = {name: _label(base[name]) for name in choices}
     while True:
@@ -138,14 +145,14 @@ def tune(
             study.enqueue_trial(default, user_attrs={_DEFAULT: True})
         elif len(tried) >= n_trials or time.monotonic() >= end:
             break
-        if own:  # anew each time, so that an interrupted search goes on as if it had not been
+        if own:  # made anew for each trial, so that a resumed search equals one without a break
             study.sampler = optuna.samplers.TPESampler(seed=seed + len(tried))
-        _run(study, tried, base, choices, data, folds, end)
+        _run_trial(study, tried, template, seed, choices, data, folds, end)
 
     best = study.best_trial.params
     if best != default:
         setting = {name: choices[name][best[name]] for name in choices}
-        model = _finished(MDNRegressor(**{**base, **setting}).fit(X, y, sample_weight))
+        model = template.fit({**setting, "random_state": seed}, every_row)
     model.study_ = study
     return model
 
@@ -153,44 +160,44 @@ def tune(
 # -- one trial --------------------------------------------------------------------------------
 
 
-def _run(
+def _run_trial(
     study: optuna.Study,
     tried: list[optuna.trial.FrozenTrial],
-    base: dict[str, Any],
+    template: _Template,
+    seed: int,
     choices: dict[str, dict[Any, Any]],
     data: _Data,
     folds: list[NDArray[np.intp]],
     end: float,
 ) -> None:
-    """Asks for a setting, scores it and tells the score."""
+    """Asks the study for a setting, scores it and reports the score."""
     from optuna.trial import TrialState
 
     trial = study.ask()
     try:
         for name, table in choices.items():
             trial.suggest_categorical(name, list(table))
-        twin = next((t for t in tried if t.params == trial.params), None)
-        if twin is not None:  # the same score again
-            whole = twin.state == TrialState.COMPLETE
-            study.tell(trial, twin.value if whole else None, state=twin.state)
+        same = next((t for t in tried if t.params == trial.params), None)
+        if same is not None:  # its score is known
+            complete = same.state == TrialState.COMPLETE
+            study.tell(trial, same.value if complete else None, state=same.state)
             return
         setting = {name: choices[name][trial.params[name]] for name in choices}
-        must = bool(trial.user_attrs.get(_DEFAULT))
+        must_finish = bool(trial.user_attrs.get(_DEFAULT))
         total = size = 0.0
-        for k, held in enumerate(folds):
-            if not must and time.monotonic() >= end:
+        for k, held_out in enumerate(folds):
+            if not must_finish and time.monotonic() >= end:
                 study.tell(trial, state=TrialState.FAIL)
                 return
             rest = np.concatenate([fold for i, fold in enumerate(folds) if i != k])
-            seed = base["random_state"] + k
-            model = MDNRegressor(**{**base, **setting, "random_state": seed})
-            test = data.rows(held)
-            total += test.size * _held_out_nll(model, data.rows(rest), test)
+            test = data.rows(held_out)
+            params = {**setting, "random_state": seed + k}
+            total += test.size * template.held_out_nll(params, data.rows(rest), test)
             size += test.size
-            if math.isinf(total):  # nothing to compare by the pruner
+            if math.isinf(total):  # the pruner has nothing to compare
                 break
             trial.report(total / size, k)
-            if not must and trial.should_prune():
+            if not must_finish and trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)
                 return
         study.tell(trial, total / size)
@@ -199,52 +206,33 @@ def _run(
         raise
 
 
-def _held_out_nll(model: MDNRegressor, train: _Data, test: _Data) -> float:
-    """NLL of the test rows, in nats in y's unit; infinite if the training breaks down."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the fit to all rows has said them
-        try:
-            nll = _finished(model.fit(*train)).nll(*test)
-        except TrainingError:
-            return math.inf
-    return math.inf if math.isnan(nll) else nll
-
-
-def _finished(model: MDNRegressor) -> MDNRegressor:
-    """The model, if Ctrl-C did not end its training, which a fit by itself takes for an answer."""
-    if model.history_.stopped == "interrupted":
-        raise KeyboardInterrupt
-    return model
-
-
 class _Data(NamedTuple):
     """Rows in the order of ``fit(X, y, sample_weight)``."""
 
     X: Any
-    y: NDArray[Any]
-    weight: NDArray[np.float64] | None
+    y: Any
+    weight: Any
 
     @staticmethod
     def of(X: Any, y: ArrayLike, weight: ArrayLike | None) -> _Data:
-        """Data that a fit has accepted."""
-        rows = X if hasattr(X, "shape") else np.asarray(X)
+        """Data that a fit has accepted, without the rows of weight 0."""
+        y = np.asarray(y)
         if weight is None:
-            return _Data(rows, np.asarray(y), None)
-        w = np.broadcast_to(np.asarray(weight, np.float64), len(rows))
-        # a row of weight 0 counts nowhere, and a fold must not consist of such rows
-        return _Data(rows, np.asarray(y), w).rows(np.flatnonzero(w > 0))
+            return _Data(X, y, None)
+        w = np.broadcast_to(np.asarray(weight, np.float64), n_rows(X))
+        return _Data(X, y, w).rows(np.flatnonzero(w > 0))  # else a fold might have no weight
 
     def rows(self, index: NDArray[np.intp]) -> _Data:
-        X = self.X.iloc[index] if hasattr(self.X, "iloc") else self.X[index]
-        return _Data(X, self.y[index], None if self.weight is None else self.weight[index])
+        weight = None if self.weight is None else self.weight[index]
+        return _Data(take_rows(self.X, index), self.y[index], weight)
 
     @property
     def size(self) -> float:
-        """Rows, or their weight."""
+        """Number of rows, or their weight."""
         return float(len(self.y) if self.weight is None else self.weight.sum())
 
     def digest(self) -> str:
-        """The same for the same data only."""
+        """A hash of the data."""
         total = hashlib.sha256()
         for part in self:
             a = np.asarray(part)
@@ -253,11 +241,70 @@ class _Data(NamedTuple):
         return total.hexdigest()
 
 
+class _Template(NamedTuple):
+    """An MDNRegressor, or a Pipeline that ends in one, of which copies are fitted."""
+
+    estimator: Any
+    regressor: MDNRegressor
+    prefix: str  # of the names of its parameters in the estimator
+
+    @staticmethod
+    def of(estimator: Any) -> _Template:
+        steps = getattr(estimator, "steps", None)
+        name, last = steps[-1] if isinstance(steps, list) else (None, estimator)
+        if not isinstance(last, MDNRegressor):
+            raise TypeError(
+                "estimator must be an MDNRegressor or a Pipeline that ends in one; got "
+                + kind_of(last)
+            )
+        return _Template(estimator, last, "" if name is None else f"{name}__")
+
+    def params(self) -> dict[str, Any]:
+        """Those of the regressor."""
+        return dict(self.regressor.get_params(deep=False))
+
+    def other_params(self) -> dict[str, Any]:
+        """Those of a Pipeline before the regressor; a parameter that is an object, by its class."""
+        if not self.prefix:
+            return {}
+        others = self.estimator.get_params(deep=True)
+        return {
+            name: kind_of(value) if hasattr(value, "get_params") else value
+            for name, value in others.items()
+            if name != "steps" and not name.startswith(self.prefix) and value is not self.regressor
+        }
+
+    def fit(self, params: dict[str, Any], data: _Data) -> Any:
+        """A copy with these parameters of the regressor, fitted."""
+        model = self.estimator.__sklearn_clone__()
+        model.set_params(**{self.prefix + name: value for name, value in params.items()})
+        if not self.prefix:
+            model.fit(*data)
+        else:
+            weight = {} if data.weight is None else {f"{self.prefix}sample_weight": data.weight}
+            model.fit(data.X, data.y, **weight)
+        regressor = model.steps[-1][1] if self.prefix else model
+        if regressor.history_.stopped == "interrupted":  # Ctrl-C ends the search, not only this fit
+            raise KeyboardInterrupt
+        return model
+
+    def held_out_nll(self, params: dict[str, Any], train: _Data, test: _Data) -> float:
+        """NLL of the test rows, in nats in y's unit; infinite if training diverges."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the fit to all rows has given them
+            try:
+                regressor, X = final_model(self.fit(params, train), test.X)
+                nll = float(regressor.nll(X, test.y, test.weight))
+            except TrainingError:
+                return math.inf
+        return math.inf if math.isnan(nll) else nll
+
+
 # -- the study --------------------------------------------------------------------------------
 
 
 def _seed(random_state: Any, study: optuna.Study) -> int:
-    """The seed asked for; if none is, the one that the study was begun with, or a fresh one."""
+    """The given seed; without one, that with which the study was begun, or a random one."""
     known = study.user_attrs.get(_NAME, {}).get("random_state")
     if random_state is None or isinstance(random_state, np.random.RandomState):
         if known is not None:
@@ -265,7 +312,7 @@ def _seed(random_state: Any, study: optuna.Study) -> int:
         if random_state is None:
             return int(np.random.default_rng().integers(2**31 - 1))
         return int(random_state.randint(2**31 - 1))
-    _check("random_state", random_state, 0)
+    check_integer("random_state", random_state, 0)
     return int(random_state)
 
 
@@ -276,11 +323,11 @@ def _begin(
     base: dict[str, Any],
     choices: dict[str, dict[Any, Any]],
 ) -> None:
-    """Writes into a new study what its trials are scored on, or checks that it is this."""
+    """Records in a new study what its trials are scored on, or checks that this is the same."""
     directions = [d.name.lower() for d in study.directions]
     if directions != ["minimize"]:
         raise ValueError(f"study must minimise one value, the NLL; its directions are {directions}")
-    fixed = {k: repr(v) for k, v in base.items() if k not in {*_NO_MATTER, *choices}}
+    fixed = {k: repr(v) for k, v in base.items() if k not in {*_IRRELEVANT, *choices}}
     about = {
         "X, y or sample_weight": data.digest(),
         "cv": cv,
@@ -303,7 +350,7 @@ def _begin(
 
 
 def _choices(base: dict[str, Any]) -> dict[str, dict[Any, Any]]:
-    """For each parameter its values by their label, that of the default setting first."""
+    """The values of each parameter by their label, that of the default setting first."""
     return {
         name: {_label(value): value for value in (base[name], *values)}
         for name, values in CHOICES.items()
@@ -334,10 +381,3 @@ def _optuna() -> Any:
             'mdn.tune needs optuna; install it with: pip install "mdn[tune]"'
         ) from error
     return optuna
-
-
-def _check(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}; got {value}")
