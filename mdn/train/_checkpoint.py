@@ -30,36 +30,36 @@ FORMAT = "mdn.fit/1"
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers; state_dict() leaves out those that are not persistent."""
+    """Returns the parameters and buffers; state_dict() leaves out those that are not persistent."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """Copy the parameters and buffers."""
+    """Copies the parameters and buffers."""
     return {name: t.detach().clone() for name, t in named_tensors(module).items()}
 
 
 @torch.no_grad()
 def restore(module: nn.Module, saved: dict[str, Tensor]) -> None:
-    """Write a snapshot back in place, so that an optimizer keeps its hold on the parameters."""
+    """Writes a snapshot back in place, so that an optimizer still holds the parameters."""
     for name, t in named_tensors(module).items():
         t.copy_(saved[name])
 
 
 def check_checkpoint(checkpoint: str | os.PathLike[str] | None, resume: bool) -> Path | None:
-    """Refuse a checkpoint that would be overwritten or cannot be written, before any training."""
+    """Refuses a checkpoint that would be overwritten or cannot be written, before any training."""
     if checkpoint is None:
         if resume:
-            raise ValueError("resume=True needs checkpoint, the file to go on from; got None.")
+            raise ValueError("resume=True needs checkpoint, the file to go on from; got None")
         return None
     path = Path(checkpoint)
     if path.exists() and not resume:
         raise FileExistsError(
-            f"checkpoint {path} exists: pass resume=True to go on from it, or delete it."
+            f"checkpoint {path} exists: pass resume=True to go on from it, or delete it"
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"checkpoint {path} cannot be written: create the folder {path.parent} first."
+            f"checkpoint {path} cannot be written: create the folder {path.parent} first"
         )
     return path
 
@@ -71,7 +71,7 @@ def fingerprint(
     val: Data | None,
     **options: object,
 ) -> dict[str, str]:
-    """Describe what must be the same for a resumed run to equal one without a break."""
+    """Describes what must be the same for a resumed run to equal one without a break."""
     shapes = {name: tuple(t.shape) for name, t in named_tensors(module).items()}
     size = sum(math.prod(shape) for shape in shapes.values())
     crc = zlib.crc32(repr(shapes).encode())
@@ -106,7 +106,7 @@ def _describe(data: Data | None) -> str:
 
 
 def write(path: Path, saved: dict[str, Any]) -> None:
-    """Write a checkpoint atomically: a reader sees the old file or the new one, never half."""
+    """Writes a checkpoint atomically: a reader sees the old file or the new one, never half."""
     part = path.with_name(path.name + ".part")
     try:
         torch.save(saved, part)
@@ -116,7 +116,7 @@ def write(path: Path, saved: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, executing nothing that stands in it."""
+    """Reads a checkpoint, executing nothing that stands in it."""
     try:
         saved: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -124,10 +124,10 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # A damaged file makes the unpickler fail in any way.
         raise ValueError(
             f"checkpoint {path} cannot be read (damaged, or another kind of file): delete it or "
-            "name another."
+            "name another"
         ) from error
     if not (isinstance(saved, dict) and saved.get("format") == FORMAT):
         raise ValueError(
-            f"checkpoint {path} was not written by this version of fit: delete it or name another."
+            f"checkpoint {path} was not written by this version of fit: delete it or name another"
         )
     return saved

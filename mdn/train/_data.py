@@ -1,4 +1,4 @@
-"""Training rows: checked once, then cut into the batches of an epoch."""
+"""Training rows: checked once, then divided into the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ Data = tuple[Tensor, ...] | Iterable[Batch]  # all rows as one tuple, or a loade
 
 
 def prepare(name: str, data: Data, device: torch.device) -> Data:
-    """Check tensors and move them to the device once; pass a loader through."""
+    """Checks tensors and moves them to the device once; passes a loader through."""
     if isinstance(data, tuple):
         _check_tensors(name, data)
         batch = _usable_rows(data, device)
         if len(batch[0]) == 0:
-            raise ValueError(f"{name} weight must not be zero in every row.")
+            raise ValueError(f"{name} weight must not be zero in every row")
         return batch
     if not hasattr(data, "__iter__") or isinstance(data, Tensor) or hasattr(data, "__array__"):
         raise TypeError(
             f"{name} must be a tuple of tensors (x, y) or (x, y, weight), or a DataLoader; "
-            f"got {type(data).__name__}."
+            f"got {type(data).__name__}"
         )
     if isinstance(data, Iterator):
         raise TypeError(
             f"{name} must be iterable once an epoch, as a DataLoader is; "
-            f"got the iterator {type(data).__name__}, which is used up after one."
+            f"got the iterator {type(data).__name__}, which is used up after one"
         )
     return data
 
 
 def _check_tensors(name: str, data: tuple[Tensor, ...]) -> None:
     if len(data) not in (2, 3):
-        raise ValueError(f"{name} must be (x, y) or (x, y, weight); got {len(data)} values.")
+        raise ValueError(f"{name} must be (x, y) or (x, y, weight); got {len(data)} values")
     parts = dict(zip(("x", "y", "weight"), data, strict=False))
     for part, t in parts.items():
         if not isinstance(t, Tensor):
             raise TypeError(
                 f"{name} {part} must be a torch.Tensor; got {type(t).__name__}. "
-                "Use torch.as_tensor, with the dtype of the module."
+                "Use torch.as_tensor, with the dtype of the module"
             )
         if t.ndim == 0:
-            raise ValueError(f"{name} {part} must have one entry a row; got a single number.")
+            raise ValueError(f"{name} {part} must have one entry a row; got a single number")
     x, y = data[:2]
     if len(x) != len(y):
         raise ValueError(
             f"{name} x and y must have as many rows as each other; got {len(x)} rows of x and "
-            f"{len(y)} of y."
+            f"{len(y)} of y"
         )
     if len(x) == 0:
-        raise ValueError(f"{name} x and y must have at least one row; got none.")
+        raise ValueError(f"{name} x and y must have at least one row; got none")
     if len(data) == 3 and data[2].shape != (len(x),):
         raise ValueError(
             f"{name} weight must have shape ({len(x)},), one value a row; "
-            f"got {tuple(data[2].shape)}."
+            f"got {tuple(data[2].shape)}"
         )
     for part, t in parts.items():
-        # A finite sum proves every entry finite in one pass; only a suspect is looked at closely.
+        # A finite sum proves every entry finite in one pass; otherwise the entries are searched.
         if (t.is_floating_point() or t.is_complex()) and not t.sum().isfinite():
             bad = ~t.isfinite().flatten(1).all(1) if t.ndim > 1 else ~t.isfinite()
             _refuse_rows(f"{name} {part} must be finite", t, bad)
@@ -75,12 +75,12 @@ def _refuse_rows(claim: str, t: Tensor, bad: Tensor) -> None:
         row = int(bad.nonzero()[0])
         raise ValueError(
             f"{claim}; row {row} is {t[row].flatten()[:8].tolist()} ({int(bad.sum())} such rows): "
-            "correct or drop them."
+            "correct or drop them"
         )
 
 
 def _usable_rows(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
-    """Move a batch to the device, without the rows of weight 0: 0 * inf would spoil the sum."""
+    """Moves a batch to the device, without the rows of weight 0: 0 * inf would be NaN."""
     # Copies to a GPU may overlap with its work; copies from one must be waited for.
     moved = tuple(t.detach().to(device, non_blocking=device.type == "cuda") for t in batch)
     if len(moved) == 2:
@@ -98,7 +98,7 @@ def batches(
     shuffle: torch.Generator | None,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """Yield the batches of one epoch; `shuffle` None keeps the rows of tensors in order."""
+    """Yields the batches of one epoch; ``shuffle`` None keeps the rows of tensors in order."""
     if isinstance(data, tuple):
         n = len(data[0])
         count = math.ceil(n / (batch_size or n))
@@ -116,7 +116,7 @@ def batches(
         ):
             raise TypeError(
                 "A loader must yield tuples of tensors (x, y) or (x, y, weight); "
-                f"got {type(batch).__name__}."
+                f"got {type(batch).__name__}"
             )
         usable = _usable_rows(batch, device)
         if len(usable[0]):
@@ -124,11 +124,11 @@ def batches(
 
 
 def checked_log_prob(dist: Any, x: Tensor, y: Tensor) -> Tensor:
-    """`dist.log_prob(y)`, refusing shapes that would broadcast to something else in silence."""
+    """Returns ``dist.log_prob(y)``; refuses shapes that would broadcast silently."""
     if not hasattr(dist, "log_prob"):
         raise TypeError(
             f"module(x) must return a torch Distribution; got {type(dist).__name__}, "
-            "which has no log_prob."
+            "which has no log_prob"
         )
     # Checked before log_prob: Independent sums an (N, N) broadcast to a harmless-looking (N,).
     expected = (len(x), *getattr(dist, "event_shape", y.shape[1:]))

@@ -1,4 +1,4 @@
-"""`fit`: the options, the loop over epochs and its ends."""
+"""``fit``: options, the loop over epochs, and why it ends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fit(
     resume: bool = False,
     max_time: float | None = None,
 ) -> History:
-    """Train `module` in place by maximum likelihood and say how it went.
+    """Trains ``module`` in place by maximum likelihood and returns the history.
 
     Minimises -sum(w * module(x).log_prob(y)) / sum(w) over minibatches. With validation data the
     module ends with the weights (parameters and buffers) of the epoch of lowest validation NLL,
@@ -51,17 +51,17 @@ def fit(
     mode. Ctrl-C does not raise: it warns, writes the checkpoint of the last full epoch and returns.
 
     Args:
-        module: `module(x)` returns a torch Distribution with batch shape (N,). Batches are moved
+        module: ``module(x)`` returns a torch Distribution with batch shape (N,). Batches are moved
             to the device of its first parameter; dtypes are left alone.
-        train: tensors `(x, y)` or `(x, y, weight)`: x (N, ...), y ``(N, *event_shape)`` (class
+        train: tensors ``(x, y)`` or ``(x, y, weight)``: x (N, ...), y ``(N, *event_shape)`` (class
             indices stay integers), weight (N,) at least 0, where 0 leaves the row out. Or a
             DataLoader of such batches; its order is then its own.
-        val: the same for validation; None trains for `max_epochs` without early stopping.
+        val: the same for validation; None trains for ``max_epochs`` without early stopping.
         max_epochs: most passes over the training rows.
         batch_size: most rows in a batch; an epoch is cut into equal batches, give or take a row.
             None is the power of two next below N / 64, at least 32 and at most 512.
-        lr: step size of AdamW; unused with `optimizer`.
-        weight_decay: decoupled weight decay of AdamW; unused with `optimizer`.
+        lr: step size of AdamW; unused with ``optimizer``.
+        weight_decay: decoupled weight decay of AdamW; unused with ``optimizer``.
         patience: stop after this many epochs in a row without a lower validation NLL.
         clip_norm: longest gradient (Euclidean norm over all parameters) of a step; longer ones
             are scaled down to it. None turns it off.
@@ -70,9 +70,9 @@ def fit(
         progress: a progress bar on standard error; None shows it on a terminal only.
         checkpoint: file to write the whole state of training to, atomically; None writes none.
         checkpoint_every: epochs between two writes; the end and Ctrl-C write one too.
-        resume: go on from `checkpoint` if that file exists. The result is that of a run without
-            a break, unless a DataLoader draws its order from a generator of its own. `max_epochs`,
-            `patience` and `max_time` may differ from before.
+        resume: go on from ``checkpoint`` if that file exists. The result is that of a run without
+            a break, unless a DataLoader draws its order from a generator of its own.
+            ``max_epochs``, ``patience`` and ``max_time`` may differ from before.
         max_time: seconds after which no further epoch is begun in this call; at least one is run.
 
     Returns:
@@ -82,8 +82,8 @@ def fit(
         TrainingError: a loss or a gradient is not finite.
         ValueError: data, options or the checkpoint do not fit.
         TypeError: data are not tensors, or the module does not return a distribution.
-        FileExistsError: `checkpoint` exists and `resume` is False.
-        FileNotFoundError: the folder of `checkpoint` does not exist.
+        FileExistsError: ``checkpoint`` exists and ``resume`` is False.
+        FileNotFoundError: the folder of ``checkpoint`` does not exist.
 
     Example:
         >>> import torch
@@ -119,13 +119,13 @@ def fit(
         batch_size = batch_size or fit_batch_size(len(rows[0]))
     elif batch_size is not None:
         raise ValueError(
-            "batch_size applies to tensors; train is a loader, so set its own batch_size instead."
+            "batch_size applies to tensors; train is a loader, so set its own batch_size instead"
         )
     options: dict[str, Any] = {"batch_size": batch_size, "clip_norm": clip_norm, "seed": seed}
     run = Run(module, optimizer, rows, val_rows, **options)
     saved = None
 
-    # DataLoaders and dropout draw from the global generators, so these are lent and given back.
+    # DataLoaders and dropout draw from the global generators, whose state is restored afterwards.
     with (
         torch.random.fork_rng(devices=run.cuda_devices),
         run.left_tidy(),
@@ -168,7 +168,7 @@ def fit(
 def _adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     params = [p for p in module.parameters() if p.requires_grad]
     if not params:
-        raise ValueError("module must have parameters that require a gradient; it has none.")
+        raise ValueError("module must have parameters that require a gradient; it has none")
     try:  # One kernel for all parameters: a third of the time of the default on small networks.
         return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, fused=True)
     except RuntimeError:  # No fused kernel for this device or dtype.
@@ -179,19 +179,19 @@ def _check_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> Non
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer; got {type(optimizer).__name__}. "
-            "Build it first, as torch.optim.SGD(module.parameters(), lr=0.01)."
+            "Build it first, as torch.optim.SGD(module.parameters(), lr=0.01)"
         )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if held.isdisjoint(id(p) for p in module.parameters()):
         raise ValueError(
             "optimizer holds none of the module's parameters: build it from module.parameters() "
-            "after the module is complete."
+            "after the module is complete"
         )
 
 
 @contextmanager
 def _progress_bar(show: bool | None, max_epochs: int) -> Iterator[Callable[[History], None]]:
-    """Yield what shows the epochs on standard error, or nothing; rich is loaded only to show."""
+    """Yields a function that shows the epochs on standard error; rich is loaded only if it does."""
     if not (sys.stderr.isatty() if show is None else show):
         yield lambda history: None
         return

@@ -22,7 +22,7 @@ class History:
         best_epoch: index of the epoch whose weights the module holds: the one of lowest
             validation NLL, or the last one without validation data; -1 if no epoch was finished.
         stopped: why training ended: "max_epochs", "patience", "max_time", "interrupted", or, in
-            the history of a `TrainingError`, "error".
+            the history of a ``TrainingError``, "error".
         seconds: time spent, s, including the runs that were resumed.
 
     Example:
@@ -38,13 +38,13 @@ class History:
 
     @property
     def best_nll(self) -> float:
-        """NLL of epoch `best_epoch` (nats): on validation data if there is any, else training."""
+        """NLL of epoch ``best_epoch`` (nats): on validation data if there is any, else training."""
         if self.best_epoch < 0:
             return math.nan
         return (self.val_nll or self.train_nll)[self.best_epoch]
 
     def shifted(self, offset: float) -> History:
-        """The same history with `offset` nats added to every NLL.
+        """The same history with ``offset`` nats added to every NLL.
 
         A change of unit y' = c y adds log|c| nats for each dimension of y.
 

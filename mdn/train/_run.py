@@ -32,7 +32,7 @@ _CAUSES = {
 
 
 class Run:
-    """The state that a further epoch depends on, and the epoch itself."""
+    """The state of a training run, and one epoch of it."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def epoch(self) -> int:
-        """Epochs finished, which is the index of the one to come."""
+        """Epochs finished, which is the index of the next one."""
         return len(self.train_nll)
 
     @property
@@ -75,12 +75,12 @@ class Run:
         return f"of epoch {self.best_epoch}" if self.best_epoch >= 0 else "it began with"
 
     def history(self, stopped: str) -> History:
-        """Report the epochs finished so far."""
+        """Returns the history of the epochs finished so far."""
         seconds = time.perf_counter() - self.begun
         return History([*self.train_nll], [*self.val_nll], self.best_epoch, stopped, seconds)
 
     def seed_global_generators(self) -> None:
-        """Seed the generators of random layers, with a draw that sets them off from shuffling."""
+        """Seeds the generators of random layers, independently of the shuffling."""
         seed = int(torch.randint(2**62, (), generator=self.shuffle))
         torch.default_generator.manual_seed(seed)
         for index in self.cuda_devices:
@@ -89,7 +89,7 @@ class Run:
 
     @contextmanager
     def left_tidy(self) -> Iterator[None]:
-        """Leave the module with its best weights, its former modes and no gradients."""
+        """Leaves the module with its best weights, its former modes and no gradients."""
         modes = [(child, child.training) for child in self.module.modules()]
         try:
             yield
@@ -100,12 +100,12 @@ class Run:
             self.drop_gradients()
 
     def drop_gradients(self) -> None:
-        """Reset every gradient."""
+        """Resets every gradient."""
         for p in self.all_params:
             p.grad = None
 
     def one_epoch(self) -> None:
-        """Train on every row once, validate, and keep the weights if they are the best so far."""
+        """Trains on every row once, validates, and keeps the weights if they are the best."""
         train_nll, val_nll = self.train_epoch(), self.validate()
         better = val_nll is None or not self.val_nll or val_nll < self.val_nll[self.best_epoch]
         best = snapshot(self.module) if better else self.best
@@ -118,7 +118,7 @@ class Run:
             self.bad_epochs += 1
 
     def train_epoch(self) -> float:
-        """Take one pass of gradient steps; return the weighted mean loss (nats a row)."""
+        """Takes one pass of gradient steps; returns the weighted mean loss (nats a row)."""
         self.module.train()
         params, clip_norm = self.params, self.clip_norm
         total = weights = 0.0
@@ -129,8 +129,8 @@ class Run:
             loss.backward()
             flat = [p.grad.reshape(-1) for p in params if p.grad is not None]
             norm = torch.linalg.vector_norm(torch.cat(flat))
-            # Read once everything is queued: a GPU is waited for once a step, and before the step
-            # could harm the weights.
+            # Read after everything is queued: one synchronisation with a GPU a step, and before
+            # the step could harm the weights.
             value, length, rows = loss.item(), norm.item(), float(weight)
             if not (math.isfinite(value) and math.isfinite(length)):
                 raise self.error(index, value, length)
@@ -142,12 +142,12 @@ class Run:
             total += value * rows
             weights += rows
         if weights == 0:
-            raise ValueError("train must yield rows of positive weight; the loader yielded none.")
+            raise ValueError("train must yield rows of positive weight; the loader yielded none")
         return total / weights
 
     @torch.no_grad()
     def validate(self) -> float | None:
-        """Return the NLL of the present weights on the validation rows (nats a row), if any."""
+        """Returns the NLL of the present weights on the validation rows (nats a row), if any."""
         if self.val is None:
             return None
         self.module.eval()
@@ -158,13 +158,13 @@ class Run:
             total += loss.item() * rows
             weights += rows
         if weights == 0:
-            raise ValueError("val must yield rows of positive weight; the loader yielded none.")
+            raise ValueError("val must yield rows of positive weight; the loader yielded none")
         if not math.isfinite(total):
             raise self.error(None, total, 0.0)
         return total / weights
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor | int]:
-        """Return the mean NLL of a batch (nats a row) and the weight it stands for."""
+        """Returns the mean NLL of a batch (nats a row) and the weight it stands for."""
         x, y, *weight = batch
         dist = self.module(x)
         shapes = x.shape, y.shape
@@ -179,7 +179,7 @@ class Run:
         return -(weight[0] * log_prob).sum() / total, total
 
     def error(self, batch: int | None, value: float, length: float) -> TrainingError:
-        """Say that the loss `value` or, if that is finite, the gradient norm `length` is not."""
+        """The error of a loss ``value`` or, if that is finite, of a gradient norm, not finite."""
         where = "the validation pass" if batch is None else f"batch {batch}"
         if math.isfinite(value):
             what, cause, value = "the gradient norm", _CAUSES["gradient"], length
@@ -187,12 +187,12 @@ class Run:
             what, cause = "the loss", _CAUSES[str(value)]
         message = (
             f"In epoch {self.epoch}, {where}, {what} became {value}: {cause}. "
-            f"The module holds the weights {self.kept}."
+            f"The module holds the weights {self.kept}"
         )
         return TrainingError(message, self.epoch, batch, value, self.history("error"))
 
     def capture(self) -> dict[str, Any]:
-        """Copy everything a further epoch depends on, as tensors and plain containers."""
+        """Copies everything a further epoch depends on, as tensors and plain containers."""
         return {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -210,7 +210,7 @@ class Run:
         }
 
     def load(self, path: Path) -> None:
-        """Take the state that `capture` wrote, after checking that it belongs to this run."""
+        """Takes the state that ``capture`` wrote, after checking that it belongs to this run."""
         saved = read(path)
         differing = [
             f"{name} was {saved['fingerprint'].get(name)} and is {value}"
@@ -220,7 +220,7 @@ class Run:
         if differing:
             raise ValueError(
                 f"checkpoint {path} belongs to another run ({'; '.join(differing)}): "
-                "give the same arguments, or another file."
+                "give the same arguments, or another file"
             )
         restore(self.module, saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
