@@ -864,6 +864,29 @@ def test_warm_start_refuses_another_model_and_keeps_the_old_one(
         regressor(warm_start=True).fit(X, y).fit(np.column_stack([X, y]), y)
 
 
+def test_ctrl_c_ends_the_training_with_the_networks_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first of two groups: no other is begun, and the model predicts, saves and loads."""
+    fit_ensemble = _training.fit_ensemble
+
+    def interrupted(*args: Any, report: Any, **options: Any) -> Any:
+        def press(done: int, total: int) -> None:
+            report(done, total)
+            if done == 3:
+                raise KeyboardInterrupt
+
+        return fit_ensemble(*args, report=press, **options)
+
+    monkeypatch.setattr(_training, "fit_ensemble", interrupted)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 2))
+    y = X[:, 0] + rng.normal(size=80)
+    with pytest.warns(UserWarning, match="Training was interrupted in epoch 3"):
+        model = MDNRegressor(preset="fast", ensemble_size=4, random_state=0).fit(X, y)
+    assert (model.history_.stopped, len(model.history_)) == ("interrupted", 3)
+    assert len(model.model_.groups) == 1
+    assert np.isfinite(model.log_prob(X, y)).all()
+
+
 def test_max_time_ends_the_training_and_says_so() -> None:
     """A millisecond is over after the first epoch."""
     X, y = rows()

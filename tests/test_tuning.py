@@ -8,7 +8,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 import mdn
 from mdn import History, MDNRegressor, TrainingError, tuning
+from mdn.estimator import _training
 
 optuna = pytest.importorskip("optuna", reason='needs optuna: pip install "mdn[tune]"')
 
@@ -254,6 +257,30 @@ def test_weights_count_in_fit_and_score(spy: Spy) -> None:
     assert model.study_.best_value == pytest.approx(total / heavy.sum(), rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["array", "frame", "list"])
+def test_a_pipeline_is_searched_as_the_regressor_at_its_end(kind: str) -> None:
+    """The same settings and scores as of the regressor alone on the transformed rows."""
+    X, y = rows()
+    weight = np.arange(N) % 3.0
+    table_of = {"array": np.asarray, "frame": pd.DataFrame, "list": np.ndarray.tolist}[kind]
+    halved = FunctionTransformer(lambda a: np.asarray(a) / 2)
+    pipeline = make_pipeline(halved, MDNRegressor(**FAST))
+    model = search(3, table_of(X), y, sample_weight=weight, estimator=pipeline)
+    alone = search(3, X / 2, y, sample_weight=weight)
+    assert table(model) == table(alone)
+    assert isinstance(model, Pipeline) and model is not pipeline
+    np.testing.assert_array_equal(model.predict(table_of(X)), alone.predict(X / 2))
+    with pytest.raises(ValueError, match="begun with another estimator"):
+        search(3, X / 2, y, sample_weight=weight, estimator=pipeline, study=alone.study_)
+
+
+def test_what_does_not_end_in_a_regressor_of_mdn_is_refused() -> None:
+    """Its settings are not those that are searched."""
+    for other in (LinearRegression(), make_pipeline(LinearRegression())):
+        with pytest.raises(TypeError, match="Pipeline that ends in one; got LinearRegression"):
+            search(1, estimator=other)
+
+
 # -- interrupted and resumed ------------------------------------------------------------------
 
 
@@ -278,19 +305,23 @@ def test_a_search_goes_on_from_its_file_as_if_it_had_not_ended(tmp_path: Path, s
 def test_an_interrupt_ends_the_search_and_loses_one_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    """Ctrl-C by itself only ends one training, early; here it ends the search, which resumes."""
-    fit = MDNRegressor.fit
-    calls = itertools.count()
+    """Ctrl-C alone ends one training, with the best weights; here the search, which resumes."""
+    fit_ensemble = _training.fit_ensemble
+    trainings = itertools.count()
 
-    def stops(model: MDNRegressor, *data: Any) -> MDNRegressor:
-        fit(model, *data)
-        if next(calls) == at:
-            model.history_ = replace(model.history_, stopped="interrupted")
-        return model
+    def interrupted(*args: Any, report: Any, **options: Any) -> History:
+        here = next(trainings) == at
+
+        def press(done: int, total: int) -> None:
+            report(done, total)
+            if here and done == 2:
+                raise KeyboardInterrupt
+
+        return fit_ensemble(*args, report=press, **options)
 
     path = tmp_path / "search.db"
     with monkeypatch.context() as patch:
-        patch.setattr(MDNRegressor, "fit", stops)
+        patch.setattr(_training, "fit_ensemble", interrupted)
         with pytest.raises(KeyboardInterrupt):
             search(5, storage=path)
     resumed = search(5, storage=path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -137,9 +137,11 @@ class FittedModel:
 
     @property
     def history(self) -> History:
-        """Of the group of greatest weight."""
+        """Of the group of greatest weight; "interrupted" if any group was."""
         each = self.stack.weight.split([len(sizes) for sizes in self.subgroup_sizes])
-        return self.groups[int(torch.stack([part.sum() for part in each]).argmax())].history
+        found = self.groups[int(torch.stack([part.sum() for part in each]).argmax())].history
+        interrupted = any(group.history.stopped == "interrupted" for group in self.groups)
+        return replace(found, stopped="interrupted") if interrupted else found
 
     @torch.no_grad()
     def members(self, x: Floats) -> list[GaussianMixture]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from ..train._options import check_integer
 from ._base_models import Report
-from ._validation import check_count
 
 __all__ = ["progress", "threads"]
 
@@ -21,7 +21,7 @@ def threads(n_jobs: int | None) -> Iterator[None]:
         yield
         return
     if n_jobs != -1:
-        check_count("n_jobs", n_jobs)
+        check_integer("n_jobs", n_jobs)
     from joblib import cpu_count
     from threadpoolctl import threadpool_limits
 

@@ -137,10 +137,11 @@ def train(
     previous: dict[bool, MDNEnsemble] = {}
     if start and len(start.groups) == len(todo.groups):  # else noise has come or gone
         previous = {group.uses_trees: group.network for group in start.groups}
-    fitted = [
-        _train_group(training, i, previous.get(group.uses_trees))
-        for i, group in enumerate(todo.groups)
-    ]
+    fitted: list[tuple[FittedGroup, _HeldOut | None]] = []
+    for i, group_plan in enumerate(todo.groups):
+        fitted.append(_train_group(training, i, previous.get(group_plan.uses_trees)))
+        if fitted[-1][0].history.stopped == "interrupted":  # by Ctrl-C: no further group is begun
+            break
     groups = [group for group, _ in fitted]
     # float32 would make a row's prediction depend on the rows beside it, by some 1e-7
     for group in groups:

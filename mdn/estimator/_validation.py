@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, _num_samples
 
+from ..train._options import check_integer
 from ._plan import TINY, Settings
 
 __all__ = [
-    "check_count",
     "check_finite",
     "checked_settings",
     "checked_weight",
@@ -38,7 +38,8 @@ def checked_settings(params: Mapping[str, Any]) -> Settings:
             f"preset must be one of {', '.join(map(repr, _PRESETS))}; got {params['preset']!r}"
         )
     for name in ("n_components", "ensemble_size", "batch_size", "max_epochs", "patience"):
-        check_count(name, params[name])
+        if params[name] is not None:
+            check_integer(name, params[name])
     for name in ("learning_rate", "max_time"):
         value = params[name]
         if value is not None and not 0 < value < np.inf:
@@ -52,22 +53,12 @@ def checked_settings(params: Mapping[str, Any]) -> Settings:
         if isinstance(hidden, str) or not isinstance(hidden, (Sequence, np.ndarray)):
             raise TypeError(f"hidden must be a sequence of widths, as (64, 64); got {hidden!r}")
         for i, units in enumerate(hidden):
-            check_count(f"hidden[{i}]", units)
+            check_integer(f"hidden[{i}]", units)
     chosen = {name: params[name] for name in Settings.__dataclass_fields__ if name in params}
     chosen["hidden"] = None if hidden is None else tuple(int(units) for units in hidden)
     chosen["trees"] = bool(params["trees"])
     chosen["device"] = torch.device(params["device"])
     return Settings(**chosen, fast=params["preset"] == "fast")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Refuses what is neither None nor a whole number from 1."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1; got {value}")
 
 
 def checked_y(X: Any, y: Any, kind: str, name: str = "y") -> Floats:
