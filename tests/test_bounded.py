@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from mdn.distribution import GaussianMixture
-from mdn.distribution._bounded import DiscretizedMixture, TruncatedMixture
+from mdn.distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
 from tests import oracles
 from tests.cases import MIXTURES
 from tests.oracles import mp
@@ -581,7 +580,9 @@ def test_the_base_may_have_any_covariance_and_dtype() -> None:
         torch.testing.assert_close(got.icdf(0.3), want.icdf(0.3))
     half = mixture(dtype=torch.bfloat16)
     for dist in (TruncatedMixture(half, -0.5, 1.0), DiscretizedMixture(half, 0.5)):
-        double = type(dist)(half.to(F64), *((-0.5, 1.0) if dist._bounds else (0.5,)))
+        double = type(dist)(
+            half.to(F64), *((-0.5, 1.0) if type(dist) is TruncatedMixture else (0.5,))
+        )
         assert dist.log_prob(y.bfloat16()).dtype == dist.sample().dtype == torch.bfloat16
         assert torch.equal(dist.log_prob(y.bfloat16()), double.log_prob(y).bfloat16())
         assert torch.equal(dist.mean, double.mean.bfloat16())
@@ -970,14 +971,13 @@ def test_bad_targets_and_levels_are_refused(kind: str) -> None:
     dist = (
         TruncatedMixture(base, -9.0, 9.0) if kind == "truncated" else DiscretizedMixture(base, 1.0)
     )
-    name = type(dist).__name__
     with pytest.raises(TypeError, match=r"^y must be a torch\.Tensor; got float$"):
         dist.log_prob(1.0)  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match=r"^y must have shape \(\*, 1\); got \(4,\)\. Did you mean"
     ):
         dist.cdf(torch.zeros(4))
-    with pytest.raises(ValueError, match=rf"^y with batch shape \(3,\) does not .* of the {name}$"):
+    with pytest.raises(ValueError, match=r"^y with batch shape \(3,\) does not .* of the mixture$"):
         dist.log_prob(torch.zeros(3, 1))
     with pytest.raises(ValueError, match=r"^y must not be NaN; row 2 is$"):
         dist.log_prob(column(0.0, 0.0, math.nan, math.nan))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from ._bounded import DiscretizedMixture, TruncatedMixture
+from ._base import MixtureDistribution
+from ._discretized import DiscretizedMixture
 from ._divergence import divergence
 from ._families import Logistic, LogitNormal, PointMass
 from ._gaussian import GaussianMixture
 from ._mixture import Mixture
 from ._results import HDR, Bounds, Divergence, Estimate, Modes
+from ._truncated import TruncatedMixture
 
 __all__ = [
+    "MixtureDistribution",
     "GaussianMixture",
     "Mixture",
     "TruncatedMixture",

@@ -1,21 +1,30 @@
-"""The components of a mixture as given by the user, checked, in parts of one family."""
+"""The components of a mixture of any families: as the user gave them, checked, and in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from ..functional._checks import check_entries, check_tensor, check_weights
 from . import _family_functions as families
 from ._family_functions import is_atom, is_discrete
 
-__all__ = ["Part", "check_measure", "checked_parts", "name_of"]
+__all__ = [
+    "ComponentGroup",
+    "Components",
+    "check_logits",
+    "check_measure",
+    "checked_groups",
+    "name_of",
+]
 
 
-class Part(NamedTuple):
+class ComponentGroup(NamedTuple):
     """Some components of one family.
 
     Attributes:
@@ -45,6 +54,12 @@ class Part(NamedTuple):
         lower, upper = families.log_tails(base, y)
         return self._per_component(lower), self._per_component(upper)
 
+    def log_interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Logs of P(low <= Y <= high) and of the rest, (*, k) each; ends are (*)."""
+        base, low = self._against(low)
+        inside, outside = families.log_interval(base, low, self._against(high)[1])
+        return self._per_component(inside), self._per_component(outside)
+
     def quantile(self, q: Tensor, upper: Tensor) -> Tensor:
         """Quantile of the components at q in a tail, (*, k); roughly, for the von Mises."""
         base, q = self._against(q)
@@ -56,6 +71,23 @@ class Part(NamedTuple):
         shape = base.batch_shape
         low, high = (a.double().expand(shape) for a in families.bounds(base))
         return self._per_component(low), self._per_component(high)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each component, (*, k, D)."""
+        found = families.moments(self.dist)
+        if not self.dist.event_shape:
+            found = found[0].unsqueeze(-1), found[1].unsqueeze(-1)
+        return found if self.stacked else (found[0].unsqueeze(-2), found[1].unsqueeze(-2))
+
+    def affine(self, shift: Tensor, scale: Tensor) -> ComponentGroup | None:
+        """Of ``shift + scale * y``, arguments (*, D) or numbers; None if the family has none."""
+        if not self.dist.event_shape:
+            shift, scale = (a[..., 0] if a.ndim else a for a in (shift, scale))
+        if self.stacked:
+            axis = -2 if self.dist.event_shape else -1
+            shift, scale = (a.unsqueeze(axis) if a.ndim > -2 - axis else a for a in (shift, scale))
+        moved = families.affine(self.dist, shift, scale)
+        return None if moved is None else ComponentGroup(moved, self.stacked)
 
     def _against(self, y: Tensor) -> tuple[Distribution, Tensor]:
         """The family without event axis, and y with as many axes more as there are behind (*)."""
@@ -72,14 +104,103 @@ class Part(NamedTuple):
         return value
 
 
-def checked_parts(
+class Components:
+    """Components of any families and their weights.
+
+    Args:
+        log_w: normalised log weights, (*, K), float64.
+        groups: float64 throughout, K in all, of the batch of the weights.
+    """
+
+    def __init__(self, log_w: Tensor, groups: Sequence[ComponentGroup]) -> None:
+        self.log_w, self.groups = log_w, groups
+        self.alive = log_w > -math.inf
+        self.is_atom = torch.tensor(
+            [is_atom(g.dist) for g in groups for _ in range(g.size)], device=log_w.device
+        )
+        self.n_atoms = int(self.is_atom.sum())
+        self.is_discrete = any(is_discrete(g.dist) and not is_atom(g.dist) for g in groups)
+        self.is_circular = all(families.is_circular(g.dist) for g in groups)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a weight or a parameter does."""
+        return self.log_w.requires_grad or any(families.requires_grad(g.dist) for g in self.groups)
+
+    def gather(self, of: Callable[[ComponentGroup], Tensor]) -> Tensor:
+        """What ``of`` says of each group, (*, k), under one batch: (*, K)."""
+        found = [of(group) for group in self.groups]
+        batch = torch.broadcast_shapes(*(a.shape[:-1] for a in found))
+        return torch.cat([a.expand(*batch, a.shape[-1]) for a in found], -1)
+
+    def log_terms(self, y: Tensor) -> Tensor:
+        """Log weight + log density of each component, (*, K); y is (*, D).
+
+        With respect to the counting measure at the point masses and Lebesgue's elsewhere: at a
+        point that has mass, what has none counts as 0.
+        """
+        terms = self.gather(lambda group: group.log_prob(y)) + self.log_w
+        if self.n_atoms and not self.is_discrete:
+            hit = ((terms > -math.inf) & self.is_atom).any(-1, keepdim=True)
+            terms = terms.masked_fill(hit & ~self.is_atom, -math.inf)
+        return terms
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Ends of the support of each component, (*, K)."""
+        low, high = self.gather(lambda g: g.ends()[0]), self.gather(lambda g: g.ends()[1])
+        device = self.log_w.device
+        return low.to(device).expand(self.log_w.shape), high.to(device).expand(self.log_w.shape)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the mixture, (*, D); components of weight 0 do not count."""
+        w = self.log_w.exp().unsqueeze(-1)  # (*, K, 1)
+        pairs = [group.moments() for group in self.groups]
+        loc, variance = (
+            torch.cat([pair[i] for pair in pairs], -2).masked_fill(w == 0, 0.0) for i in (0, 1)
+        )
+        mean = (w * loc).sum(-2)
+        apart = (loc - mean.unsqueeze(-2)).masked_fill(w == 0, 0.0)
+        return mean, (w * (variance + apart.square())).sum(-2)
+
+
+# -- checks -----------------------------------------------------------------------------------
+
+
+def checked_groups(
     logits: Tensor, components: Distribution | Sequence[Distribution]
-) -> tuple[list[Part], torch.Size, int]:
-    """Types and shapes; returns parts, batch shape and target dimensions."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a torch.Tensor; got {type(logits).__name__}")
+) -> tuple[list[ComponentGroup], torch.Size, int]:
+    """Checks types and shapes; returns groups, batch shape and target dimensions."""
+    check_tensor("logits", logits)
     if not logits.is_floating_point():
         raise TypeError(f"logits must be of a floating dtype; got {logits.dtype}")
+    each, stacked = _listed(components)
+    events = [tuple(dist.event_shape) or (1,) for dist in each]
+    if len(set(events)) > 1:
+        raise ValueError(f"components must have one event shape; got {events}")
+    _check_number(logits, each, stacked)
+    batches = [d.batch_shape[:-1] if stacked else d.batch_shape for d in each]
+    try:
+        batch = torch.broadcast_shapes(logits.shape[:-1], *batches)
+    except RuntimeError:
+        found = ", ".join(f"{name_of(d)} {tuple(d.batch_shape)}" for d in each)
+        raise ValueError(
+            f"the batch axes do not broadcast: logits {tuple(logits.shape)}, {found}"
+        ) from None
+    groups = [ComponentGroup(dist, stacked) for dist in each]
+    check_measure(groups)
+    return groups, batch, events[0][0]
+
+
+def check_logits(logits: Tensor) -> None:
+    """Values of the log weights; the message names the first that is none."""
+    check_entries("logits", logits, logits < math.inf, "be less than inf and not NaN")
+    check_weights(logits)
+
+
+def _listed(
+    components: Distribution | Sequence[Distribution],
+) -> tuple[Sequence[Distribution], bool]:
+    """The distributions that were given, and whether it is one that holds all components."""
     stacked = isinstance(components, Distribution)
     each = [components] if isinstance(components, Distribution) else components
     if not isinstance(each, (list, tuple)) or not each:
@@ -99,47 +220,37 @@ def checked_parts(
         raise ValueError(
             f"components must have a last batch axis of K; {name_of(each[0])} has batch shape ()"
         )
-    events = [tuple(d.event_shape) or (1,) for d in each]
-    if len(set(events)) > 1:
-        raise ValueError(f"components must have one event shape; got {events}")
+    return each, stacked
+
+
+def _check_number(logits: Tensor, each: Sequence[Distribution], stacked: bool) -> None:
+    """Raises unless there are as many logits as components."""
     k = each[0].batch_shape[-1] if stacked else len(each)
-    if logits.ndim < 1 or logits.shape[-1] != k:
-        hint = ""
-        if stacked and len(each[0].batch_shape) > 1 and logits.shape[-1:] == (
-            each[0].batch_shape[-2:-1]
-        ):  # fmt: skip
-            hint = ". Did you mean Independent(components, 1)?"
-        raise ValueError(
-            f"logits must have shape (*, {k}) to match the {k} components; "
-            f"got {tuple(logits.shape)}{hint}"
-        )
-    batches = [d.batch_shape[:-1] if stacked else d.batch_shape for d in each]
-    try:
-        batch = torch.broadcast_shapes(logits.shape[:-1], *batches)
-    except RuntimeError:
-        found = ", ".join(f"{name_of(d)} {tuple(d.batch_shape)}" for d in each)
-        raise ValueError(
-            f"the batch axes do not broadcast: logits {tuple(logits.shape)}, {found}"
-        ) from None
-    parts = [Part(dist, stacked) for dist in each]
-    check_measure(parts)
-    return parts, batch, events[0][0]
+    if logits.ndim >= 1 and logits.shape[-1] == k:
+        return
+    batch = each[0].batch_shape
+    shifted = stacked and len(batch) > 1 and logits.shape[-1:] == batch[-2:-1]
+    hint = ". Did you mean Independent(components, 1)?" if shifted else ""
+    raise ValueError(
+        f"logits must have shape (*, {k}) to match the {k} components; "
+        f"got {tuple(logits.shape)}{hint}"
+    )
 
 
-def check_measure(parts: list[Part]) -> None:
+def check_measure(groups: Sequence[ComponentGroup]) -> None:
     """Densities and probability masses have no common unit."""
-    others = [part.dist for part in parts if not is_atom(part.dist)]
+    others = [group.dist for group in groups if not is_atom(group.dist)]
     kinds = [is_discrete(dist) for dist in others]
     if any(kinds) and not all(kinds):
         raise ValueError(
             "components must all have a density or all a probability mass (PointMass goes with "
             f"either); got {', '.join(map(name_of, others))}"
         )
-    for part in parts:
-        if any(kinds) and is_atom(part.dist) and not bool((part.dist.mean % 1 == 0).all()):
+    for group in groups:
+        if any(kinds) and is_atom(group.dist) and not bool((group.dist.mean % 1 == 0).all()):
             raise ValueError(
                 "components: a PointMass among whole numbers must be at one; "
-                f"got loc {part.dist.mean.flatten()[:4].tolist()}"
+                f"got loc {group.dist.mean.flatten()[:4].tolist()}"
             )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.linalg import solve_triangular
 
+from ..functional._checks import check_entries
 from ..functional._diagonal import (
     diagonal_log_prob,
     log_responsibilities,
@@ -121,19 +122,19 @@ class Covariance:
         for name, a, e in zip(self.names, self.tensors, self.events, strict=True):
             if e == 2 and name != "cov_factor":
                 diagonal = a.diagonal(dim1=-2, dim2=-1)
-                refuse(
+                check_entries(
                     name,
                     diagonal,
                     (diagonal > 0) & (diagonal < math.inf),
                     "have a positive and finite diagonal (a singular factor has no density)",
                 )
                 upper = a.triu(1)
-                refuse(name, upper, upper == 0, "be lower triangular (0 above the diagonal)")
-                refuse(name, a, a.isfinite(), "be finite")
+                check_entries(name, upper, upper == 0, "be lower triangular (0 above the diagonal)")
+                check_entries(name, a, a.isfinite(), "be finite")
             elif name == "cov_factor":
-                refuse(name, a, a.isfinite(), "be finite")
+                check_entries(name, a, a.isfinite(), "be finite")
             else:
-                refuse(name, a, (a > 0) & (a < math.inf), "be positive and finite")
+                check_entries(name, a, (a > 0) & (a < math.inf), "be positive and finite")
 
 
 class Diagonal(Covariance):
@@ -332,11 +333,3 @@ def _triangular(root: Tensor) -> Tensor:
 def _signed(root: Tensor) -> Tensor:
     """The same factor with a positive diagonal."""
     return root * root.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
-
-
-def refuse(name: str, value: Tensor, good: Tensor, want: str) -> None:
-    """Raises with the first entry that is not good."""
-    if not bool(good.all()):
-        at = tuple((~good).nonzero()[0].tolist())
-        where = f" at index {at}" if at else ""
-        raise ValueError(f"{name} must {want}; got {value[at].item():g}{where}")

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import register_kl
 
 from ..functional._integrals import component_divergences, divergence_bound
-from ._gaussian import DRAWS, GaussianMixture
+from ._base import DRAWS
+from ._gaussian import GaussianMixture
 from ._results import Divergence
 
 __all__ = ["divergence"]
@@ -50,7 +51,7 @@ def divergence(
     bound = divergence_bound(p.logits, q.logits, pairs)
     if p.n_components == q.n_components == 1:
         return Divergence(pairs[..., 0, 0], torch.zeros_like(bound), bound)
-    y = p.expand(bound.shape).rsample((n_samples,), generator=generator or p._fixed())
+    y = p.expand(bound.shape).rsample((n_samples,), generator=generator or p._fixed_generator())
     ratio = p.log_prob(y) - q.log_prob(y)
     return Divergence(ratio.mean(0), ratio.detach().std(0) / math.sqrt(n_samples), bound)
 

@@ -38,7 +38,8 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution
 
-from ..functional._numerics import LOG_2, log_ndtr
+from ..functional._numerics import LOG_2, log_diff_exp, log_ndtr, log_sum_exp
+from ..functional._quadrature import gauss_legendre
 from ..functional._roots import find_root
 from ._families import Logistic, LogitNormal, PointMass
 from ._incomplete_gamma_beta import (
@@ -58,11 +59,13 @@ from ._von_mises import (
 )
 
 __all__ = [
+    "affine",
     "bounds",
     "is_atom",
     "is_circular",
     "is_discrete",
     "joined",
+    "log_interval",
     "log_prob",
     "log_tails",
     "moments",
@@ -72,10 +75,15 @@ __all__ = [
 ]
 
 
+_THIN = 1e-4  # part of a tail below which the difference of two has lost four digits
+_THIN_NODES = 10  # of the quadrature over an interval that is so thin
+
+Parameters = dict[str, Tensor]
+
 # -- taking distributions apart ---------------------------------------------------------------
 
 
-def parameters(dist: Distribution) -> dict[str, Tensor] | None:
+def parameters(dist: Distribution) -> Parameters | None:
     """What the constructor takes, under the whole batch shape; None if that is not known."""
     if isinstance(dist, td.Independent):
         return parameters(dist.base_dist)
@@ -97,7 +105,7 @@ def parameters(dist: Distribution) -> dict[str, Tensor] | None:
     }
 
 
-def _made(like: Distribution, found: dict[str, Tensor]) -> Distribution:
+def _made(like: Distribution, found: Parameters) -> Distribution:
     """A distribution of the same kind with other parameters."""
     if isinstance(like, td.Independent):
         base = _made(like.base_dist, found)
@@ -128,6 +136,21 @@ def joined(dists: list[Distribution]) -> Distribution | None:
     axis = len(first.batch_shape) - 1
     columns = zip(*((p or {}).values() for p in every), strict=True)
     return _made(first, {n: torch.cat(c, axis) for n, c in zip(every[0], columns, strict=True)})
+
+
+def affine(dist: Distribution, shift: Tensor, scale: Tensor) -> Distribution | None:
+    """The law of ``shift + scale * y``; None if the family has no such member.
+
+    Args:
+        dist: of univariate families.
+        shift, scale: broadcast against its parameters; scale is not 0.
+    """
+    found = parameters(dist)
+    change = _affine_point if is_atom(dist) else functions_of(_base(dist)).affine
+    if found is None or change is None:
+        return None
+    moved = change(found, shift, scale)
+    return None if moved is None else _made(dist, {**found, **moved})
 
 
 def requires_grad(dist: Distribution) -> bool:
@@ -180,7 +203,7 @@ def _supports(dist: Distribution, y: Tensor) -> Tensor:
     if isinstance(dist, td.Weibull):  # torch leaves 0 out, where it may have a mode
         return y >= 0
     inside = dist.support.check(y)  # type: ignore[union-attr]
-    if isinstance(dist, td.TransformedDistribution) and type(dist) not in _KNOWN:
+    if isinstance(dist, td.TransformedDistribution) and type(dist) not in FAMILY_FUNCTIONS:
         for transform in reversed(dist.transforms):
             y = transform.inv(y)
         inside = inside & _supports(dist.base_dist, y)
@@ -200,8 +223,8 @@ def log_prob(dist: Distribution, y: Tensor) -> Tensor:
     if isinstance(dist, PointMass):
         hit = torch.where(y == dist.loc, 0.0, -math.inf).to(y.dtype)
         return torch.where(y.isnan(), y, hit)
-    tools = _tools(dist)
-    ask = dist.log_prob if tools.log_prob is None else tools.log_prob(dist)
+    known = functions_of(dist)
+    ask = dist.log_prob if known.log_prob is None else known.log_prob(dist)
     y = y.expand(torch.broadcast_shapes(y.shape, dist.batch_shape))
     low, high = bounds(dist)
     inside = _somewhere(low, high).to(y)
@@ -236,11 +259,47 @@ def log_tails(dist: Distribution, y: Tensor) -> tuple[Tensor, Tensor]:
     else:
         below = y <= low
     above = y >= high
-    lower, upper = _tools(dist).tails(dist, torch.where(below | above, _somewhere(low, high), y))
+    lower, upper = functions_of(dist).tails(
+        dist, torch.where(below | above, _somewhere(low, high), y)
+    )
     return (
         lower.masked_fill(below, -math.inf).masked_fill(above, 0.0),
         upper.masked_fill(below, 0.0).masked_fill(above, -math.inf),
     )
+
+
+def log_interval(dist: Distribution, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Logs of P(low <= Y <= high) and of the rest, of a univariate distribution, in float64.
+
+    A difference in the smaller tail; where that would cancel, the integral of the density.
+    """
+    low, high = torch.broadcast_tensors(low.double(), high.double())
+    if isinstance(dist, PointMass):
+        hit = (low <= dist.loc) & (dist.loc <= high)
+        inside = torch.where(hit, 0.0, -math.inf).double()
+        return inside, torch.where(hit, -math.inf, 0.0).double()
+    discrete = is_discrete(dist)
+    below_low, above_low = log_tails(dist, low.ceil() - 1.0 if discrete else low)
+    below_high, above_high = log_tails(dist, high)
+    left = below_high < above_low
+    larger = torch.where(left, below_high, above_low)
+    smaller = torch.where(left, below_low, above_high)
+    thin = (larger - smaller < _THIN) & (low < high) & (not discrete)
+    empty = (low > high) if discrete else (low >= high)
+    inside = log_diff_exp(larger, torch.where(thin | empty, larger - 1.0, smaller))
+    if bool(thin.any()):
+        x, w = (a.to(low) for a in gauss_legendre(_THIN_NODES))
+        half = 0.5 * torch.where(thin, high - low, 1.0)
+        at = torch.where(thin, 0.5 * low + 0.5 * high, _somewhere(*bounds(dist)).to(low))
+        terms = log_prob(dist, (at.unsqueeze(0) + (half * thin).unsqueeze(0) * _column(x, half)))
+        integral = log_sum_exp(terms + _column(w, half).log(), 0) + half.log()
+        inside = torch.where(thin, integral, inside)
+    outside = log_sum_exp(torch.stack([below_low, above_high]), 0)
+    return inside.masked_fill(empty, -math.inf), outside.masked_fill(empty, 0.0)
+
+
+def _column(a: Tensor, like: Tensor) -> Tensor:
+    return a.view(-1, *(1,) * like.ndim)
 
 
 @torch.no_grad()
@@ -258,7 +317,7 @@ def quantile(dist: Distribution, q: Tensor, upper: Tensor) -> Tensor:
     shape = torch.broadcast_shapes(q.shape, dist.batch_shape)
     if isinstance(dist, PointMass):
         return dist.loc.double().expand(shape)
-    solve = _tools(dist).quantile
+    solve = functions_of(dist).quantile
     if solve is not None:
         return solve(dist, q, upper).expand(shape)
     q, upper = q.expand(shape), upper.expand(shape)
@@ -301,18 +360,19 @@ _PI_ROUNDED_UP = 3.1415927410125732  # pi in float32, which draws may be
 _EXPANSIONS = 1100  # doublings of a bracket, to the largest float64
 
 
-class _Tools(NamedTuple):
+class FamilyFunctions(NamedTuple):
     """What is known of a family; y is inside the support."""
 
     tails: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
     quantile: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     log_prob: Callable[[Any], Callable[[Tensor], Tensor]] | None = None
+    affine: Callable[[Parameters, Tensor, Tensor], Parameters | None] | None = None
 
 
-def _tools(dist: Distribution) -> _Tools:
+def functions_of(dist: Distribution) -> FamilyFunctions:
     for kind in type(dist).__mro__:
-        if kind in _KNOWN:
-            return _KNOWN[kind]
+        if kind in FAMILY_FUNCTIONS:
+            return FAMILY_FUNCTIONS[kind]
     return _OTHER
 
 
@@ -322,6 +382,24 @@ def _symmetric(log_cdf: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tenso
         return log_cdf(z), log_cdf(-z)
 
     return tails
+
+
+def _location_scale(p: Parameters, shift: Tensor, scale: Tensor) -> Parameters:
+    return {"loc": shift + scale * p["loc"], "scale": scale.abs() * p["scale"]}
+
+
+def _affine_point(p: Parameters, shift: Tensor, scale: Tensor) -> Parameters:
+    return {"loc": shift + scale * p["loc"]}
+
+
+def _scale_only(name: str, change: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    """For a family of positive numbers, which no shift and no change of sign leaves one."""
+
+    def moved(p: Parameters, shift: Tensor, scale: Tensor) -> Parameters | None:
+        fine = bool((shift == 0).all()) and bool((scale > 0).all())
+        return {name: change(p[name], scale)} if fine else None
+
+    return moved
 
 
 def _from_standard(standard: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -440,21 +518,37 @@ def _other_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     return log_or_nothing(p), log_or_nothing(1.0 - p)
 
 
-_KNOWN: dict[type, _Tools] = {
-    td.Normal: _Tools(_symmetric(log_ndtr), _from_standard(torch.special.ndtri)),
-    td.LogNormal: _Tools(_log_normal_tails, _log_normal_quantile),
-    LogitNormal: _Tools(_logit_normal_tails, _logit_normal_quantile),
-    td.Laplace: _Tools(_symmetric(_laplace_log_cdf), _from_standard(lambda q: (2.0 * q).log())),
-    Logistic: _Tools(
-        _symmetric(torch.nn.functional.logsigmoid),
-        _from_standard(lambda q: q.log() - torch.log1p(-q)),
+_SYMMETRIC: dict[type, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    td.Normal: (log_ndtr, torch.special.ndtri),
+    td.Laplace: (_laplace_log_cdf, lambda q: (2.0 * q).log()),
+    Logistic: (torch.nn.functional.logsigmoid, lambda q: q.log() - torch.log1p(-q)),
+}  # log cdf and lower quantiles of the standard member
+FAMILY_FUNCTIONS: dict[type, FamilyFunctions] = {
+    **{
+        kind: FamilyFunctions(
+            _symmetric(log_cdf), _from_standard(quantiles), affine=_location_scale
+        )
+        for kind, (log_cdf, quantiles) in _SYMMETRIC.items()
+    },
+    td.LogNormal: FamilyFunctions(
+        _log_normal_tails,
+        _log_normal_quantile,
+        affine=_scale_only("loc", lambda loc, c: loc + c.log()),
     ),
-    td.Weibull: _Tools(_weibull_tails, _weibull_quantile, _weibull_log_prob),
-    td.StudentT: _Tools(_student_tails, _student_quantile, _student_log_prob),
-    td.Gamma: _Tools(_gamma_tails, _gamma_quantile),
-    td.Beta: _Tools(_beta_tails, _beta_quantile),
-    td.VonMises: _Tools(von_mises_tails, von_mises_quantile, von_mises_log_prob),
-    td.NegativeBinomial: _Tools(_negative_binomial_tails),
-    td.Poisson: _Tools(_poisson_tails),
+    LogitNormal: FamilyFunctions(_logit_normal_tails, _logit_normal_quantile),
+    td.Weibull: FamilyFunctions(
+        _weibull_tails,
+        _weibull_quantile,
+        _weibull_log_prob,
+        affine=_scale_only("scale", torch.mul),
+    ),
+    td.StudentT: FamilyFunctions(
+        _student_tails, _student_quantile, _student_log_prob, affine=_location_scale
+    ),
+    td.Gamma: FamilyFunctions(_gamma_tails, _gamma_quantile, affine=_scale_only("rate", torch.div)),
+    td.Beta: FamilyFunctions(_beta_tails, _beta_quantile),
+    td.VonMises: FamilyFunctions(von_mises_tails, von_mises_quantile, von_mises_log_prob),
+    td.NegativeBinomial: FamilyFunctions(_negative_binomial_tails),
+    td.Poisson: FamilyFunctions(_poisson_tails),
 }
-_OTHER = _Tools(_other_tails)
+_OTHER = FamilyFunctions(_other_tails)

@@ -1,0 +1,372 @@
+"""The contract of all mixture distributions: what one may ask, checked and documented once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..functional._checks import (
+    check_batch,
+    check_coverage,
+    check_entries,
+    check_event,
+    check_levels,
+    check_not_nan,
+    check_tensor,
+    check_univariate,
+)
+from ._law import UnivariateLaw
+from ._results import HDR, Modes
+
+__all__ = ["DRAWS", "MixtureDistribution"]
+
+DRAWS = 4096  # of Monte Carlo estimates that have no other setting
+_SEED = 6_364_136_223  # of draws that nobody gave a generator for; one that nobody else takes
+
+
+class MixtureDistribution(Distribution, ABC):
+    """A batch of mixture distributions over y in D dimensions.
+
+    The event shape is always ``(D,)``, also when D is 1, and y is (*, D): a target of shape (N,)
+    against a batch of N is refused, never broadcast to (N, N).  Methods marked D = 1 need one
+    target dimension.  Where they are exact and where they are computed by quadrature depends on the
+    class; either way their results have the dtype of the parameters, or that of y if it is wider.
+
+    A subclass says what its parameters are (:meth:`_map`, :meth:`_named`), its log density and
+    moments, and for D = 1 the :class:`UnivariateLaw` that answers everything else.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    # -- what a subclass says of itself -------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def n_components(self) -> int:
+        """Number of components K."""
+
+    @property
+    @abstractmethod
+    def _reference(self) -> Tensor:
+        """A parameter, of which dtype and device are those of the distribution."""
+
+    @abstractmethod
+    def _law(self) -> UnivariateLaw:
+        """The distribution as a law on the line; D = 1."""
+
+    def _log_prob(self, y: Tensor) -> Tensor:
+        """Log density at checked y, (*, D), of at least as many axes as the batch."""
+        return self._law().log_prob(y[..., 0])
+
+    def _mean(self) -> Tensor:
+        """Mean, (*, D)."""
+        return self._law().moments()[0].unsqueeze(-1)
+
+    def _variance(self) -> Tensor:
+        """Variance, (*, D)."""
+        return self._law().moments()[1].unsqueeze(-1)
+
+    def _stddev(self) -> Tensor:
+        """Standard deviation, (*, D)."""
+        return self._variance().sqrt()
+
+    def _modes(self) -> tuple[Tensor, Tensor]:
+        """Places (*, M, D) and log densities (*, M) of the modes."""
+        self._need_one_dimension("modes")
+        place, height = self._law().modes()
+        return place.unsqueeze(-1), height
+
+    @abstractmethod
+    def _sample(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+        """Draws, shape + (*, D)."""
+
+    @torch.no_grad()
+    def _sampled_entropy(self) -> Tensor:
+        """Mean of -log_prob over draws of a fixed seed; D > 1."""
+        return -self._log_prob(self._sample(torch.Size([DRAWS]), self._fixed_generator())).mean(0)
+
+    @abstractmethod
+    def _affine(self, shift: Tensor, scale: Tensor) -> Self:
+        """The law of ``shift + scale * y``, of checked numbers or (*, D)."""
+
+    @abstractmethod
+    def _map(self, f: Callable[[Tensor, int], Tensor]) -> Self:
+        """The same kind with f(tensor, axes behind the batch) applied to every parameter."""
+
+    @abstractmethod
+    def _named(self) -> dict[str, Tensor]:
+        """The parameters by name."""
+
+    def _repr(self) -> dict[str, str]:
+        """What the repr says besides the shapes."""
+        return {"n_components": str(self.n_components)}
+
+    # -- density ------------------------------------------------------------------------------
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log density in nats, or log probability where y is discrete, (*); y is (*, D)."""
+        y, dtype = self._check_value(y)
+        return self._log_prob(y).to(dtype)
+
+    # -- probabilities, D = 1 -----------------------------------------------------------------
+
+    def cdf(self, y: Tensor) -> Tensor:
+        """P(Y <= y), (*); D = 1, y is (*, 1)."""
+        return self._ask("cdf", y, lambda law, at: law.log_cdf(at).exp())
+
+    def log_cdf(self, y: Tensor) -> Tensor:
+        """Log of P(Y <= y), (*), accurate in both tails; D = 1, y is (*, 1)."""
+        return self._ask("log_cdf", y, lambda law, at: law.log_cdf(at))
+
+    def log_sf(self, y: Tensor) -> Tensor:
+        """Log of P(Y > y), (*), accurate in both tails; D = 1, y is (*, 1)."""
+        return self._ask("log_sf", y, lambda law, at: law.log_sf(at))
+
+    def log_mass(self, low: Tensor | float, high: Tensor | float) -> Tensor:
+        """Log of P(low <= Y <= high), (*), both ends included; D = 1.
+
+        Accurate in both tails, for intervals much narrower than the scales and for those that hold
+        nearly everything; ``-inf`` where low is above high.
+
+        Args:
+            low, high: numbers or (*, 1), in the unit of y; may be infinite.
+        """
+        self._need_one_dimension("log_mass")
+        own, ends = self._reference, []
+        dtype = own.dtype
+        for name, end in (("low", low), ("high", high)):
+            if isinstance(end, Tensor) and end.ndim:
+                value, wider = self._check_value(end, name)
+                dtype = torch.promote_types(dtype, wider)
+            else:
+                value = torch.as_tensor(end, dtype=torch.float64, device=own.device).reshape(1)
+                check_not_nan(value, name)
+            ends.append(value[..., 0])
+        shape = torch.broadcast_shapes(ends[0].shape, ends[1].shape, self.batch_shape)
+        return self._law().log_mass(*(end.expand(shape) for end in ends)).to(dtype)
+
+    def icdf(self, p: Tensor | float) -> Tensor:
+        """Quantiles: the least y with P(Y <= y) >= p, (*, 1), in the unit of y; D = 1.
+
+        Args:
+            p: levels in [0, 1], broadcast against the batch: for L levels of N mixtures give
+                (L, 1) and get (L, N, 1).
+
+        Raises:
+            ValueError: a level outside [0, 1], or D > 1.
+        """
+        self._need_one_dimension("icdf")
+        own = self._reference
+        # a number has no dtype of its own: it is taken at full precision
+        dtype, given = own.dtype, torch.float64
+        if isinstance(p, Tensor) and p.is_floating_point():
+            dtype, given = torch.promote_types(p.dtype, dtype), p.dtype
+        level = torch.as_tensor(p, dtype=torch.float64, device=own.device)
+        check_levels(level)
+        rank = len(check_batch("p", level.shape, self.batch_shape))
+        level = level[(None,) * (rank - level.ndim)]
+        return self._law().icdf(level, given).to(dtype).unsqueeze(-1)
+
+    @property
+    def median(self) -> Tensor:
+        """Median, (*, 1); D = 1."""
+        return self.icdf(0.5)
+
+    def interval(self, coverage: float) -> Tensor:
+        """Central interval, (*, 2): the quantiles (1 - coverage)/2 and (1 + coverage)/2; D = 1."""
+        c = check_coverage(coverage)
+        return torch.cat([self.icdf(0.5 - 0.5 * c), self.icdf(0.5 + 0.5 * c)], -1)
+
+    @torch.no_grad()
+    def hdr(self, coverage: float) -> HDR:
+        """Highest-density region, D = 1: the smallest set of that probability.
+
+        Not differentiable.  Point masses among continuous components come first, as intervals of
+        length 0, and the threshold is ``inf`` where they suffice.  The region of a discrete
+        distribution is the fewest values that hold at least the coverage; an interval then names
+        its first and last.  Where the density is flat at the threshold, all of the flat is in.
+
+        Args:
+            coverage: probability of the region, in (0, 1).
+        """
+        c = check_coverage(coverage)
+        self._need_one_dimension("hdr")
+        intervals, log_level = self._law().hdr(c)
+        dtype = self._reference.dtype
+        return HDR(intervals.to(dtype), log_level.exp().to(dtype), c)
+
+    @torch.no_grad()
+    def modes(self) -> Modes:
+        """Modes by falling density, NaN-padded.  Not differentiable.
+
+        All of them for D = 1; for D > 1 those that mean shift reaches from the components.  There
+        are K columns, or more if one of the mixtures has more modes: a beta density may have two.
+        Point masses among continuous components come first, with the log of their mass.
+        """
+        place, height = self._modes()
+        dtype = self._reference.dtype
+        return Modes(place.to(dtype), height.to(dtype))
+
+    @property
+    def mode(self) -> Tensor:
+        """The first of :meth:`modes`, (*, D): for D = 1 the highest there is."""
+        return self.modes().loc[..., 0, :]
+
+    def crps(self, y: Tensor) -> Tensor:
+        r"""Continuous ranked probability score, (*), in the unit of y; D = 1, y is (*, 1).
+
+        .. math:: \int (F(x) - 1\{y \le x\})^2 \, dx
+
+        In closed form (E. P. Grimit et al., Q. J. R. Meteorol. Soc. 132 (2006), eq. 5), by
+        quadrature to 1e-7 relative, or by a sum over the values of a discrete distribution.
+        Infinite where the mean is not defined for tails as heavy as Student's with df <= 1/2; then
+        meaningless here.
+        """
+        return self._ask("crps", y, lambda law, at: law.crps(at))
+
+    # -- integrals ----------------------------------------------------------------------------
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, (*): the mean of ``-log_prob``, differentiable.
+
+        D = 1: by quadrature to 1e-6, or by a sum over the values of a discrete distribution.
+        D > 1: from 4096 draws of a fixed seed, the global generator untouched; without a gradient
+        where draws have none.
+        """
+        dtype = self._reference.dtype
+        if self.event_shape[0] == 1:
+            return self._law().entropy().to(dtype)
+        return self._sampled_entropy()
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, (*, D)."""
+        return self._mean().to(self._reference.dtype)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance, (*, D), squared unit of y; within plus between the components."""
+        return self._variance().to(self._reference.dtype)
+
+    @property
+    def stddev(self) -> Tensor:
+        """Standard deviation, (*, D), in the unit of y."""
+        return self._stddev().to(self._reference.dtype)
+
+    # -- sampling -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Independent draws, sample_shape + (*, D).
+
+        Args:
+            sample_shape: shape of the draws per mixture.
+            generator: source of randomness; torch's global one if None.  Torch's families know the
+                global one only, so for them it seeds that for the while, and its state is put back.
+        """
+        return self._sample(self._shape(sample_shape), generator)
+
+    # -- others of the same kind --------------------------------------------------------------
+
+    def affine(self, shift: Tensor | float, scale: Tensor | float) -> Self:
+        """The distribution of ``shift + scale * y``: a change of unit, or of sign.
+
+        Args:
+            shift, scale: broadcast against (*, D); scale must not be 0.
+
+        Raises:
+            ValueError: a scale of 0, one that is not finite, or one that leads out of the kind.
+            TypeError: components that are of no family closed under such a change.
+        """
+        b, c = self._per_dimension("shift", shift), self._per_dimension("scale", scale)
+        if self._validate_args:
+            check_entries("shift", b, b.isfinite(), "be finite")
+            check_entries("scale", c, c.isfinite() & (c != 0), "be finite and not 0")
+        return self._affine(b, c)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
+        """The same distributions under a larger batch shape, as views."""
+        batch = torch.Size(batch_shape)
+        return self._map(lambda a, e: a.expand(*batch, *a.shape[a.ndim - e :]))
+
+    def __getitem__(self, index: Any) -> Self:
+        """Distributions of the batch, by integer, slice, mask, index tensor or a tuple of them."""
+        n = self.batch_shape.numel()
+        where = torch.arange(n, device=self._reference.device).reshape(self.batch_shape)[index]
+        return self._map(lambda a, e: a.reshape(n, *a.shape[a.ndim - e :])[where])
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """The same distribution in another dtype or on another device, as ``Tensor.to``."""
+        return self._map(lambda a, e: a.to(*args, **kwargs))
+
+    def detach(self) -> Self:
+        """The same distribution, cut from the autograd graph."""
+        return self._map(lambda a, e: a.detach())
+
+    def numpy(self) -> dict[str, np.ndarray]:
+        """The parameters as arrays by name, log weights normalised."""
+        # NumPy has no bfloat16
+        return {
+            name: (a.float() if a.dtype == torch.bfloat16 else a).detach().cpu().numpy()
+            for name, a in self._named().items()
+        }
+
+    def __repr__(self) -> str:
+        shapes = {"batch_shape": tuple(self.batch_shape), "event_shape": tuple(self.event_shape)}
+        fields = ", ".join(f"{name}={value}" for name, value in {**shapes, **self._repr()}.items())
+        return f"{type(self).__name__}({fields})"
+
+    # -- checks -------------------------------------------------------------------------------
+
+    def _check_value(self, y: Tensor, name: str = "y") -> tuple[Tensor, torch.dtype]:
+        """y (*, D), checked, floating, of as many axes as the common batch; dtype of the answer."""
+        check_tensor(name, y)
+        check_event(y, self.event_shape[0], name)
+        if self._validate_args:
+            check_not_nan(y, name)
+        own, batch = self._reference.dtype, y.shape[:-1]
+        if batch != self.batch_shape:
+            missing = len(check_batch(name, batch, self.batch_shape)) - len(batch)
+            y = y[(None,) * missing] if missing else y
+        if y.dtype == own:
+            return y, own
+        if not y.is_floating_point():
+            return y.double(), own
+        return y, torch.promote_types(y.dtype, own)
+
+    def _validate_sample(self, value: Tensor) -> None:
+        self._check_value(value)
+
+    def _need_one_dimension(self, what: str) -> None:
+        check_univariate(what, self.event_shape[0], ". Take one with .marginal(dims)")
+
+    def _ask(self, what: str, y: Tensor, of: Callable[[UnivariateLaw, Tensor], Tensor]) -> Tensor:
+        """An answer of the law at y, (*); ``what`` is the method that was called."""
+        self._need_one_dimension(what)
+        y, dtype = self._check_value(y)
+        return of(self._law(), y[..., 0]).to(dtype)
+
+    def _per_dimension(self, name: str, value: Tensor | float) -> Tensor:
+        """A number or (*, D), in the dtype of the distribution."""
+        a = torch.as_tensor(value, dtype=self._reference.dtype, device=self._reference.device)
+        d = self.event_shape[0]
+        if a.ndim and a.shape[-1] not in (1, d):
+            raise ValueError(f"{name} must be a number or (*, {d}); got shape {tuple(a.shape)}")
+        return a
+
+    @staticmethod
+    def _shape(sample_shape: Sequence[int] | int) -> torch.Size:
+        return torch.Size((sample_shape,) if isinstance(sample_shape, int) else sample_shape)
+
+    def _fixed_generator(self) -> torch.Generator:
+        """A generator of its own, always the same, and not that of a user's manual_seed(0)."""
+        return torch.Generator(self._reference.device).manual_seed(_SEED)
