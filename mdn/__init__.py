@@ -10,7 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import datasets, functional, nn, scoring
-from .distribution import HDR, GaussianMixture, Mixture, Modes
+from .distribution import (
+    HDR,
+    DiscretizedMixture,
+    GaussianMixture,
+    Mixture,
+    Modes,
+    TruncatedMixture,
+)
 from .io import load, save
 from .nn import MDN, CategoricalHead, MDNHead
 from .train import History, TrainingError, fit
@@ -28,6 +35,8 @@ __all__ = [
     "CategoricalHead",
     "GaussianMixture",
     "Mixture",
+    "TruncatedMixture",
+    "DiscretizedMixture",
     "HDR",
     "Modes",
     "fit",

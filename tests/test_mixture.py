@@ -1191,8 +1191,8 @@ def test_the_marginal_of_independent_dimensions_is_the_integral_over_the_others(
 @pytest.mark.parametrize(
     ("dims", "error", "match"),
     [
-        (2, ValueError, "dims must be among the 2 target dimensions; got 2"),
-        ([], ValueError, r"dims must be among the 2 target dimensions; got \[\]"),
+        (2, ValueError, "dims must be distinct and within 0..1; got 2"),
+        ([], ValueError, r"dims must be distinct and within 0..1; got \[\]"),
         (0, TypeError, "marginal needs components of independent dimensions.* MultivariateNormal"),
     ],
 )
