@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ._components import AT_FLOOR, components
-from ._evaluation import Rows
+from ._evaluation import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,48 +20,54 @@ __all__ = ["figure"]
 
 Floats = NDArray[np.float64]
 
-# told apart by the colour-blind, and in grey (Okabe and Ito)
+# distinct for colour-blind readers, and in grey (Okabe and Ito)
 _BLUE, _SKY, _ORANGE, _BLACK = "#0072B2", "#56B4E9", "#E69F00", "#000000"
 
 _BINS = 40
-_SHOWN = (
-    0.01,
-    0.99,
-)  # quantiles of the losses that the histogram shows; the rest is in its last bins
-_REACH = 6.0  # half widths of the peak to either side of it
-_FAR = 20.0  # times below the least scale where the floor is not drawn
-_ROOM = 0.25  # of the bars, beyond either end, for the numbers
+_SHOWN = 0.01, 0.99  # quantiles of the losses between which bins are; the end bins hold the rest
+_REACH = 6.0  # widths of the peak that are drawn on either side of it
+_FAR = 20.0  # times below the smallest scale from which on the floor is not drawn
+_MARGIN = 0.25  # of the length of the bars, beyond either end, for the numbers
 _TAIL = 1e-4  # probability on each side beyond which the density is not drawn
 
 
-def figure(report: Any, rows: Rows, train: Rows | None) -> Figure:
-    """Sharpest density, losses of the rows, scales, gains; panels without numbers are left out."""
+def figure(report: Any, evaluation: Evaluation, train: Evaluation | None) -> Figure:
+    """Draws the sharpest density, losses, scales and gains; panels without numbers are left out."""
     from .. import plot
 
-    todo = [_losses]
+    panels = [_losses]
     if "integral" in report.sign:
-        todo.insert(0, _sharpest)
-    if components(rows) is not None:
-        todo.append(_scales)
+        panels.insert(0, _sharpest)
+    if evaluation.is_mixture:
+        panels.append(_scales)
     if "gain_over_marginal" in report.unit:
-        todo.append(_gains)
-    columns = min(2, len(todo))
-    lines = -(-len(todo) // columns)
-    made, axes = plot.panels(lines, columns, size=(5.5 * columns, 4.0 * lines))
-    for draw, ax in zip(todo, axes, strict=False):
-        draw(ax, report, rows, train)
-    for ax in axes[len(todo) :]:
+        panels.append(_gains)
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    drawn, axes = plot.panels(lines, columns, size=(5.5 * columns, 4.0 * lines))
+    for panel, ax in zip(panels, axes, strict=False):
+        panel(ax, report, evaluation, train)
+    for ax in axes[len(panels) :]:
         ax.set_axis_off()
-    made.suptitle(report.word, fontweight="bold")
-    return made
+    drawn.suptitle(report.word, fontweight="bold")
+    return drawn
 
 
-def _sharpest(ax: Axes, report: Any, rows: Rows, train: Rows | None) -> None:
+def _sets(evaluation: Evaluation, train: Evaluation | None) -> list[tuple[str, Evaluation, Any]]:
+    """Returns label, rows and line style of what the histograms compare."""
+    held_out = {"color": _BLUE, "linestyle": "-"}
+    if train is None:
+        return [("these rows", evaluation, held_out)]
+    seen = {"color": _ORANGE, "linestyle": "--"}
+    return [("held-out rows", evaluation, held_out), ("training rows", train, seen)]
+
+
+def _sharpest(ax: Axes, report: Any, evaluation: Evaluation, train: Evaluation | None) -> None:
     sign = report.sign
     row, at, top = sign["sharpest_row"], sign["at"], sign["highest_density"]
-    dist = rows.dist[row : row + 1]
+    dist = evaluation.dist[row : row + 1]
     low, high = (float(dist.icdf(p)) for p in (_TAIL, 1 - _TAIL))
-    # a spike in a broad density would be a line: the frame follows the peak
+    # a spike in a broad density would be a line: the axis follows the peak
     reach = _REACH / top
     if high - low > 20 * reach:
         low, high = max(low, at - reach), min(high, at + reach)
@@ -86,31 +92,25 @@ def _sharpest(ax: Axes, report: Any, rows: Rows, train: Rows | None) -> None:
     ax.legend(loc="upper right", fontsize="small", frameon=False, ncols=3)
 
 
-def _losses(ax: Axes, report: Any, rows: Rows, train: Rows | None) -> None:
-    sets = {"these rows": (rows.nll, _BLUE, "-")}
-    if train is not None:
-        sets = {
-            "held-out rows": (rows.nll, _BLUE, "-"),
-            "training rows": (train.nll, _ORANGE, "--"),
-        }
-    finite = np.concatenate([nll[np.isfinite(nll)] for nll, _, _ in sets.values()])
+def _losses(ax: Axes, report: Any, evaluation: Evaluation, train: Evaluation | None) -> None:
+    sets = _sets(evaluation, train)
+    finite = np.concatenate([rows.nll[np.isfinite(rows.nll)] for _, rows, _ in sets])
     low, high = np.quantile(finite, _SHOWN) if len(finite) else (-1.0, 1.0)
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     pad = 0.05 * (high - low) or 1.0
-    mass = report.sign["measure"] == "mass"  # nothing is below 0, nor looks as if it were
+    mass = report.sign["measure"] == "mass"  # then no bin reaches below 0
     edges = np.linspace(low - (0.0 if mass else pad), high + pad, _BINS + 1)
     beyond = False
-    for name, (nll, colour, dashes) in sets.items():
-        inside = np.clip(nll, edges[0], edges[-1])
-        beyond |= bool((inside != nll).any())
-        counts = np.histogram(inside, edges)[0] / len(nll)
-        ax.stairs(counts, edges, color=colour, linestyle=dashes, linewidth=1.8, label=name)
-        mean = float(nll.mean())
+    for name, rows, style in sets:
+        inside = np.clip(rows.nll, edges[0], edges[-1])
+        beyond |= bool((inside != rows.nll).any())
+        counts = np.histogram(inside, edges)[0] / len(inside)
+        ax.stairs(counts, edges, linewidth=1.8, label=name, **style)
+        mean = float(rows.nll.mean())
         if edges[0] <= mean <= edges[-1]:
-            ax.axvline(mean, color=colour, linestyle=dashes, linewidth=1, alpha=0.7)
-    ax.axvline(0.0, color=_BLACK, linestyle=":", linewidth=1.2, label="0: no bound of a density")
-    if mass:
-        ax.lines[-1].set_label("0: the bound of a probability")
+            ax.axvline(mean, linewidth=1, alpha=0.7, **style)
+    zero = "0: the bound of a probability" if mass else "0: no bound of a density"
+    ax.axvline(0.0, color=_BLACK, linestyle=":", linewidth=1.2, label=zero)
     ax.set_xlabel("NLL of a row [nats]" + ("; first and last bin hold the rest" if beyond else ""))
     ax.set_ylabel("share of rows")
     ax.set_title("Loss of each row (thin line: mean)")
@@ -119,21 +119,15 @@ def _losses(ax: Axes, report: Any, rows: Rows, train: Rows | None) -> None:
     ax.legend(loc="upper right", fontsize="small", frameon=False)
 
 
-def _scales(ax: Axes, report: Any, rows: Rows, train: Rows | None) -> None:
-    sets = [("these rows" if train is None else "held-out rows", rows, _BLUE, "-")]
-    if train is not None:
-        sets.append(("training rows", train, _ORANGE, "--"))
-    used = {}
-    for name, part, colour, dashes in sets:
-        found = components(part)
-        assert found is not None
-        best = found.log_share.argmax(1)
-        scale = found.scale[np.arange(len(best)), best].min(-1)
-        used[name] = scale[np.isfinite(scale) & (scale > 0)], colour, dashes
-    floor = None
-    if report.health.get("floor_known"):
-        floor = float(min(report.health["floor"]))
-    every = np.concatenate([scale for scale, _, _ in used.values()])
+def _scales(ax: Axes, report: Any, evaluation: Evaluation, train: Evaluation | None) -> None:
+    scales = []
+    for name, rows, style in _sets(evaluation, train):
+        found = components(rows)
+        if found is not None:
+            scale = found.responsible_scale.min(-1)
+            scales.append((name, scale[np.isfinite(scale) & (scale > 0)], style))
+    floor = min(report.health["floor"]) if report.health.get("floor_known") else None
+    every = np.concatenate([scale for _, scale, _ in scales])
     if not len(every):
         ax.set_axis_off()
         return
@@ -144,19 +138,19 @@ def _scales(ax: Axes, report: Any, rows: Rows, train: Rows | None) -> None:
     elif floor is not None:
         low = min(low, floor / 1.3)
     edges = np.geomspace(low, high, _BINS + 1)
-    for name, (scale, colour, dashes) in used.items():
+    for name, scale, style in scales:
         counts = np.histogram(scale, edges)[0] / max(1, len(scale))
-        ax.stairs(counts, edges, color=colour, linestyle=dashes, linewidth=1.8, label=name)
+        ax.stairs(counts, edges, linewidth=1.8, label=name, **style)
     if floor is not None:
         ax.axvspan(
             low, AT_FLOOR * floor, color=_BLACK, alpha=0.15, linewidth=0, label="at the floor"
         )
-    grid = report.floor.get("grid")
-    if grid and grid["spacing"] is not None and low < grid["spacing"] < high and not rows.way:
-        ax.axvline(grid["spacing"], color=_BLACK, linestyle="-.", linewidth=1.2, label="step of y")
+    step = report.floor.get("grid", {}).get("spacing")
+    if step is not None and low < step < high and not evaluation.link:
+        ax.axvline(step, color=_BLACK, linestyle="-.", linewidth=1.2, label="step of y")
     ax.set_xscale("log")
     ax.set_xlim(low, high)
-    unit = {"log": "log of y", "logit": "logit of y"}.get(rows.way, "unit of y")
+    unit = {"log": "log of y", "logit": "logit of y"}.get(evaluation.link, "unit of y")
     ax.set_xlabel(f"scale of the component of each row [{unit}]")
     ax.set_ylabel("share of rows")
     ax.set_title(title)
@@ -165,35 +159,35 @@ def _scales(ax: Axes, report: Any, rows: Rows, train: Rows | None) -> None:
     ax.legend(loc="upper left", fontsize="small", frameon=False)
 
 
-def _gains(ax: Axes, report: Any, rows: Rows, train: Rows | None) -> None:
+def _gains(ax: Axes, report: Any, evaluation: Evaluation, train: Evaluation | None) -> None:
     names = {
         "gain_over_marginal": "ignoring x",
         "gain_over_gaussian": "one Gaussian of\nconstant width",
     }
-    if rows.classes:
+    if evaluation.is_categorical:
         names["gain_over_marginal"] = "frequencies of\nthe classes"
     shown = {
         label: report.unit[key]
         for key, label in names.items()
         if key in report.unit and math.isfinite(report.unit[key]["bits"])
     }
-    place = np.arange(len(shown))[::-1]
+    position = np.arange(len(shown))[::-1]
     bits = [gain["bits"] for gain in shown.values()]
     error = [gain["standard_error_nats"] / math.log(2) for gain in shown.values()]
-    ax.barh(place, bits, xerr=error, height=0.5, color=_SKY, edgecolor=_BLACK, capsize=4)
-    for where, value, size in zip(place, bits, error, strict=True):
+    ax.barh(position, bits, xerr=error, height=0.5, color=_SKY, edgecolor=_BLACK, capsize=4)
+    for at, value, size in zip(position, bits, error, strict=True):
         ax.annotate(
             f"{value:+.2f}",
-            (max(value + size, 0.0), where),
+            (max(value + size, 0.0), at),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
         )
     ax.axvline(0.0, color=_BLACK, linewidth=1)
-    ax.set_yticks(place, list(shown))
+    ax.set_yticks(position, list(shown))
     ax.set_ylim(-0.6, len(shown) - 0.4)
     ends = [*(b + e for b, e in zip(bits, error, strict=True)), *bits, 0.0]
-    room = _ROOM * (max(ends) - min(ends) or 1.0)
-    ax.set_xlim(min(ends) - room, max(ends) + room)
+    margin = _MARGIN * (max(ends) - min(ends) or 1.0)
+    ax.set_xlim(min(ends) - margin, max(ends) + margin)
     ax.set_xlabel("gain [bits per row], with its standard error")
-    ax.set_title("Against simpler densities, in no unit")
+    ax.set_title("Gain over simpler densities, without unit")

@@ -2,278 +2,230 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["sections"]
+__all__ = ["number", "sections"]
 
-Entries = list[tuple[str, str]]
+Entries = Iterator[tuple[str, str]]
 
 _RATIO = (
     "the loss of likelihood-ratio estimators, -log p/q, is the difference of two such losses and "
-    "may well be below 0"
+    "can be below 0"
 )
 
 
-def sections(report: dict[str, Any]) -> list[tuple[str, Entries]]:
-    """Titles with (label, text) pairs, for what :meth:`NLLReport.to_dict` gave."""
+def sections(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Returns titles with (label, text) pairs for the dict of :meth:`NLLReport.to_dict`."""
+    mass = report["sign"]["measure"] == "mass"
     found = [
         (
-            "Sign: these are probabilities"
-            if report["sign"]["measure"] == "mass"
-            else "Sign: a density is not a probability",
+            "Sign: these are probabilities" if mass else "Sign: a density is not a probability",
             _sign(report),
         ),
         ("Unit: what the number depends on", _unit(report)),
-        ("Floor: how low can it go?", _floor(report)),
+        ("Floor: the lowest possible loss", _floor(report)),
         ("Health: components and rows", _health(report)),
-        ("Fit: do rows bear it out?", _fit(report)),
+        ("Fit: held-out loss and calibration", _fit(report)),
     ]
-    return [(title, entries) for title, entries in found if entries]
+    listed = [(title, list(entries)) for title, entries in found]
+    return [(title, entries) for title, entries in listed if entries]
 
 
-def _n(value: float | None, digits: int = 4) -> str:
-    return "infinite" if value is None else f"{value:.{digits}g}"
+def number(value: float | None, digits: int = 4) -> str:
+    """Returns a number with so many significant digits; None stands for what is infinite."""
+    return "infinite" if value is None or math.isinf(value) else f"{value:.{digits}g}"
+
+
+def _numbers(values: Iterable[float], digits: int = 4) -> str:
+    return ", ".join(number(value, digits) for value in values)
 
 
 def _sign(report: dict[str, Any]) -> Entries:
     sign = report["sign"]
     if sign["measure"] == "mass":
-        return [
-            ("kind", "probabilities, at most 1: their NLL is never negative"),
-            ("largest at a y", _n(sign["largest_at_y"])),
-            ("what can be negative", _RATIO),
-        ]
-    found = [
-        (
-            "rows with p(y|x) > 1",
-            f"{sign['share_above_one']:.1%} of {sign['rows']}; highest at a y "
-            f"{_n(sign['largest_at_y'])} per unit of y",
-        )
-    ]
+        yield "kind", "probabilities, at most 1: their NLL is never negative"
+        yield "largest at a y", number(sign["largest_at_y"])
+        yield "what can be negative", _RATIO
+        return
+    yield (
+        "rows with p(y|x) > 1",
+        f"{sign['share_above_one']:.1%} of {sign['rows']}; highest at a y "
+        f"{number(sign['largest_at_y'])} per unit of y",
+    )
     if sign["measure"] == "mixed":
-        found.append(
-            (
-                "kind",
-                "probabilities for intervals, densities for a y that is known: only the "
-                "latter can exceed 1",
-            )
+        yield (
+            "kind",
+            "probabilities for intervals, densities for exact values of y: only the latter can "
+            "exceed 1",
         )
     if "integral" in sign:
-        found += [
-            (
-                "sharpest row",
-                f"row {sign['sharpest_row']}: density {_n(sign['highest_density'])} at "
-                f"y = {_n(sign['at'], 6)}, above 1 over a width of {_n(sign['width_above_one'])}",
-            ),
-            (
-                "its integral",
-                f"{sign['integral']:.10f}, error below {sign['integral_error']:.0e} "
-                "(scipy.integrate.quad, split at the modes)",
-            ),
-            (
-                "probability around y",
-                f"within an interval of {_n(sign['interval_width'])} around y: "
-                f"{sign['interval_probability_mean']:.3f} on average, "
-                f"{sign['interval_probability_largest']:.3f} at most; "
-                f"{sign['interval_probability_sharpest']:.3f} in the sharpest row",
-            ),
-        ]
-    elif sign["measure"] == "density":
-        found.append(
-            ("sharpest row", "skipped: mode and integral need one target and a known family")
+        yield (
+            "sharpest row",
+            f"row {sign['sharpest_row']}: density {number(sign['highest_density'])} at "
+            f"y = {number(sign['at'], 6)}, above 1 over a width of "
+            f"{number(sign['width_above_one'])}",
         )
-    return found
+        yield (
+            "its integral",
+            f"{sign['integral']:.10f}, error below {sign['integral_error']:.0e} "
+            "(scipy.integrate.quad_vec, split at the modes)",
+        )
+        yield (
+            "probability around y",
+            f"within an interval of {number(sign['interval_width'])} around y: "
+            f"{sign['interval_probability_mean']:.3f} on average, "
+            f"{sign['interval_probability_largest']:.3f} at most; "
+            f"{sign['interval_probability_sharpest']:.3f} in the sharpest row",
+        )
+    elif sign["measure"] == "density":
+        yield "sharpest row", "skipped: mode and integral need one target and a known family"
 
 
 def _unit(report: dict[str, Any]) -> Entries:
     unit = report["unit"]
     error = unit["nll_standard_error"]
-    found = [
-        (
-            "NLL in y's unit" if report["sign"]["measure"] != "mass" else "NLL",
-            f"{_n(unit['nll'], 5)} nats per row"
-            + (f", standard error {_n(error, 2)}" if error is not None else ""),
-        )
-    ]
-    other = unit.get("other_units")
-    if other:
-        found.append(
-            (
-                "in another unit",
-                f"{_n(other['thousands'], 5)} with y in thousands, {_n(other['thousandths'], 5)} "
-                "in thousandths: NLL(c y) = NLL(y) + D log c",
-            )
+    yield (
+        "NLL" if report["sign"]["measure"] == "mass" else "NLL in y's unit",
+        f"{number(unit['nll'], 5)} nats per row"
+        + (f", standard error {number(error, 2)}" if error is not None else ""),
+    )
+    if "other_units" in unit:
+        other = unit["other_units"]
+        yield (
+            "in another unit",
+            f"{number(other['thousands'], 5)} with y in thousands, "
+            f"{number(other['thousandths'], 5)} in thousandths: NLL(c y) = NLL(y) + D log c",
         )
     if "nll_standardized" in unit:
-        found.append(
-            (
-                "of the standardised y",
-                f"{_n(unit['nll_standardized'], 5)} (shift "
-                f"{_n(unit['shift_to_standard_deviations'], 5)}; a normal y that x says nothing "
-                "of has 1.419 per target)",
-            )
+        yield (
+            "of the standardised y",
+            f"{number(unit['nll_standardized'], 5)} (shift "
+            f"{number(unit['shift_to_standard_deviations'], 5)}; a normal y that is independent of "
+            "x has 1.419 per target)",
         )
     if "equivalent_width" in unit:
-        found.append(
-            (
-                "equivalent width",
-                f"on average as sharp as a uniform over {_n(unit['equivalent_width'])} of y's unit",
-            )
+        yield (
+            "equivalent width",
+            f"on average as sharp as a uniform over {number(unit['equivalent_width'])} of y's unit",
         )
     if "perplexity" in unit:
-        found.append(
-            ("perplexity", f"as uncertain as {_n(unit['perplexity'])} equally likely values")
-        )
+        yield "perplexity", f"as uncertain as {number(unit['perplexity'])} equally likely values"
     if "accuracy" in unit:
-        found.append(("accuracy", f"{unit['accuracy']:.1%} of rows have the likeliest class"))
-    names = {
-        "gain_over_marginal": "gain over ignoring x",
-        "gain_over_gaussian": "gain over one Gaussian",
-    }
-    for key, label in names.items():
-        gain = unit.get(key)
-        if gain:
-            text = f"{_n(gain['nats'])} nats = {_n(gain['bits'])} bits per row"
-            if gain["standard_error_nats"] is not None:
-                text += f", standard error {_n(gain['standard_error_nats'], 2)} nats"
-            if key == "gain_over_gaussian":
-                scale = ", ".join(_n(s) for s in unit["gaussian_scale"])
-                text += f"; of constant width {scale} around the model's mean"
-            found.append((label, text))
-    return found
+        yield "accuracy", f"the likeliest class is right in {unit['accuracy']:.1%} of rows"
+    for key, label in (
+        ("gain_over_marginal", "gain over ignoring x"),
+        ("gain_over_gaussian", "gain over one Gaussian"),
+    ):
+        if key not in unit:
+            continue
+        gain = unit[key]
+        text = f"{number(gain['nats'])} nats = {number(gain['bits'])} bits per row"
+        if gain["standard_error_nats"] is not None:
+            text += f", standard error {number(gain['standard_error_nats'], 2)} nats"
+        if key == "gain_over_gaussian":
+            scale = _numbers(unit["gaussian_scale"])
+            text += f"; of constant width {scale} around the model's mean"
+        yield label, text
 
 
 def _floor(report: dict[str, Any]) -> Entries:
-    floor, health = report["floor"], report["health"]
-    found = []
+    floor, health, grid = report["floor"], report["health"], report["floor"].get("grid")
     if "lowest_nll" in floor and report["sign"]["measure"] == "mass":
-        found.append(("lowest NLL", "0, as of every probability"))
+        yield "lowest NLL", "0, as of every probability"
     elif "lowest_nll" in floor and health.get("floor_known"):
-        share = min(health["floor_in_standard_deviations"])
-        found.append(
-            (
-                "lowest NLL",
-                f"{_n(floor['lowest_nll'], 5)} nats, where every row has all its weight at the "
-                f"scale floor ({_n(share, 2)} standard deviations of y)",
-            )
+        yield (
+            "lowest NLL",
+            f"{number(floor['lowest_nll'], 5)} nats, if every row has all its weight at the scale "
+            f"floor ({number(min(health['floor_in_standard_deviations']), 2)} standard deviations "
+            "of y)",
         )
     elif report["sign"]["measure"] == "density" and "components" in health:
-        found.append(
-            ("lowest NLL", "no scale floor is known: without one the loss has no lower end")
-        )
-    grid = floor.get("grid")
+        yield "lowest NLL", "no scale floor is known: without one the loss is unbounded below"
     if grid:
         text = f"{grid['distinct']} distinct values in {grid['rows']} rows"
         if grid["step"] is not None:
-            text += f", all on a grid of step {_n(grid['step'])}"
+            text += f", all on a grid of step {number(grid['step'])}"
         if grid["heaps"]:
-            heaps = ", ".join(f"{_n(v, 6)} ({c} times)" for v, c in grid["heaps"])
-            text += f"; repeated {grid['repeated']:.0%}, most often {heaps}"
-        found.append(("resolution of y", text))
+            heaps = ", ".join(f"{number(v, 6)} ({count} times)" for v, count in grid["heaps"])
+            text += f"; {grid['repeated']:.0%} repeated, most often {heaps}"
+        yield "resolution of y", text
     if "cell_nll" in floor:
-        found.append(
-            (
-                "as probabilities",
-                f"the cell of {_n(grid['spacing'])} around y has an NLL of "
-                f"{_n(floor['cell_nll'])} nats, which can not go below 0; standing on the grid "
-                f"gains {_n(floor['gain_by_grid'], 2)} nats",
-            )
+        yield (
+            "as probabilities",
+            f"the cell of {number(grid['spacing'])} around y has an NLL of "
+            f"{number(floor['cell_nll'])} nats, which cannot be below 0; density concentrated on "
+            f"the grid gains {number(floor['gain_by_grid'], 2)} nats",
         )
-    return found
 
 
 def _health(report: dict[str, Any]) -> Entries:
     health = report["health"]
-    found = []
     if "components" in health:
-        each = f" of {health['networks']} networks" if health["networks"] > 1 else ""
-        found.append(
-            (
-                "components",
-                f"{health['components']}{each}; effectively {_n(health['effective_components'], 3)}"
-                f" a row{' and network' if each else ''}; {health['dead']} dead (weight under 1e-4 "
-                f"everywhere), {health['duplicated']} as another one"
-                + (
-                    f"; merged to {health['enough_components']} a row they lose under 0.05 nats"
-                    if health.get("enough_components", health["components"]) < health["components"]
-                    else ""
-                ),
-            )
+        count, networks = health["components"], health["networks"]
+        enough = health.get("enough_components", count)
+        ensemble = networks > 1
+        yield (
+            "components",
+            f"{count}{f' of {networks} networks' if ensemble else ''}; effectively "
+            f"{number(health['effective_components'], 3)} per row"
+            f"{' and network' if ensemble else ''}; {health['dead']} dead (weight under 1e-4 "
+            f"everywhere), {health['duplicated']} duplicated"
+            + (f"; merged to {enough} per row they lose under 0.05 nats" if enough < count else ""),
         )
         if "share_at_floor" in health:
-            floor = ", ".join(_n(f) for f in health["floor"])
-            median = ", ".join(_n(s) for s in health["median_scale"])
-            found.append(
-                (
-                    "scales",
-                    f"{health['share_at_floor']:.1%} of rows at the floor of {floor}; "
-                    f"median scale {median}",
-                )
+            yield (
+                "scales",
+                f"{health['share_at_floor']:.1%} of rows at the floor of "
+                f"{_numbers(health['floor'])}; median scale {_numbers(health['median_scale'])}",
             )
-        spike = ", ".join(_n(s, 3) for s in health["spike_scale"])
-        found.append(
-            (
-                "spikes",
-                f"{health['share_on_spikes']:.1%} of rows belong to components narrower than "
-                f"{spike}; {health['on_one_row']} components answer for one row alone",
-            )
+        yield (
+            "spikes",
+            f"{health['share_on_spikes']:.1%} of rows belong to components narrower than "
+            f"{_numbers(health['spike_scale'], 3)}; components on a single row: "
+            f"{health['on_one_row']}",
         )
     for entry in health.get("table", []):
         floor = f", at the floor {entry['share_at_floor']:.0%}" if "share_at_floor" in entry else ""
-        found.append(
-            (
-                f"component {entry['component']}",
-                f"weight {entry['mean_weight']:.3f}, rows {entry['share_of_rows']:.1%}, scale "
-                f"{_n(entry['median_scale'], 3)}{floor}, {entry['state']}",
-            )
+        yield (
+            f"component {entry['component']}",
+            f"weight {entry['mean_weight']:.3f}, rows {entry['share_of_rows']:.1%}, scale "
+            f"{number(entry['median_scale'], 3)}{floor}, {entry['state']}",
         )
-    worst = ", ".join(
-        f"row {i} ({_n(v, 3)})"
-        for i, v in zip(health["worst_rows"], health["worst_nll"], strict=True)
+    worst = zip(health["worst_rows"], health["worst_nll"], strict=True)
+    yield (
+        "rows of the highest loss",
+        f"{', '.join(f'row {i} ({number(nll, 3)})' for i, nll in worst)}; the median is "
+        f"{number(health['median_nll'], 3)}, the mean without the worst "
+        f"{health['worst_share_rows']} is {number(health['nll_without_worst'])}",
     )
-    found.append(
-        (
-            "rows whose loss dominates",
-            f"{worst}; the median is {_n(health['median_nll'], 3)}, the mean without the worst "
-            f"{health['worst_share_rows']} {_n(health['nll_without_worst'])}",
-        )
-    )
-    return found
 
 
 def _fit(report: dict[str, Any]) -> Entries:
     fit = report["fit"]
-    found = []
     if "gap" in fit:
-        found.append(
-            (
-                "held-out minus training",
-                f"{_n(fit['gap'], 3)} nats, standard error {_n(fit['gap_standard_error'], 2)} "
-                f"(training {_n(fit['train_nll'])} on {fit['train_rows']:.0f} rows; ranks: "
-                f"p = {_n(fit['gap_p_value'], 2)})",
-            )
+        yield (
+            "held-out minus training",
+            f"{number(fit['gap'], 3)} nats, standard error {number(fit['gap_standard_error'], 2)} "
+            f"(training {number(fit['train_nll'])} on {fit['train_rows']:.0f} rows; rank test: "
+            f"p = {number(fit['gap_p_value'], 2)})",
         )
-    if "p_value" in fit:
-        found += [
-            (
-                fit["kind"],
-                f"mean {fit['mean']:.3f}, 12 x variance {fit['variance_times_12']:.2f} (1/2 and 1 "
-                f"if calibrated), Anderson-Darling p = {_n(fit['p_value'], 2)}",
-            ),
-            (
-                "miscalibration costs",
-                f"at least {max(0.0, fit['cost']):.3f} nats per row over all rows"
-                + (
-                    f", {max(0.0, fit['worst_cost']):.3f} in groups by {fit['where']}"
-                    if fit["where"]
-                    else ""
-                ),
-            ),
-            (
-                "the model's own forecast",
-                f"expects an NLL of {_n(fit['expected_nll'])}; the rows are "
-                f"{_n(fit['above_expected'], 3)} above, standard error "
-                f"{_n(fit['above_expected_standard_error'], 2)}",
-            ),
-        ]
-    return found
+    if "p_value" not in fit:
+        return
+    yield (
+        fit["kind"],
+        f"mean {fit['mean']:.3f}, 12 x variance {fit['variance_times_12']:.2f} (1/2 and 1 if "
+        f"calibrated), Anderson-Darling p = {number(fit['p_value'], 2)}",
+    )
+    groups = f", {max(0.0, fit['worst_cost']):.3f} in groups by {fit['where']}"
+    yield (
+        "cost of miscalibration",
+        f"at least {max(0.0, fit['cost']):.3f} nats per row over all rows"
+        + (groups if fit["where"] else ""),
+    )
+    yield (
+        "NLL that the model expects",
+        f"{number(fit['expected_nll'])}; the rows are {number(fit['above_expected'], 3)} above, "
+        f"standard error {number(fit['above_expected_standard_error'], 2)}",
+    )

@@ -1,4 +1,4 @@
-"""The loss in other units, and without one: what is gained over densities that know less."""
+"""The loss in other units of y, and the gains over simpler densities, which have no unit."""
 
 from __future__ import annotations
 
@@ -6,175 +6,201 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, logsumexp
 
-from ._evaluation import Rows
+from ..distribution import GaussianMixture
+from ._evaluation import Evaluation, evenly_spaced, log_mass, to_latent
 
 __all__ = ["unit"]
 
 Floats = NDArray[np.float64]
 
-_MOST = 2000  # rows that make the marginal density; a density of more would not be another
+_MOST_ROWS = 2000  # rows that make the marginal density; more would hardly change it
+_MOST_TUNING_ROWS = 1000  # rows on which its bandwidth is chosen
 _FACTORS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)  # of Scott's bandwidth, chosen by likelihood
-_WIDE = 0.01, 3.0  # weight and scale [standard deviations] of a broad part, for values far off
-_BLOCK = 512  # rows at a time
+_BROAD_WEIGHT, _BROAD_SCALE = (
+    0.01,
+    3.0,
+)  # of one broad component [standard deviations], for outliers
+_CHUNK = 512  # rows at a time
 
 
-def unit(rows: Rows, train: Rows | None, step: float | None) -> dict[str, Any]:
-    """NLL in y's unit and others, and the gains over simpler densities, per row."""
-    mean = float(rows.nll.mean())
-    found: dict[str, Any] = {"nll": mean, "nll_standard_error": _error(rows.nll)}
-    dims = rows.dims
-    if rows.classes:
-        assert rows.y is not None
-        counts = np.bincount(
-            (train or rows).y.numpy(),  # type: ignore[union-attr]
-            minlength=rows.dist.logits.shape[-1],
-        )
-        share = (counts + 0.5) / (counts + 0.5).sum()
-        found |= {
-            "perplexity": math.exp(mean) if mean < 700 else math.inf,
-            "accuracy": float((rows.dist.logits.argmax(-1) == rows.y).double().mean()),
-            "gain_over_marginal": _gain(-np.log(share[rows.y.numpy()]), rows.nll),
-        }
+def unit(evaluation: Evaluation, train: Evaluation | None, step: float | None) -> dict[str, Any]:
+    """Returns the NLL in y's unit and in others, and the gains over simpler densities, per row."""
+    nll = evaluation.nll
+    found: dict[str, Any] = {"nll": float(nll.mean()), "nll_standard_error": _standard_error(nll)}
+    if evaluation.is_categorical:
+        return found | _classes(evaluation, train)
+    if evaluation.y is None:
         return found
-    if rows.y is None:
-        return found
-    y = rows.y.numpy()
-    if rows.measure == "density":
-        shift = dims * math.log(1000)
-        found["other_units"] = {"thousands": mean - shift, "thousandths": mean + shift}
-        spread = y.std(0)
-        if (spread > 0).all():
-            found["shift_to_standard_deviations"] = -float(np.log(spread).sum())
-            found["nll_standardized"] = mean - float(np.log(spread).sum())
-        # of a uniform density this wide the NLL would be the same; geometric mean over targets
-        found["equivalent_width"] = math.exp(mean / dims) if abs(mean / dims) < 700 else math.inf
+    y = evaluation.y.numpy()
+    if evaluation.measure == "density":
+        found |= _other_units(y, found["nll"])
     else:
-        found["perplexity"] = math.exp(mean) if mean < 700 else math.inf
-    reference = y if train is None or train.y is None else train.y.numpy()
-    if len(np.unique(reference, axis=0)) < 2 or (reference.std(0) == 0).any():
+        found["perplexity"] = _exp(found["nll"])
+    y_train = None if train is None or train.y is None else train.y.numpy()
+    reference = y if y_train is None else y_train
+    if (np.ptp(reference, axis=0) == 0).any() or not (
+        evaluation.measure == "density" or evaluation.width
+    ):
         return found
-    if rows.measure == "density" or rows.width:
-        marginal = _marginal(y, None if train is None else reference, rows, step)
-        found["marginal_nll"] = float(marginal.mean())
-        found["gain_over_marginal"] = _gain(marginal, rows.nll)
-        constant = _constant(rows, y)
-        if constant is not None:
-            gaussian, width = constant
-            found["gaussian_nll"] = float(gaussian.mean())
-            found["gaussian_scale"] = width
-            found["gain_over_gaussian"] = _gain(gaussian, rows.nll)
+    marginal = _marginal_nll(evaluation, y_train, step)
+    found["marginal_nll"] = float(marginal.mean())
+    found["gain_over_marginal"] = _gain(marginal, nll)
+    gaussian = _single_gaussian(evaluation)
+    if gaussian is not None:
+        gaussian_nll, scale = gaussian
+        found["gaussian_nll"] = float(gaussian_nll.mean())
+        found["gaussian_scale"] = scale
+        found["gain_over_gaussian"] = _gain(gaussian_nll, nll)
     return found
 
 
+def _classes(evaluation: Evaluation, train: Evaluation | None) -> dict[str, Any]:
+    """Returns perplexity, accuracy and the gain over the frequencies of the classes."""
+    y, logits = evaluation.y, evaluation.dist.logits
+    reference = evaluation.y if train is None else train.y
+    assert y is not None and reference is not None
+    counts = np.bincount(reference.numpy(), minlength=logits.shape[-1]) + 0.5
+    return {
+        "perplexity": _exp(float(evaluation.nll.mean())),
+        "accuracy": float((logits.argmax(-1) == y).double().mean()),
+        "gain_over_marginal": _gain(-np.log(counts / counts.sum())[y.numpy()], evaluation.nll),
+    }
+
+
+def _other_units(y: Floats, nll: float) -> dict[str, Any]:
+    """Returns NLL(c y) = NLL(y) + D log c for some c, and the width of a uniform of this NLL."""
+    n_targets = y.shape[1]
+    shift = n_targets * math.log(1000)
+    found: dict[str, Any] = {"other_units": {"thousands": nll - shift, "thousandths": nll + shift}}
+    spread = y.std(0)
+    if (np.ptp(y, axis=0) > 0).all():
+        found["shift_to_standard_deviations"] = -float(np.log(spread).sum())
+        found["nll_standardized"] = nll - float(np.log(spread).sum())
+    # with several targets the geometric mean of their widths
+    return found | {"equivalent_width": _exp(nll / n_targets)}
+
+
 def _gain(other: Floats, own: Floats) -> dict[str, float]:
-    """Mean gain of a row in nats and bits with its standard error."""
+    """Returns the mean gain of a row in nats and bits with its standard error."""
     with np.errstate(invalid="ignore"):  # both infinite
         gain = other - own
-    mean, error = float(gain.mean()), _error(gain)
-    return {"nats": mean, "bits": mean / math.log(2), "standard_error_nats": error}
+    mean = float(gain.mean())
+    return {
+        "nats": mean,
+        "bits": mean / math.log(2),
+        "standard_error_nats": _standard_error(gain),
+    }
 
 
-def _error(a: Floats) -> float:
+def _standard_error(a: Floats) -> float:
     if len(a) < 2 or not np.isfinite(a).all():
         return math.nan
     return float(a.std(ddof=1) / math.sqrt(len(a)))
 
 
-def _marginal(y: Floats, train: Floats | None, rows: Rows, step: float | None) -> Floats:
-    """NLL (N,) under a kernel density of y that ignores x; a row does not count for itself."""
-    z, jacobian = _way(y, rows.way)
-    if train is None:
-        reference, own = z, np.arange(len(z))
-        if len(z) > _MOST:
-            keep = np.linspace(0, len(z) - 1, _MOST).astype(int)
-            own = np.full(len(z), -1)
-            own[keep] = np.arange(_MOST)
-            reference = z[keep]
+def _exp(a: float) -> float:
+    return math.exp(a) if a < 700 else math.inf
+
+
+# -- the marginal density -------------------------------------------------------------------------
+
+
+def _marginal_nll(evaluation: Evaluation, y_train: Floats | None, step: float | None) -> Floats:
+    """Returns the NLL (N,) under a kernel density of y that ignores x.
+
+    Without training rows it is leave-one-out: a row has no kernel in the density that judges it.
+    """
+    assert evaluation.y is not None
+    z, log_jacobian = to_latent(evaluation.y.numpy(), evaluation.link)
+    own = np.full(len(z), -1)  # index of the kernel of each row; -1 where it has none
+    if y_train is None:
+        kept = evenly_spaced(len(z), _MOST_ROWS)
+        own[kept] = np.arange(len(kept))
+        reference = z[kept]
     else:
-        reference, own = _way(train, rows.way)[0], np.full(len(z), -1)
-        reference = reference[:: -(-len(reference) // _MOST)]
+        reference = to_latent(y_train, evaluation.link)[0]
+        reference = reference[:: -(-len(reference) // _MOST_ROWS)]
     n, d = reference.shape
     spread = reference.std(0)
     scott = spread * n ** (-1.0 / (d + 4))
-    # a bandwidth below the step would stand on the values, as it is chosen by likelihood
-    least = 0.0 if step is None or d > 1 or rows.width else step
-    inner = reference[:: -(-n // 1000)]
-    bands = [np.maximum(f * scott, least) for f in _FACTORS]
-    args = inner, inner, np.arange(len(inner)), spread, rows.width
-    best = max(bands, key=lambda b: float(_kernel(*args, b).mean()))
-    return -(_kernel(z, reference, own, spread, rows.width, best) + jacobian)
+    # chosen by likelihood, a bandwidth below the step of y would put spikes on its values
+    least = 0.0 if step is None or d > 1 or evaluation.width else step
+    tuning = reference[:: -(-n // _MOST_TUNING_ROWS)]
+    bandwidths = [np.maximum(factor * scott, least) for factor in _FACTORS]
+    args = evaluation.width, spread
 
-
-def _kernel(
-    z: Floats, reference: Floats, own: Any, spread: Floats, width: float, band: Floats
-) -> Floats:
-    """Log density (N,) of the kernel estimate, or log mass of the cells of a width."""
-    out = np.empty(len(z))
-    weight, scale = _WIDE
-    for i in range(0, len(z), _BLOCK):
-        part, mine = z[i : i + _BLOCK], own[i : i + _BLOCK]
-        gap = part[:, None, :] - reference[None]  # (n, R, D)
-        each = _log_kernel(gap, band, width).sum(-1)
-        there = np.flatnonzero(mine >= 0)
-        each[there, mine[there]] = -math.inf
-        count = len(reference) - (mine >= 0)
-        centre = part - reference.mean(0)
-        broad = _log_kernel(centre, scale * spread, width).sum(-1)
-        out[i : i + _BLOCK] = np.logaddexp(
-            math.log1p(-weight) + logsumexp(each, axis=1) - np.log(count),
-            math.log(weight) + broad,
+    def score(bandwidth: Floats) -> float:
+        return float(
+            _kernel_log_prob(tuning, tuning, np.arange(len(tuning)), bandwidth, *args).mean()
         )
-    return out
+
+    best = max(bandwidths, key=score)
+    return -(_kernel_log_prob(z, reference, own, best, *args) + log_jacobian)
 
 
-def _log_kernel(gap: Floats, band: Floats, width: float) -> Floats:
-    u = np.abs(gap) / band
-    if not width:
-        return -0.5 * u**2 - np.log(band) - 0.5 * math.log(2 * math.pi)
-    half = 0.5 * width / band
-    high, low = log_ndtr(half - u), log_ndtr(-half - u)
-    return high + np.log(-np.expm1(np.minimum(low - high, -1e-300)))
+def _kernel_log_prob(
+    z: Floats,
+    reference: Floats,
+    own: NDArray[np.intp],
+    bandwidth: Floats,
+    width: float,
+    spread: Floats,
+) -> Floats:
+    """Returns the log density (N,) of the kernel estimate, or the log mass of cells of a width."""
+    n, d = reference.shape
+    loc = np.concatenate([reference, reference.mean(0, keepdims=True)])  # (R + 1, D)
+    scale = np.concatenate([np.broadcast_to(bandwidth, (n, d)), _BROAD_SCALE * spread[None]])
+    found = []
+    for i in range(0, len(z), _CHUNK):
+        part = own[i : i + _CHUNK]
+        rows = np.flatnonzero(part >= 0)
+        log_weight = np.full((len(part), n + 1), math.log1p(-_BROAD_WEIGHT))
+        log_weight -= np.log(n - (part >= 0))[:, None]
+        log_weight[:, -1] = math.log(_BROAD_WEIGHT)
+        log_weight[rows, part[rows]] = -math.inf
+        kernels = GaussianMixture(*(torch.from_numpy(a) for a in (log_weight, loc, scale)))
+        found.append(_log_prob(kernels, z[i : i + _CHUNK], width))
+    return np.concatenate(found)
 
 
-def _constant(rows: Rows, y: Floats) -> tuple[Floats, list[float]] | None:
-    """NLL (N,) of a Gaussian around the model's own mean whose width suits these rows best."""
+def _log_prob(dist: GaussianMixture, z: Floats, width: float) -> Floats:
+    """Returns the log density at z (N, D), or the log mass of the cells around it; (N,)."""
+    at = torch.from_numpy(z)
+    log_p = log_mass(dist, at - 0.5 * width, at + 0.5 * width) if width else dist.log_prob(at)
+    return log_p.numpy()
+
+
+# -- the single Gaussian --------------------------------------------------------------------------
+
+
+def _single_gaussian(evaluation: Evaluation) -> tuple[Floats, list[float]] | None:
+    """Returns NLL (N,) and scale of the best Gaussian of constant covariance around the mean.
+
+    With a link function it stands around the median, in the latent unit, where the components of
+    the model are Gaussian.  None where it does not exist.
+    """
+    assert evaluation.y is not None
+    dist, y = evaluation.dist, evaluation.y.numpy()
+    if evaluation.link and not evaluation.is_univariate:
+        return None
     try:
-        mean = rows.dist.mean
+        centre = dist.median if evaluation.link else dist.mean
     except NotImplementedError:
         return None
-    centre = mean.double().numpy().reshape(y.shape)
-    jacobian: Floats | float = 0.0
-    if rows.way and rows.line:  # in the unit in which the model is Gaussian
-        centre = _way(rows.dist.median.double().numpy(), rows.way)[0]
-        y, jacobian = _way(y, rows.way)
-    elif rows.way:
+    centre = to_latent(centre.double().numpy().reshape(y.shape), evaluation.link)[0]
+    z, log_jacobian = to_latent(y, evaluation.link)
+    residual = z - centre
+    if not np.isfinite(residual).all():
         return None
-    gap = y - centre
-    if not np.isfinite(gap).all():
+    covariance = residual.T @ residual / len(residual)
+    eigenvalues = np.linalg.eigvalsh(covariance)
+    if eigenvalues[0] <= max(0.0, 1e-14 * eigenvalues[-1]):
         return None
-    covariance = gap.T @ gap / len(gap)
-    if rows.width:
-        scale = np.sqrt(np.diag(covariance))
-        if not (scale > 0).all():
-            return None
-        return -_log_kernel(gap, scale, rows.width)[:, 0], scale.tolist()
-    values = np.linalg.eigvalsh(covariance)
-    if values[0] <= 1e-14 * values[-1] or values[0] <= 0:
-        return None
-    root = np.linalg.cholesky(covariance)
-    z = np.linalg.solve(root, gap.T)
-    log_p = -0.5 * (z**2).sum(0) - np.log(np.diag(root)).sum()
-    log_p -= 0.5 * gap.shape[1] * math.log(2 * math.pi)
-    return -(log_p + jacobian), np.sqrt(np.diag(covariance)).tolist()
-
-
-def _way(y: Floats, way: str) -> tuple[Floats, Floats | float]:
-    """y in the unit of the components, and the log of the derivative, (N,)."""
-    if way == "log":
-        return np.log(y), -np.log(y).sum(1)
-    if way == "logit":
-        return np.log(y) - np.log1p(-y), -(np.log(y) + np.log1p(-y)).sum(1)
-    return y, 0.0
+    zeros = torch.zeros(1, dtype=torch.float64)
+    root = torch.from_numpy(np.linalg.cholesky(covariance)[None])
+    gaussian = GaussianMixture(zeros, zeros.expand(1, z.shape[1]), scale_tril=root)
+    nll = -(_log_prob(gaussian, residual, evaluation.width) + log_jacobian)
+    return nll, np.sqrt(np.diag(covariance)).tolist()

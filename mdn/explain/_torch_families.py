@@ -1,0 +1,71 @@
+"""Distributions of ``torch.distributions`` as the mixtures of this package, where they can be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
+
+from ..distribution import DiscretizedMixture, GaussianMixture, Mixture, TruncatedMixture
+
+__all__ = ["MIXTURES", "as_mixture"]
+
+MIXTURES = (GaussianMixture, Mixture, DiscretizedMixture, TruncatedMixture)
+
+
+def as_mixture(dist: Any) -> Any:
+    """Returns the same law as a distribution of this package; ``dist`` itself if there is none."""
+    if isinstance(dist, (*MIXTURES, Categorical)):
+        return dist
+    if isinstance(dist, MixtureSameFamily):
+        logits, components = dist.mixture_distribution.logits, dist.component_distribution
+        gaussian = _gaussian_parameters(components)
+        if gaussian is not None:
+            return GaussianMixture(logits, **gaussian)
+        return _mixture(logits, components) or dist
+    base = dist.base_dist if isinstance(dist, Independent) else dist
+    if len(dist.event_shape) > 1 or len(dist.batch_shape) + len(dist.event_shape) > 2:
+        return dist
+    if len(dist.batch_shape) == 2:  # (N, D) independent targets
+        dist = Independent(base, 1)
+    logits = torch.zeros(*dist.batch_shape, 1, dtype=torch.float64)
+    gaussian = _gaussian_parameters(dist)
+    if gaussian is None:
+        return _mixture(logits, [dist]) or dist
+    axis = {"loc": -2, "scale": -2, "scale_tril": -3}  # of the one component
+    gaussian = {name: a.unsqueeze(axis[name]) for name, a in gaussian.items()}
+    return GaussianMixture(logits.to(gaussian["loc"]), **gaussian)
+
+
+def _gaussian_parameters(dist: Distribution) -> dict[str, Any] | None:
+    """Returns loc (*, D) and scale (*, D) or scale_tril (*, D, D) of Gaussians, else None."""
+    if isinstance(dist, MultivariateNormal):
+        return {"loc": dist.loc, "scale_tril": dist.scale_tril}
+    base = dist.base_dist if isinstance(dist, Independent) else dist
+    if not isinstance(base, Normal) or len(dist.event_shape) > 1:
+        return None
+    return {
+        name: a if dist.event_shape else a.unsqueeze(-1)
+        for name, a in (("loc", base.loc), ("scale", base.scale))
+    }
+
+
+def _mixture(logits: Tensor, components: Any) -> Mixture | None:
+    """Returns the mixture if this package knows enough of the family: cdf, mean and modes."""
+    try:
+        mixture = Mixture(logits.double(), components)
+        found = mixture[:1] if mixture.batch_shape else mixture
+        found.cdf(found.mean)
+        found.modes()
+    except (TypeError, ValueError, NotImplementedError, RuntimeError):
+        return None
+    return mixture
