@@ -33,14 +33,13 @@ from torch.distributions.transforms import ExpTransform
 import mdn
 from benchmarks import verdicts
 from mdn import GaussianMixture, cli, explain_nll
-from mdn.explain._resolution import cell_nll, find_grid
 
 N = 400
-WORDS = {"fine", "suspicious", "collapse", "overfitting", "not meaningful", "misspecified"}
+VERDICTS = {"fine", "suspicious", "collapse", "overfitting", "not meaningful", "misspecified"}
 
 
 def normal(scale: float = 0.3, n: int = N, *, seed: int = 0) -> tuple[GaussianMixture, Tensor]:
-    """One Gaussian a row, and a draw of each: seeds are fixed, so nothing here fails by chance."""
+    """One Gaussian and one draw per row; seeds are fixed, so no test fails by chance."""
     g = torch.Generator().manual_seed(seed)
     loc = torch.randn(n, 1, 1, generator=g, dtype=torch.float64)
     dist = GaussianMixture(torch.zeros(1).double(), loc, torch.full_like(loc, scale))
@@ -63,7 +62,7 @@ def frame() -> tuple[pd.DataFrame, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def regressors(frame: Any) -> dict[str, tuple[mdn.MDNRegressor, np.ndarray]]:
-    """A small pool of networks for each kind of target, and its y."""
+    """A small ensemble for each kind of target, and its y."""
     X, y = frame
     targets = {
         "real": y,
@@ -84,8 +83,8 @@ def regressors(frame: Any) -> dict[str, tuple[mdn.MDNRegressor, np.ndarray]]:
 
 
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
-def test_verdict_is_fine_and_gains_are_the_same_in_every_unit(unit: float) -> None:
-    """NLL(c y) = NLL(y) + log c; what has no unit does not change."""
+def test_verdict_and_gains_do_not_depend_on_the_unit(unit: float) -> None:
+    """NLL(c y) = NLL(y) + log c; a gain has no unit."""
     dist, y = normal()
     one, other = explain_nll(dist, y=y), explain_nll(dist.affine(0.0, unit), y=unit * y)
     assert one.word == other.word == "fine"
@@ -120,7 +119,7 @@ def test_width_above_one_is_that_of_the_normal() -> None:
 
 
 def test_probability_of_an_interval_stays_below_one() -> None:
-    """A density of 400 per unit, and yet no interval has more than its share."""
+    """The density is 400 per unit of y, the probability of an interval at most 1."""
     dist, y = normal(1e-3)
     sign = explain_nll(dist, y=y).sign
     w, loc = sign["interval_width"], dist.loc[:, 0].numpy()
@@ -133,7 +132,7 @@ def test_probability_of_an_interval_stays_below_one() -> None:
 
 
 def test_gain_over_the_marginal_is_the_mutual_information() -> None:
-    """y = x + e, normal: -1/2 log(1 - rho^2) nats; 4 standard errors, and a kernel loses little."""
+    """y = x + e, normal: -1/2 log(1 - rho^2) nats, within 4 standard errors and 0.02."""
     dist, y = normal(0.3, 1000)
     gain = explain_nll(dist, y=y).unit["gain_over_marginal"]
     truth = 0.5 * math.log(1 + 1 / 0.3**2)
@@ -161,7 +160,7 @@ def test_equivalent_width_of_a_uniform_is_its_width() -> None:
 
 
 def test_marginal_of_the_training_rows_is_used_when_given() -> None:
-    """Its NLL is that of SciPy's kernel density with the same bandwidth, but for the broad part."""
+    """Its NLL is that of SciPy's kernel density with the same bandwidth, but for one component."""
     dist, y = normal(0.3)
     seen, y_seen = normal(0.3, seed=1)
     unit = explain_nll(dist, y=y, train=(seen, y_seen)).unit
@@ -195,39 +194,42 @@ def test_marginal_of_the_training_rows_is_used_when_given() -> None:
     ],
 )
 def test_step_of_rounded_values(values: list[float], step: float | None, anchored: Any) -> None:
-    """The step that the values were made with, and none for what was not rounded."""
-    found = find_grid(np.array(values, dtype=float))
-    assert found.step == (None if step is None else pytest.approx(step, rel=1e-4))
+    """The step that the values were rounded to, and None for values that were not rounded."""
+    y = np.array(values, dtype=float)
+    grid = explain_nll(Normal(torch.zeros(len(y)), 1e4), y=y).floor["grid"]
+    assert grid["step"] == (None if step is None else pytest.approx(step, rel=1e-4))
     if anchored is not None:
-        assert found.anchored is anchored
+        assert grid["anchored"] is anchored
 
 
-def test_heaps_are_named_with_their_counts() -> None:
-    """As in the eruptions: 2, 3 and 4 minutes among timed ones."""
+def test_values_that_repeat_are_listed_with_their_counts() -> None:
+    """As in the eruptions: 2, 3 and 4 minutes among durations of finer resolution."""
     rng = np.random.default_rng(0)
     y = np.concatenate([rng.normal(3, 1, 100), np.full(30, 4.0), np.full(20, 2.0)])
-    found = find_grid(y)
-    assert found.heaps == [(4.0, 30), (2.0, 20)] and found.repeated == pytest.approx(1 / 3)
     dist = GaussianMixture(torch.zeros(1), torch.full((150, 1, 1), 3.0), torch.ones(1, 1))
-    assert any("30 of 150 rows have y = 4 exactly" in r for r in explain_nll(dist, y=y).remarks)
+    report = explain_nll(dist, y=y)
+    assert report.floor["grid"]["heaps"] == [(4.0, 30), (2.0, 20)]
+    assert report.floor["grid"]["repeated"] == pytest.approx(1 / 3)
+    assert any("30 of 150 rows have y = 4 exactly" in r for r in report.remarks)
 
 
-def test_likelihood_of_the_cell_matches_scipy_and_is_never_negative() -> None:
-    """-log(F(y + w/2) - F(y - w/2)), also 30 scales away."""
-    dist, _ = normal(0.01, 5)
-    y = dist.loc[:, 0] + torch.tensor([[0.0], [0.02], [-0.1], [0.3], [0.0]])
-    z = ((y - dist.loc[:, 0]) / 0.01)[:, 0].numpy()
-    far, near = np.abs(z) + 2.5, np.abs(z) - 2.5  # a cell of 5 scales
-    expected = -(
-        stats.norm.logsf(near) + np.log1p(-np.exp(stats.norm.logsf(far) - stats.norm.logsf(near)))
-    )
-    found = cell_nll(dist, y, 0.05)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert (found >= 0).all()
+def test_nll_of_the_rounding_cells_matches_scipy() -> None:
+    """-log(F(y + w/2) - F(y - w/2)) of the step w, also 40 scales away."""
+    dist, y = normal(0.3)
+    y = (20 * y).round() / 20
+    y[:4, 0] += torch.tensor([0.0, 3.0, -6.0, 12.0], dtype=torch.float64)
+    z = ((y - dist.loc[:, 0]) / 0.3)[:, 0].numpy()
+    far, near = np.abs(z) + 0.025 / 0.3, np.abs(z) - 0.025 / 0.3
+    log_far, log_near = stats.norm.logsf(far), stats.norm.logsf(near)
+    expected = -(log_near + np.log1p(-np.exp(log_far - log_near))).mean()
+    report = explain_nll(dist, y=y)
+    assert report.floor["grid"]["step"] == pytest.approx(0.05)
+    assert report.floor["cell_nll"] == pytest.approx(expected, rel=1e-6)
+    assert report.floor["cell_nll"] > 0 > report.floor["gain_by_grid"] - 0.01
 
 
 def test_lowest_loss_is_that_of_all_weight_at_the_floor() -> None:
-    """log(floor) + log sqrt(2 pi), and no row of any model goes below."""
+    """log(floor) + log sqrt(2 pi); no row of any model has a lower loss."""
     x, y = torch.randn(100, 1), 5 * torch.randn(100, 1)
     model = mdn.MDN(1, min_scale=0.02).standardize_(x, y)
     report = explain_nll(model, x, y)
@@ -240,22 +242,23 @@ def test_lowest_loss_is_that_of_all_weight_at_the_floor() -> None:
 # -- health ---------------------------------------------------------------------------------------
 
 
-def test_dead_and_duplicated_components_are_told() -> None:
-    """One of weight 1e-6, and two that are one; a remark, and the density is fine."""
+def test_dead_and_duplicated_components_are_counted() -> None:
+    """One of weight 1e-6, and two equal ones: a remark, and the verdict is fine."""
     dist, y = normal(0.3)
     loc = torch.cat([dist.loc, dist.loc, dist.loc + 5], 1)
     logits = torch.tensor([0.5, 0.5, 1e-6], dtype=torch.float64).log()
     report = explain_nll(GaussianMixture(logits, loc, torch.full_like(loc, 0.3)), y=y)
     health = report.health
     assert (health["dead"], health["duplicated"], health["on_one_row"]) == (1, 1, 0)
-    assert [c["state"] for c in health["table"]] == ["as component 1", "as component 0", "dead"]
+    states = [component["state"] for component in health["table"]]
+    assert states == ["duplicate of component 1", "duplicate of component 0", "dead"]
     assert health["effective_components"] == pytest.approx(2, abs=1e-3)
     assert health["enough_components"] == 1
     assert report.word == "fine" and any("more components" in r for r in report.remarks)
 
 
 def test_component_on_a_single_row_is_suspicious() -> None:
-    """A spike on row 17, which answers for no other row."""
+    """A spike on row 17 with no responsibility for any other row."""
     y = torch.randn(N, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     loc = torch.stack([torch.zeros(1).double(), y[17]]).expand(N, 2, 1)
     scale = torch.tensor([[1.0], [1e-5]], dtype=torch.float64)
@@ -265,8 +268,8 @@ def test_component_on_a_single_row_is_suspicious() -> None:
     assert report.health["captured_rows"] == [17]
 
 
-def test_rows_at_the_floor_are_suspicious_unless_it_bars_spikes() -> None:
-    """y is a function of x, so that every scale is at its floor."""
+def test_rows_at_the_floor_are_suspicious_unless_it_rules_out_spikes() -> None:
+    """y is a function of x, so every scale is at its floor."""
     x = torch.linspace(-1, 1, 200)[:, None]
 
     def report(floor: float) -> mdn.NLLReport:
@@ -278,30 +281,29 @@ def test_rows_at_the_floor_are_suspicious_unless_it_bars_spikes() -> None:
         return explain_nll(model, x, 3 * x)
 
     narrow = report(1e-3)
-    assert narrow.word == "suspicious" and "100% of rows sit at the scale floor" in narrow.verdict
+    assert narrow.word == "suspicious" and "100% of rows are at the scale floor" in narrow.verdict
     assert narrow.health["share_at_floor"] == 1.0
-    # with a broad one it is the width that is wrong, and that is said
+    # a broad floor makes the density too wide, which the PIT shows
     assert report(0.1).word == "misspecified"
 
 
 def test_full_covariance_is_judged_by_its_narrowest_direction() -> None:
     """A Gaussian of scales 1 and 1 with correlation 0.9999 is narrow."""
-    g = torch.Generator().manual_seed(0)
     covariance = torch.tensor([[1.0, 0.9999], [0.9999, 1.0]], dtype=torch.float64)
-    y = MultivariateNormal(torch.zeros(2).double(), covariance)
-    torch.manual_seed(0)
-    draws = y.sample((N,))
-    report = explain_nll(y, y=draws)
+    dist = MultivariateNormal(torch.zeros(2).double(), covariance)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        y = dist.sample((N,))
+    report = explain_nll(dist, y=y)
     assert report.health["table"][0]["median_scale"] == pytest.approx(math.sqrt(1e-4), rel=1e-6)
     assert "integral" not in report.sign and "skipped" in str(report)
-    del g
 
 
 # -- fit and verdict ------------------------------------------------------------------------------
 
 
 def test_overfitting_is_the_gap_between_held_out_and_training_rows() -> None:
-    """Gap and standard error as by hand; the word needs the training rows."""
+    """Gap and standard error by their formulas; the verdict needs the training rows."""
     dist, y = normal(0.3)
     narrow = GaussianMixture(dist.logits, dist.loc, dist.scale / 3)
     seen, y_seen = normal(0.1, seed=1)
@@ -316,16 +318,16 @@ def test_overfitting_is_the_gap_between_held_out_and_training_rows() -> None:
     assert alone.word == "misspecified" and "too narrow" in alone.verdict
 
 
-@pytest.mark.parametrize(("factor", "said"), [(1.0, ""), (0.5, "too narrow"), (2.0, "too wide")])
-def test_three_models_are_told_apart(factor: float, said: str) -> None:
-    """Exact, too narrow, too wide."""
+@pytest.mark.parametrize(("factor", "reason"), [(1.0, ""), (0.5, "too narrow"), (2.0, "too wide")])
+def test_exact_narrow_and_wide_densities_get_different_verdicts(factor: float, reason: str) -> None:
+    """Of the scale: exact, half, twice."""
     dist, y = normal(0.3)
     report = explain_nll(GaussianMixture(dist.logits, dist.loc, factor * dist.scale), y=y)
-    assert report.word == ("misspecified" if said else "fine") and said in report.verdict
+    assert report.word == ("misspecified" if reason else "fine") and reason in report.verdict
 
 
-def test_a_wrong_width_is_found_where_it_evens_out_over_all_rows() -> None:
-    """Too wide for half of the x, too narrow for the others: the features tell."""
+def test_a_wrong_width_is_found_where_it_cancels_over_all_rows() -> None:
+    """Too wide for half of the rows, too narrow for the others: groups by a feature differ."""
     g = torch.Generator().manual_seed(0)
     x = torch.rand(1000, 1, generator=g, dtype=torch.float64)
     y = (0.2 + 0.8 * (x > 0.5)) * torch.randn(1000, 1, generator=g, dtype=torch.float64)
@@ -356,7 +358,7 @@ def test_cost_of_miscalibration_is_the_divergence_of_the_pit() -> None:
 
 @pytest.mark.parametrize("count", [2, 6, 10])
 def test_few_values_have_no_meaningful_density(count: int) -> None:
-    """The verdict counts them, and the remedy names a likelihood of cells."""
+    """The verdict counts the values, and the remedy names a likelihood of cells."""
     y = torch.arange(N, dtype=torch.float64)[:, None] % count
     dist = GaussianMixture(torch.zeros(1), torch.full((N, 1, 1), count / 2), torch.ones(1, 1))
     report = explain_nll(dist, y=y)
@@ -364,8 +366,8 @@ def test_few_values_have_no_meaningful_density(count: int) -> None:
     assert "target='integer'" in report.remedy
 
 
-def test_a_density_on_the_grid_of_y_is_not_meaningful_and_a_smooth_one_is() -> None:
-    """Of a y rounded to 0.1: comb of narrow components, or one broad Gaussian."""
+def test_a_density_concentrated_on_the_grid_of_y_is_not_meaningful_and_a_smooth_one_is() -> None:
+    """y rounded to 0.1: a comb of narrow components, or one broad Gaussian."""
     g = torch.Generator().manual_seed(0)
     y = (10 * torch.randn(N, 1, generator=g, dtype=torch.float64)).round() / 10
     places = torch.arange(-30, 31, dtype=torch.float64)[:, None] / 10
@@ -383,8 +385,8 @@ def test_a_density_on_the_grid_of_y_is_not_meaningful_and_a_smooth_one_is() -> N
     assert explain_nll(smooth, y=y).word == "fine"
 
 
-def test_one_row_far_off_is_suspicious() -> None:
-    """It makes most of the mean loss, and is named."""
+def test_an_outlier_is_suspicious() -> None:
+    """It contributes most of the mean loss, and the verdict names its row."""
     dist, y = normal(0.3)
     y[123] += 12.0
     report = explain_nll(dist, y=y)
@@ -393,7 +395,7 @@ def test_one_row_far_off_is_suspicious() -> None:
 
 
 def test_rows_outside_the_support_are_named() -> None:
-    """A density of 0 there: the loss is infinite, JSON has no such number."""
+    """The density is 0 there and the loss infinite, for which JSON has no number."""
     y = torch.ones(N, dtype=torch.float64)
     y[5] = -1.0
     report = explain_nll(Gamma(torch.ones(N).double(), torch.ones(N).double()), y=y)
@@ -403,7 +405,7 @@ def test_rows_outside_the_support_are_named() -> None:
 
 
 def test_a_model_worse_than_the_marginal_is_misspecified() -> None:
-    """Rows out of order: calibrated over all rows, and yet it says nothing right."""
+    """Rows in a wrong order: calibrated over all rows, but wrong in each."""
     g = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(N, 4, generator=g)
     y = Categorical(logits=logits).logits.argmax(-1)
@@ -430,7 +432,7 @@ def test_verdict_of_a_trained_model(situation: verdicts.Situation) -> None:
         assert found["right"], found["verdict"]
 
 
-def test_the_table_of_the_benchmark_counts_words() -> None:
+def test_the_table_of_the_benchmark_counts_verdicts() -> None:
     """One wrong of two is 50 %, and misses the goal."""
     names = [(s.name, s.word) for s in verdicts.SITUATIONS[:2]]
     found = [
@@ -446,7 +448,7 @@ def test_the_table_of_the_benchmark_counts_words() -> None:
 # -- kinds of models ------------------------------------------------------------------------------
 
 
-def test_torch_distributions_say_what_ours_say() -> None:
+def test_torch_distributions_give_the_report_of_the_equal_mixture() -> None:
     """Normal, Independent, MixtureSameFamily, MultivariateNormal, (N,) or (N, 1): one law."""
     dist, y = normal(0.3, 60)
     loc = dist.loc[:, 0, 0]
@@ -475,7 +477,7 @@ def test_torch_distributions_say_what_ours_say() -> None:
     ids=["student", "log-normal", "transformed"],
 )
 def test_other_families_of_torch(build: Any) -> None:
-    """Drawn from themselves they are fine, whether or not their form is known."""
+    """The verdict on their own draws is fine, whether or not a Mixture can hold the family."""
     loc = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     dist = build(loc)
     with torch.random.fork_rng():
@@ -489,7 +491,7 @@ def test_other_families_of_torch(build: Any) -> None:
 
 
 def test_classes_have_a_mass_and_a_loss_that_is_never_negative() -> None:
-    """Perplexity, accuracy, gain over the frequencies; the ratio loss is mentioned."""
+    """Perplexity, accuracy and a note on the loss of likelihood ratios."""
     head = mdn.CategoricalHead(2, 3)
     x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
     y = head(x).logits.argmax(-1)
@@ -507,11 +509,11 @@ def test_classes_have_a_mass_and_a_loss_that_is_never_negative() -> None:
 def test_regressor_of_every_kind_of_target(
     kind: str, measure: str, regressors: Any, frame: Any
 ) -> None:
-    """The NLL is the model's own; networks are told apart in the pool."""
+    """The NLL is that of the regressor, and the components are counted by network."""
     model, y = regressors[kind]
     X = frame[0]
     report = explain_nll(model, X[200:], y[200:], train=(X[:200], y[:200]))
-    assert report.word in WORDS and report.verdict.startswith(f"{report.word}: ")
+    assert report.word in VERDICTS and report.verdict.startswith(f"{report.word}: ")
     assert report.sign["measure"] == measure
     assert report.unit["nll"] == pytest.approx(model.nll(X[200:], y[200:]), rel=1e-12)
     assert report.fit["train_nll"] == pytest.approx(model.nll(X[:200], y[:200]), rel=1e-12)
@@ -524,7 +526,7 @@ def test_regressor_of_every_kind_of_target(
 
 
 class _Twice(nn.Module):
-    """Two targets, dropout, and a mode that has to come back."""
+    """Two targets and dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -534,8 +536,8 @@ class _Twice(nn.Module):
         return Normal(self.linear(self.drop(x)), 1.0)
 
 
-def test_module_is_asked_in_evaluation_mode_and_left_in_its_own() -> None:
-    """Two targets: no integral, HDR values in place of the PIT; the global generator rests."""
+def test_module_is_called_in_evaluation_mode_and_its_mode_restored() -> None:
+    """Two targets: HDR values instead of the PIT; the global random state does not change."""
     model = _Twice().train()
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     y = model.eval()(x).mean.detach() + torch.randn(
@@ -570,8 +572,8 @@ class _Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_html_is_closed_escaped_and_alone() -> None:
-    """Every tag closes, no script, nothing from elsewhere, no bare sign of the text."""
+def test_html_is_well_formed_escaped_and_self_contained() -> None:
+    """Every tag closes, no script, no link, text escaped."""
     dist, y = normal(0.3, 60)
     page = explain_nll(dist, y=y)._repr_html_()
     tags = _Tags()
@@ -592,8 +594,8 @@ def test_text_holds_the_verdict_and_every_part() -> None:
     assert max(map(len, text.splitlines())) <= 96
 
 
-def test_figure_has_a_panel_for_what_is_known() -> None:
-    """Four for a density; losses and gains for classes; labels everywhere."""
+def test_figure_has_a_panel_for_each_kind_of_number() -> None:
+    """Four for a density, two for classes; every axis has a label and a title."""
     dist, y = normal(0.3, 60)
     figure = explain_nll(dist, y=y, train=normal(0.3, 60, seed=1)).plot()
     assert len(figure.axes) == 4
@@ -609,11 +611,11 @@ def test_figure_has_a_panel_for_what_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "said"),
+    ("call", "error", "message"),
     [
         (lambda d, y: explain_nll(d), ValueError, "y must be given"),
         (lambda d, y: explain_nll(mdn.MDN(1), y=y), ValueError, "X must be given with a model"),
-        (lambda d, y: explain_nll(3, y, y), TypeError, "model_or_distribution must be"),
+        (lambda d, y: explain_nll(3, y, y), TypeError, "model must be"),
         (lambda d, y: explain_nll(mdn.MDN, y, y), TypeError, "got the class MDN"),
         (lambda d, y: explain_nll(mdn.MDN(1), y[:5], y), ValueError, "5 and 60 rows"),
         (lambda d, y: explain_nll(d, y[:5], y), ValueError, "5 and 60 rows"),
@@ -621,7 +623,7 @@ def test_figure_has_a_panel_for_what_is_known() -> None:
         (
             lambda d, y: explain_nll(d, y=["a"] * 60),
             TypeError,
-            "y must be a tensor or hold numbers",
+            "y must be a tensor or a numeric array",
         ),
         (lambda d, y: explain_nll(d, y=y / 0), ValueError, "y must be finite; row 0 is not"),
         (lambda d, y: explain_nll(d, y=y, train=(y, y)), TypeError, "train must begin with"),
@@ -639,9 +641,9 @@ def test_figure_has_a_panel_for_what_is_known() -> None:
         ),
     ],
 )
-def test_errors_say_what_was_expected(call: Any, error: type[Exception], said: str) -> None:
-    """One sentence with the name, what was found and the cure."""
-    with pytest.raises(error, match=said):
+def test_errors_state_what_was_expected(call: Any, error: type[Exception], message: str) -> None:
+    """One sentence with the name, the value and the remedy."""
+    with pytest.raises(error, match=message):
         call(*normal(0.3, 60))
 
 
@@ -650,7 +652,7 @@ def test_errors_say_what_was_expected(call: Any, error: type[Exception], said: s
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, regressors: Any, frame: Any) -> Path:
-    """A saved model with two tables, one of the training rows, the target not the last column."""
+    """A saved model with tables of training and test rows; the target is the first column."""
     folder = tmp_path_factory.mktemp("files")
     regressors["real"][0].save(folder / "model.mdn")
     table = frame[0].copy()
@@ -663,7 +665,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, regressors: Any, frame: Any)
 def test_command_writes_report_figure_and_numbers(
     files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """What is printed, written and said by the library is one and the same."""
+    """Text, JSON and HTML hold the report of the library."""
     out = {kind: tmp_path / f"report.{kind}" for kind in ("html", "png", "json")}
     args = ["explain", str(files / "model.mdn"), str(files / "test.csv")]
     args += ["--train", str(files / "train.csv"), "--html", str(out["html"])]
@@ -683,7 +685,7 @@ def test_command_writes_report_figure_and_numbers(
     tags = _Tags()
     tags.feed(page)
     assert not tags.open
-    assert cli.main(args) == 1  # nothing is replaced unasked
+    assert cli.main(args) == 1  # no file is replaced without --force
     assert "add --force to replace them" in capsys.readouterr().err
     assert cli.main([*args, "--force"]) == 0
 
@@ -691,7 +693,7 @@ def test_command_writes_report_figure_and_numbers(
 def test_command_takes_a_module_and_a_distribution(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without names of features the last column is y."""
+    """Without feature names the last column is y."""
     dist, y = normal(0.3, 60)
     x = dist.loc[:, 0].numpy()
     pd.DataFrame({"x": x[:, 0], "y": y[:, 0]}).to_csv(tmp_path / "data.csv", index=False)
@@ -703,7 +705,7 @@ def test_command_takes_a_module_and_a_distribution(
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (["nope.mdn", "test.csv"], "there is no file nope.mdn"),
         (["model.mdn", "nope.csv"], "there is no file nope.csv"),
@@ -711,18 +713,18 @@ def test_command_takes_a_module_and_a_distribution(
         (["model.mdn", "test.csv", "--target", "kind"], "the target kind of test.csv must hold"),
         (["model.mdn", "short.csv"], "short.csv lacks kind, which the model was fitted on"),
         (["model.mdn", "wide.csv"], "wide.csv has 2 columns besides the features"),
-        (["model.mdn", "empty.csv"], "empty.csv is no CSV file with a header"),
-        (["model.mdn", "test.csv", "--json", "no/r.json"], "the folder no is not there"),
+        (["model.mdn", "empty.csv"], "empty.csv is not a CSV file with a header"),
+        (["model.mdn", "test.csv", "--json", "no/r.json"], "the folder no does not exist"),
     ],
 )
 def test_command_errors_are_one_line(
     files: Path,
     args: list[str],
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Exit 1 and the cure, no traceback."""
+    """Exit 1 and the remedy, no traceback."""
     monkeypatch.chdir(files)
     table = pd.read_csv("test.csv")
     table.drop(columns="kind").to_csv("short.csv", index=False)
@@ -730,19 +732,19 @@ def test_command_errors_are_one_line(
     Path("empty.csv").write_text("")
     assert cli.main(["explain", *args]) == 1
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 def test_command_without_pandas_names_the_extra(
     files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A module that is None in sys.modules can not be imported."""
+    """A module that is None in sys.modules cannot be imported."""
     monkeypatch.setitem(sys.modules, "pandas", None)
     assert cli.main(["explain", str(files / "model.mdn"), str(files / "test.csv")]) == 1
     assert 'pip install "mdn[tables]"' in capsys.readouterr().err
 
 
 def test_help_of_the_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    """As every command."""
+    """``--help`` shows it."""
     assert cli.main(["explain", "--help"]) == 0
     assert "Example: mdn explain model.mdn" in capsys.readouterr().out
