@@ -1,11 +1,12 @@
 """``mdn ...`` on the command line.
 
-Exit status: 0 done, 1 could not, 2 wrong usage.  Errors are one line, without a traceback.
+Exit status: 0 done, 1 failed, 2 wrong usage.  An error is one line, without a traceback.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +24,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 
-def _version(asked: bool) -> None:
-    if asked:
+
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"mdn {__version__}")
         raise typer.Exit
 
@@ -39,21 +42,17 @@ def _options(
     pass
 
 
-@app.command(
-    epilog="Example: mdn demo --out mdn-demo",
-)
+@app.command(epilog="Example: mdn demo --out mdn-demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for demo.png and demo.json.")] = Path(
         "mdn-demo"
     ),
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: Force = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 0,
 ) -> None:
     """Fit p(duration | waiting) of Old Faithful and explain why a loss may be negative."""
-    names = ("demo.png", "demo.json")
-    there = [str(out / name) for name in names if (out / name).exists()]
-    if there and not force:
-        raise FileExistsError(f"{' and '.join(there)} exist already; add --force to replace them")
+    files = [out / "demo.png", out / "demo.json"]
+    _check_free(files, force)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder with --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -62,10 +61,10 @@ def demo(
 
     from . import demo as job
 
-    with Console(stderr=True).status("starting") as status:  # nothing of it in a pipe
+    with Console(stderr=True).status("starting") as status:  # shows nothing in a pipe
         numbers = job.run(out, seed=seed, progress=lambda step: status.update(step))
     typer.echo(job.describe(numbers))
-    typer.echo(f"\nWrote {' and '.join(str(out / name) for name in names)}")
+    typer.echo(f"\nWrote {_joined(files)}")
 
 
 @app.command(
@@ -74,7 +73,7 @@ def demo(
     add_help_option=False,
 )
 def experiment(context: typer.Context) -> int:
-    """Run experiments of the repository: --list says which there are, --help how."""
+    """Run experiments of the repository: --list lists them, --help explains the options."""
     folder = Path(__file__).resolve().parent.parent
     if not (folder / "experiments" / "__main__.py").exists():
         raise FileNotFoundError(
@@ -83,62 +82,69 @@ def experiment(context: typer.Context) -> int:
         )
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
-    from importlib import import_module
-
     return int(import_module("experiments.__main__").main(context.args))
 
 
-@app.command(
-    epilog="Example: mdn explain model.mdn test.csv --train train.csv --html report.html",
-)
+@app.command(epilog="Example: mdn explain model.mdn test.csv --train train.csv --html report.html")
 def explain(
     model: Annotated[Path, typer.Argument(help="A file of model.save or mdn.save.")],
     data: Annotated[
-        Path, typer.Argument(help="CSV file with a header: best, rows not trained on.")
+        Path, typer.Argument(help="CSV file with a header, preferably of held-out rows.")
     ],
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Column of y; once for each. Default: what is no feature, or the last."),
+        typer.Option(
+            help="Column of y; repeat it for several. Default: all columns that are not features, "
+            "or the last ones."
+        ),
     ] = None,
     train: Annotated[Path | None, typer.Option(help="CSV file of the training rows.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as one HTML page.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Write the figure, as .png or .pdf.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    force: Force = False,
 ) -> None:
     """Explain a loss on data: why it may be negative, and whether the density is right."""
-    wanted = [path for path in (html, figure, json) if path is not None]
-    there = [str(path) for path in wanted if path.exists()]
-    if there and not force:
-        raise FileExistsError(f"{' and '.join(there)} exist already; add --force to replace them")
-    for path in wanted:
+    files = [path for path in (html, figure, json) if path is not None]
+    _check_free(files, force)
+    for path in files:
         if not path.parent.is_dir():
-            raise FileNotFoundError(f"the folder {path.parent} is not there; create it first")
+            raise FileNotFoundError(f"the folder {path.parent} does not exist; create it first")
 
     from .explain import explain_file, write
 
     report = explain_file(model, data, target=target, train=train)
     write(report, html, figure, json)
     typer.echo(str(report))
-    if wanted:
-        typer.echo(f"\nWrote {' and '.join(map(str, wanted))}")
+    if files:
+        typer.echo(f"\nWrote {_joined(files)}")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
+    """Runs the command line and returns the exit status."""
     try:
         if not (sys.argv[1:] if args is None else args):
             app(["--help"], standalone_mode=False)
             return 2
-        code = app(args, standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        status = app(args, standalone_mode=False)
+        return status if isinstance(status, int) else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        print("mdn: stopped", file=sys.stderr)
+        print("mdn: interrupted", file=sys.stderr)
         return 1
     except Exception as error:
-        usage = hasattr(error, "format_message")  # click's UsageError and its kin
-        text = error.format_message() if usage else str(error)  # type: ignore[attr-defined]
+        wrong_usage = hasattr(error, "format_message")  # a UsageError of click
+        text = error.format_message() if wrong_usage else str(error)  # type: ignore[attr-defined]
         print(f"mdn: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
-        return 2 if usage else 1
+        return 2 if wrong_usage else 1
+
+
+def _check_free(files: list[Path], force: bool) -> None:
+    existing = [path for path in files if path.exists()]
+    if existing and not force:
+        raise FileExistsError(f"{_joined(existing)} exist already; add --force to replace them")
+
+
+def _joined(files: list[Path]) -> str:
+    return " and ".join(map(str, files))

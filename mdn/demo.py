@@ -1,4 +1,4 @@
-"""The main job, start to end: p(duration | waiting) of Old Faithful, and why its loss is negative.
+"""The demo: p(duration | waiting) of Old Faithful, and why its loss may be negative.
 
 Used by ``mdn demo``; see :func:`run` for the numbers.
 """
@@ -22,11 +22,12 @@ __all__ = ["describe", "draw", "run"]
 
 _FOLDS = 5
 _COVERAGE = 0.9
-# A night's eruption was noted as short, medium or long and entered as 2, 3 or 4 minutes. The floor
-# (in standard deviations, here 7 seconds) keeps the density from turning these ties into spikes.
-_FLOOR = 0.1
+# Eruptions at night were recorded as short, medium or long and entered as 2, 3 or 4 minutes. The
+# scale floor (in standard deviations, here 7 seconds) keeps the density from having spikes there.
+_MIN_SCALE = 0.1
 _UNITS = (("seconds", 60.0), ("minutes", 1.0), ("hours", 1 / 60))  # per minute
-_SECOND_PART = 0.1  # a second interval of the region counts from this probability on
+_LEVELS = 0.05, 0.5, 0.95  # of the quantiles that are compared between units
+_SECOND_INTERVAL = 0.1  # probability from which on the region counts as two intervals
 
 
 def run(
@@ -40,20 +41,20 @@ def run(
         progress: called with the name of each step.
 
     Returns:
-        What ``demo.json`` holds: data, held-out scores, bimodality, and the loss in three units.
+        The content of ``demo.json``: data, held-out scores, bimodality, the loss in three units.
     """
     data = load_old_faithful()
     X, y = data.X, data.y
     progress("held-out scores")
     scores = {
-        "mixture density network": _cross_validated(X, y, seed),
-        "single Gaussian": _cross_validated(X, y, seed, n_components=1),
-        "marginal density": _cross_validated(np.zeros_like(X), y, seed),
+        "mixture density network": _cross_validate(X, y, seed),
+        "single Gaussian": _cross_validate(X, y, seed, n_components=1),
+        "marginal density": _cross_validate(np.zeros_like(X), y, seed),
     }
     progress("fit in three units")
-    fits = {unit: _fitted(X, c * y, seed) for unit, c in _UNITS}
-    units = {unit: _in_unit(fits[unit], X, c * y) for unit, c in _UNITS}
-    reference = fits["minutes"].predict_quantiles(X, [0.05, 0.5, 0.95])
+    fits = {unit: _fit(X, c * y, seed) for unit, c in _UNITS}
+    units = {unit: _loss_in_unit(fits[unit], X, c * y) for unit, c in _UNITS}
+    reference = fits["minutes"].predict_quantiles(X, _LEVELS)
     numbers = {
         "data": {
             "name": "Old Faithful",
@@ -74,10 +75,8 @@ def run(
             "log 60": math.log(60),
         },
         "largest_relative_difference_of_quantiles": max(
-            float(
-                np.abs(fits[u].predict_quantiles(X, [0.05, 0.5, 0.95]) / (c * reference) - 1).max()
-            )
-            for u, c in _UNITS
+            float(np.abs(fits[unit].predict_quantiles(X, _LEVELS) / (c * reference) - 1).max())
+            for unit, c in _UNITS
         ),
     }
     progress("figure")
@@ -87,7 +86,7 @@ def run(
 
 
 def describe(numbers: dict[str, Any]) -> str:
-    """The numbers of :func:`run` as text for a terminal."""
+    """Returns the numbers of :func:`run` as text for a terminal."""
     lines = [
         f"Old Faithful, {numbers['data']['rows']} eruptions: how long does one last, "
         "given the wait before it?",
@@ -98,7 +97,7 @@ def describe(numbers: dict[str, Any]) -> str:
     for name, s in numbers["held_out"].items():
         lines.append(f"  {name:<32}{s['nll']:9.3f}{s['crps']:13.3f}{s['coverage']:15.1%}")
     b = numbers["bimodal"]
-    parts = " or ".join(
+    intervals = " or ".join(
         f"{low:.2f} to {high:.2f} min ({p:.0%})"
         for (low, high), p in zip(b["example_intervals"], b["example_probabilities"], strict=True)
     )
@@ -106,9 +105,9 @@ def describe(numbers: dict[str, Any]) -> str:
         "  (nats in minutes, lower is better; the marginal density ignores the wait)",
         "",
         f"Bimodal: after waits of {b['waiting_from']:.0f} to {b['waiting_to']:.0f} min the "
-        f"{numbers['coverage']:.0%} region falls apart.",
-        f"  After {b['example_waiting']:.0f} min: {parts}.",
-        f"  The mean, {b['example_mean']:.2f} min, says neither: the density there is "
+        f"{numbers['coverage']:.0%} region is two intervals.",
+        f"  After {b['example_waiting']:.0f} min: {intervals}.",
+        f"  The mean, {b['example_mean']:.2f} min, lies in neither: the density there is "
         f"{b['example_density_at_mean']:.2f} per min, at the mode "
         f"{b['example_density_at_mode']:.2f}.",
         "",
@@ -124,17 +123,16 @@ def describe(numbers: dict[str, Any]) -> str:
     lines += [
         f"  differences {d['seconds - minutes']:.10f} and {d['minutes - hours']:.10f}; "
         f"log 60 = {d['log 60']:.10f}",
-        "  It is one fit: once converted, quantiles agree to a part in "
+        "  It is the same fit: converted to one unit, quantiles agree to one part in "
         f"{1 / max(numbers['largest_relative_difference_of_quantiles'], 2e-16):.0e}.",
         "  A density is per unit of y: in large units it exceeds 1, and minus its log is negative.",
-        "  The probability it spreads is 1 each time. Compare losses in one unit; the sign alone "
-        "says nothing.",
+        "  Its integral is 1 in each unit. Compare losses in one unit; the sign says nothing.",
     ]
     return "\n".join(lines)
 
 
 def draw(model: MDNRegressor, X: np.ndarray, y: np.ndarray, numbers: dict[str, Any]) -> Any:
-    """The figure: density over x, one conditional, the training curve, the loss by unit."""
+    """Draws the figure: density over x, one conditional, the training curve, the loss by unit."""
     figure, axes = plot.panels(2, 2, size=(11.0, 8.0))
     x_label, y_label = numbers["data"]["x"], numbers["data"]["y"]
     plot.plot_density(
@@ -153,22 +151,22 @@ def draw(model: MDNRegressor, X: np.ndarray, y: np.ndarray, numbers: dict[str, A
 # ---------------------------------------------------------------------------------------------
 
 
-def _fitted(X: np.ndarray, y: np.ndarray, seed: int, n_components: int = 5) -> MDNRegressor:
-    """Networks alone: with one column, trees would add time and little else."""
+def _fit(X: np.ndarray, y: np.ndarray, seed: int, n_components: int = 5) -> MDNRegressor:
+    """Returns a fit without trees, which add hardly anything with one feature."""
     return MDNRegressor(
-        n_components, preset="fast", trees=False, min_scale=_FLOOR, random_state=seed
+        n_components, preset="fast", trees=False, min_scale=_MIN_SCALE, random_state=seed
     ).fit(X, y)
 
 
-def _cross_validated(
+def _cross_validate(
     X: np.ndarray, y: np.ndarray, seed: int, n_components: int = 5
 ) -> dict[str, float]:
-    """Means over all rows, each scored by the model that did not see it."""
+    """Returns means over all rows, each scored by the model that was fitted without it."""
     nll, crps, inside = (np.empty(len(y)) for _ in range(3))
     fold = np.random.default_rng(seed).permutation(len(y)) % _FOLDS
     for k in range(_FOLDS):
         train, test = fold != k, fold == k
-        model = _fitted(X[train], y[train], seed, n_components)
+        model = _fit(X[train], y[train], seed, n_components)
         dist, target = model.predict_distribution(X[test]), y[test, None]
         nll[test], crps[test] = scoring.nll(dist, target), scoring.crps(dist, target)
         low, high = model.predict_interval(X[test], _COVERAGE).T
@@ -176,8 +174,8 @@ def _cross_validated(
     return {"nll": nll.mean(), "crps": crps.mean(), "coverage": inside.mean()}
 
 
-def _in_unit(model: MDNRegressor, X: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Loss, and what shows that its sign is a matter of the unit."""
+def _loss_in_unit(model: MDNRegressor, X: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Returns the loss, and the numbers that show that its sign depends on the unit."""
     log_p = model.log_prob(X, y)
     modes = model.predict_distribution(X).modes().log_density.nan_to_num(nan=-math.inf)
     sharpest = int(modes.amax(-1).argmax())  # the row with the highest density
@@ -203,32 +201,32 @@ def _in_unit(model: MDNRegressor, X: np.ndarray, y: np.ndarray) -> dict[str, flo
 
 
 def _bimodal(model: MDNRegressor, X: np.ndarray) -> dict[str, Any]:
-    """Where the highest-density region falls apart, and the wait that divides it most evenly."""
+    """Returns the waits after which the region is two intervals, and the most even example."""
     grid = np.arange(math.ceil(X.min()), math.floor(X.max()) + 1, dtype=float)
     dist = model.predict_distribution(grid[:, None])
     intervals = dist.hdr(_COVERAGE).intervals  # (G, K, 2)
     ends = intervals.nan_to_num(nan=0.0).movedim(0, 1).unsqueeze(-2)  # (K, G, 1, 2)
     mass = (dist.cdf(ends[..., 1]) - dist.cdf(ends[..., 0])).t().numpy()  # (G, K)
-    parts = np.sort(mass, axis=1)[:, ::-1]
-    best = int(parts[:, 1].argmax())
-    split = parts[:, 1] >= _SECOND_PART
-    first = best - int(np.argmin(split[best::-1])) + 1 if not split[: best + 1].all() else 0
-    last = best + int(np.argmin(split[best:])) - 1 if not split[best:].all() else len(grid) - 1
+    second = np.sort(mass, axis=1)[:, -2]
+    best = int(second.argmax())
+    unimodal = np.flatnonzero(second < _SECOND_INTERVAL)
+    first = int(max(unimodal[unimodal < best], default=-1)) + 1
+    last = int(min(unimodal[unimodal > best], default=len(grid))) - 1
     row = dist[best]
     modes, height = row.modes()
     largest = np.sort(np.argsort(mass[best])[-2:])
-    peaks = []
+    example_modes = []
     for low, high in intervals[best, largest].tolist():
         inside = (modes[:, 0] >= low) & (modes[:, 0] <= high)
-        peaks.append(float(modes[inside][0, 0]))  # modes come by falling density
+        example_modes.append(float(modes[inside][0, 0]))  # modes are sorted by falling density
     return {
         "waiting_from": grid[first],
         "waiting_to": grid[last],
-        "second_interval_at_least": _SECOND_PART,
+        "second_interval_at_least": _SECOND_INTERVAL,
         "example_waiting": grid[best],
         "example_intervals": intervals[best, largest].tolist(),
         "example_probabilities": mass[best, largest].tolist(),
-        "example_modes": peaks,
+        "example_modes": example_modes,
         "example_mean": row.mean.item(),
         "example_density_at_mean": math.exp(row.log_prob(row.mean)),
         "example_density_at_mode": math.exp(height[0]),
