@@ -96,9 +96,9 @@ def broadcast_batches(
 
 def check_weights(logits: Tensor) -> None:
     """Raises where every component of a row is switched off; logits are (*, K)."""
-    dead = logits.amax(-1) == -math.inf
-    if bool(dead.any()):
-        where = first_row(dead) if dead.ndim else "the mixture"
+    off = logits.amax(-1) == -math.inf
+    if bool(off.any()):
+        where = first_row(off) if off.ndim else "the mixture"
         raise ValueError(
             f"logits: all {logits.shape[-1]} components of {where} have logit -inf; "
             "at least one must be finite"

@@ -45,7 +45,7 @@ def _plain(y: Tensor, logits: Tensor, loc: Tensor, precision_tril: Tensor) -> Te
 
 
 class _PrecisionLogProb(Function):
-    """The closed form, with the rows last: one column of the factor at a time, along the rows.
+    """The closed form, rows last, one column of the factor at a time.
 
     With z = P'(y - loc) and responsibilities r, the gradient is r - pi for the logits, r P z for
     the means, and r (diag(1 / P_dd) - (y - loc) z') for the factor.
@@ -106,7 +106,7 @@ class _PrecisionLogProb(Function):
 def packed_log_prob(
     y: Tensor, logits: Tensor, loc: Tensor, precision: Tensor, lower: Tensor
 ) -> Tensor:
-    """The same for a factor kept as U diag(p), U unit lower triangular and packed by columns.
+    """As :func:`precision_log_prob`, for a factor U diag(p) whose unit lower triangle U is packed.
 
     Nothing of size (N, K, D, D) is made: ``precision`` p is (*, K, D), ``lower`` (*, K, T) with
     T = D (D - 1) / 2, the entries below the diagonal, column after column.
@@ -137,7 +137,7 @@ def _rows_last(a: Tensor) -> Tensor:
 
 
 class _PackedLogProb(Function):
-    """z_j = p_j (d_j + sum_{i>j} U_ij d_i), d = y - loc: one column at a time along the rows."""
+    """The closed form for packed factors: z_j = p_j (d_j + sum_{i>j} U_ij d_i), d = y - loc."""
 
     plain = staticmethod(_packed_plain)
 
@@ -170,13 +170,13 @@ class _PackedLogProb(Function):
         dims = gap.shape[1]
         rg = (r * grad).unsqueeze(1)  # (K, 1, *)
         gz = -z * rg  # (K, D, *)
-        pull = gz * precision
+        score = gz * precision
         grads: list[Tensor | None] = [None] * 5
         back = (*range(2, gz.ndim), 0, 1)  # (K, C, *) -> (*, K, C)
         if needed[0] or needed[2]:
-            g_gap = pull.clone()
+            g_gap = score.clone()
             for j, (start, stop) in enumerate(_columns(dims)):
-                g_gap[:, j + 1 :].addcmul_(lower[:, start:stop], pull[:, j : j + 1])
+                g_gap[:, j + 1 :].addcmul_(lower[:, start:stop], score[:, j : j + 1])
             grads[0] = _reduced(g_gap.sum(0).movedim(0, -1), inputs[0])
             grads[2] = _reduced(-g_gap.permute(back), inputs[2])
         if needed[1]:
@@ -184,9 +184,9 @@ class _PackedLogProb(Function):
         if needed[3]:
             grads[3] = _reduced(((gz * z + rg) / precision).permute(back), inputs[3])
         if needed[4]:
-            g_lower = pull.new_empty(len(pull), lower.shape[1], *pull.shape[2:])
+            g_lower = score.new_empty(len(score), lower.shape[1], *score.shape[2:])
             for j, (start, stop) in enumerate(_columns(dims)):
-                torch.mul(gap[:, j + 1 :], pull[:, j : j + 1], out=g_lower[:, start:stop])
+                torch.mul(gap[:, j + 1 :], score[:, j : j + 1], out=g_lower[:, start:stop])
             grads[4] = _reduced(g_lower.permute(back), inputs[4])
         return tuple(grads)
 

@@ -28,7 +28,7 @@ _CHUNK = 1 << 21  # numbers a working array may hold
 _ENDS = (0.0, 0.75, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 39.0)
 _NODES = 10  # Gauss-Legendre nodes a panel
 _BOUND_STEPS = 50  # alternating updates of the variational bound
-_NOTHING = -1e30  # a log weight whose exponential is 0, but whose differences are numbers
+_LOG_ZERO = -1e30  # a finite log weight whose exponential is 0
 
 
 def log_squared_norm(log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def entropy(log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     for i in range(0, max(1, len(flat[0])), step):  # an empty batch too
         lw, mu, s = (a[i : i + step] for a in flat)
         heavy = lw.argmax(-1, keepdim=True)
-        mu = mu - mu.detach().gather(-1, heavy)  # a common offset would round the places
+        mu = mu - mu.detach().gather(-1, heavy)  # a common offset costs digits of the nodes
         with torch.no_grad():
             # components of weight 0 have no place: their panels shrink to those of the heaviest
             off = lw == -math.inf
@@ -93,10 +93,10 @@ def entropy_bounds(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Te
     d = loc.shape[-1]
     w = log_w.exp()
     own = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + d * (HALF_LOG_2PI + 0.5)
-    alive = w > 0
-    upper = (w * torch.where(alive, own - log_w, 0.0)).sum(-1)
+    active = w > 0
+    upper = (w * torch.where(active, own - log_w, 0.0)).sum(-1)
     cross = torch.logsumexp(log_w.unsqueeze(-2) + log_overlaps(loc, root), -1)
-    lower = -(w * torch.where(alive, cross, 0.0)).sum(-1)
+    lower = -(w * torch.where(active, cross, 0.0)).sum(-1)
     return lower, upper
 
 
@@ -122,7 +122,7 @@ def divergence_bound(log_p: Tensor, log_q: Tensor, pairs: Tensor) -> Tensor:
     Weights of both are divided among the pairs so that the sum of the pairs' divergences is least
     (Hershey and Olsen 2007, section 7), by alternating updates that never raise it.
     """
-    log_p, log_q = log_p.clamp(min=_NOTHING), log_q.clamp(min=_NOTHING)
+    log_p, log_q = log_p.clamp(min=_LOG_ZERO), log_q.clamp(min=_LOG_ZERO)
     lp, lq = log_p.unsqueeze(-1), log_q.unsqueeze(-2)  # (*, K_p, 1), (*, 1, K_q)
     phi = lp + lq
     psi = phi

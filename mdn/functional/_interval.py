@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _Z_MAX = 1e150  # in scales; an infinite end stands here, and its square is finite
-_HAZARD = math.sqrt(2.0 / math.pi)
+_SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
 # exact to rounding for exp(-m t - t^2 / 2) with |m t| and |t| at most 1, even in t
 _SHORT_RULE = [
     (x, 2 * w) for x, w in zip(*(a.tolist() for a in gauss_legendre(10)), strict=True) if x > 0
@@ -119,8 +119,8 @@ def component_log_mass(
     in_tail = (a >= 0) & ~short
     quotient = torch.where(in_tail, log_q_b - log_q_a, -2.0).clamp(max=-2.0)
     tail = log_q_a + torch.log1p(-quotient.exp())
-    astride = torch.log1p(-torch.where(in_tail | short, -1.0, outside).exp())
-    return torch.where(short, narrow, torch.where(in_tail, tail, astride)), outside
+    across = torch.log1p(-torch.where(in_tail | short, -1.0, outside).exp())
+    return torch.where(short, narrow, torch.where(in_tail, tail, across)), outside
 
 
 def _short_sum(m: Tensor, h: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class _Likelihood(Function):
 
 
 class _Slopes(NamedTuple):
-    """Of the log-likelihood of one component, in scales.
+    """Value and derivatives of the log-likelihood of one component, in scales.
 
     Attributes:
         value: log mass, or log density times the scale.
@@ -217,7 +217,7 @@ class _Slopes(NamedTuple):
 
 
 def _components(a: Tensor, b: Tensor, half: Tensor) -> _Slopes:
-    """Each entry by the formula it needs: ends a <= b and half the width, in scales."""
+    """Each entry by the formula it needs, from the ends a <= b and half the width, in scales."""
     centre = 0.5 * (a + b)
     flipped = centre < 0
     short = (half <= 1) & (centre.abs() * half <= 1)
@@ -226,9 +226,9 @@ def _components(a: Tensor, b: Tensor, half: Tensor) -> _Slopes:
     rules: tuple[tuple[Callable[[Tensor, Tensor], _Slopes], Tensor, Tensor, Tensor], ...] = (
         (_short, short & (half > 0), centre, half),
         (_in_tail, ~short & (near >= 0), near, far),
-        (_astride, ~short & (near < 0), near, far),
+        (_across, ~short & (near < 0), near, far),
     )
-    out = _at_point(centre)  # what no rule takes up is exact
+    out = _at_point(centre)  # entries that no rule takes are exact values
     for rule, chosen, first, second in rules:
         index = chosen.reshape(-1).nonzero().squeeze(-1)
         if not len(index):
@@ -237,8 +237,8 @@ def _components(a: Tensor, b: Tensor, half: Tensor) -> _Slopes:
         ends = (e.expand_as(centre).reshape(-1) for e in (first, second))
         found = rule(*(e if everywhere else e[index] for e in ends))
         if rule is not _short:
-            turned = flipped.reshape(-1) if everywhere else flipped.reshape(-1)[index]
-            found = found._replace(loc=torch.where(turned, -found.loc, found.loc))
+            mirrored = flipped.reshape(-1) if everywhere else flipped.reshape(-1)[index]
+            found = found._replace(loc=torch.where(mirrored, -found.loc, found.loc))
         if everywhere:
             return _Slopes(*(part.reshape(centre.shape) for part in found))
         for whole, part in zip(out, found, strict=True):
@@ -271,14 +271,14 @@ def _in_tail(a: Tensor, b: Tensor) -> _Slopes:
     scaled_a, scaled_b = (torch.special.erfcx(z * SQRT_HALF) for z in (a, b))
     log_a, log_b = (e.log() - 0.5 * z * z - LOG_2 for e, z in ((scaled_a, a), (scaled_b, b)))
     q = (log_b - log_a).exp()
-    at_a = _HAZARD / (scaled_a * (1 - q))
-    at_b = _HAZARD * q / (scaled_b * (1 - q))
+    at_a = _SQRT_2_OVER_PI / (scaled_a * (1 - q))
+    at_b = _SQRT_2_OVER_PI * q / (scaled_b * (1 - q))
     return _Slopes(log_a + torch.log1p(-q), at_a - at_b, a * at_a - b * at_b)
 
 
-def _astride(a: Tensor, b: Tensor) -> _Slopes:
+def _across(a: Tensor, b: Tensor) -> _Slopes:
     """``1 - Phi(a) - Q(b)`` with a < 0 < b, which is more than a third."""
     outside = 0.5 * (torch.erfc(-a * SQRT_HALF) + torch.erfc(b * SQRT_HALF))
-    norm = 0.5 * _HAZARD / (1 - outside)
+    norm = 0.5 * _SQRT_2_OVER_PI / (1 - outside)
     at_a, at_b = (norm * torch.exp(-0.5 * z * z) for z in (a, b))
     return _Slopes(torch.log1p(-outside), at_a - at_b, a * at_a - b * at_b)

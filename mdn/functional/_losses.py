@@ -72,7 +72,7 @@ def deformed_nll_loss(
         \ell_q = -\ln_q p_t = \frac{1 - p_t^{1-q}}{1 - q}, \qquad \ell_1 = -\log p_t
 
     The gradient is that of the NLL times :math:`p_t^{1-q}`: for q < 1 a row that the model holds
-    for impossible, perhaps since its label is wrong, hardly pulls, and the loss is at most
+    for impossible, perhaps since its label is wrong, has little influence, and the loss is at most
     1 / (1 - q).  q = 0 is the probability of a wrong class, 1 - p.  Where the true conditional
     probabilities are :math:`\pi_c`, the expected loss is least at :math:`p_c \propto \pi_c^{1/q}`,
     so it is :math:`p^q`, normalised, that estimates probabilities (Kanamori 2010 deforms the
@@ -81,7 +81,7 @@ def deformed_nll_loss(
     Args:
         logits: log probabilities up to a constant, (*, C); the classes are the last axis.
         target: index of the right class, integers from 0 to C - 1, (*).
-        q: 0 or greater; 1 is the cross-entropy, and above 1 wrong rows pull more than there.
+        q: 0 or greater; 1 is the cross-entropy, and above 1 wrong rows have more influence.
         reduction: ``"mean"`` (default), ``"sum"`` or ``"none"``.
 
     Returns:

@@ -62,9 +62,9 @@ def is_traced() -> bool:
 
 def log_sum_exp(terms: Tensor, dim: int = -1) -> Tensor:
     """Log of the sum of exponentials; nothing but ``-inf`` gives ``-inf`` with gradient 0."""
-    dead = (terms == -math.inf).all(dim, keepdim=True)
-    value = torch.logsumexp(terms.masked_fill(dead, 0.0), dim)
-    return value.masked_fill(dead.squeeze(dim), -math.inf)
+    off = (terms == -math.inf).all(dim, keepdim=True)
+    value = torch.logsumexp(terms.masked_fill(off, 0.0), dim)
+    return value.masked_fill(off.squeeze(dim), -math.inf)
 
 
 def log1m_exp(x: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["find_root", "refine_extrema", "turning_points"]
+__all__ = ["find_root", "newton_root", "refine_extrema", "turning_points"]
 
 Function = Callable[[Tensor], Tensor]
 
 _ROOT_STEPS = 400  # a bisection from 1e20 down to 1e-100 is this long
+_NEWTON_STEPS = 200
 _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 _GOLDEN_STEPS = 45  # a bracket shrinks to 4e-10 of itself: below, values no longer differ
 _LEVEL = 1e-13  # relative difference of log densities that may be rounding
@@ -71,8 +72,51 @@ def _finite(value: Tensor) -> Tensor:
     return value.clamp(-1e100, 1e100)  # infinite logs: only the sign matters
 
 
+def newton_root(
+    f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    negative: Tensor,
+    positive: Tensor,
+    start: Tensor,
+    *,
+    noise: float = 0.0,
+) -> Tensor:
+    """Roots between ``negative`` (f < 0) and ``positive`` (f >= 0), where f has a derivative.
+
+    ``f(x, which)`` gives value and derivative at the points x that are still open, those numbered
+    ``which``.  A Newton step that leaves the bracket or does not halve the one before gives way to
+    bisection.  A value of at most ``noise`` is a root.
+    """
+    found = start.clone()
+    which = torch.arange(len(start), device=start.device)
+    x, last = start, (positive - negative).abs()
+    for _ in range(_NEWTON_STEPS):
+        if not which.numel():
+            break
+        value, slope = f(x, which)
+        above = value >= 0
+        negative, positive = torch.where(above, negative, x), torch.where(above, x, positive)
+        target = x - value / slope
+        move, width = (target - x).abs(), (positive - negative).abs()
+        newton = (
+            (move <= 0.5 * last)
+            & (target >= torch.minimum(negative, positive))
+            & (target <= torch.maximum(negative, positive))
+        )
+        target = torch.where(newton, target, 0.5 * (negative + positive))
+        eps = 2.0**-52 * torch.maximum(negative.abs(), positive.abs())
+        here = value.abs() <= noise
+        done = here | (width <= eps) | ~torch.isfinite(value)
+        if noise == 0:
+            done |= newton & (move <= eps)
+        found[which] = torch.where(here, x, target)
+        left = ~done
+        last = torch.where(newton, move, 0.5 * width)[left]
+        which, x, negative, positive = (a[left] for a in (which, target, negative, positive))
+    return found
+
+
 def turning_points(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where sequences turn: maximum, minimum, ..., maximum.
+    """The extrema of sequences in order: maximum, minimum, ..., maximum.
 
     Args:
         value: (G, n) along rising places; a plateau counts once.  Each sequence rises before its

@@ -44,7 +44,7 @@ def mixture_sample(
     out = loc.new_empty(draws, n, d)
     edges = log_w.double().exp().cumsum(-1)
     last = k - 1 - (log_w.flip(-1) > -math.inf).int().argmax(-1)
-    # beyond the last component that is alive nothing may be chosen, whatever the rounding
+    # no component after the last one of positive weight may be chosen, whatever the rounding
     edges[torch.arange(k, device=loc.device) >= last.unsqueeze(-1)] = math.inf
     size = factor.shape[-1] * d
     step = max(1, min(n, _CHUNK // (8 * size)))
