@@ -1,15 +1,15 @@
-"""How fast, how exact and how large: every question to a mixture, against named rivals.
+"""Speed, accuracy and memory of the methods of a mixture, compared with named rivals.
 
 Run from the root of the repository::
 
     python -m benchmarks.distribution [--quick]
 
-A line is a question at one size.  Ours and the rival are called in turn, in bursts, in one process
-with one thread unless the line says otherwise, and the medians of their times are compared, so that
-a busy machine slows both: trust the ratios, not the milliseconds.  Both get the same numbers; how
-far their answers differ, or how far ours is from being exact, is printed beside.  The CRPS and the
-memory are measured in fresh processes.  What memory a question needs is the growth of the peak,
-less what it returns.
+Each line is a method at one size.  Ours and the rival are called alternately, in bursts, in one
+process with one thread unless the line says otherwise, and the medians of their times are compared:
+other load on the machine slows both, so the ratios are reliable and the milliseconds are not.  Both
+get the same inputs; the difference of their results, or the error of ours, is printed in the same
+line.  The CRPS and the memory are measured in new processes.  The memory of a method is the growth
+of the peak minus the size of its result.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes; getrusage counts Ki
 
 
 class Sizes(NamedTuple):
-    """What is asked for: all in rows, components, dimensions."""
+    """The sizes of the benchmark; tuples are rows, components, dimensions."""
 
     diagonal: tuple[tuple[int, int, int], ...]
     full: tuple[tuple[int, int, int], ...]
-    rows: int  # of quantiles, draws, CRPS, modes and regions
-    brentq_points: int  # the rest is scaled up
+    rows: int  # of quantiles, samples, CRPS, modes and regions
+    brentq_points: int  # quantiles by brentq; its time is extrapolated to all
     draws: int
     crps_components: tuple[int, ...]
     memory_rows: int
-    seconds: float  # a pair is repeated for this long, and at least `rounds` times
-    rounds: int
-    has_goals: bool  # the goals are for the full sizes
+    seconds: float  # duration of the repetitions of a pair
+    rounds: int  # least number of repetitions
+    has_goals: bool  # whether the goals apply
 
 
 FULL = Sizes(
@@ -93,40 +93,40 @@ QUICK = Sizes(
     has_goals=False,
 )
 
-# Factors over the rival that the full sizes are to reach, by (rows, K, D) or by question.
+# Goals for the ratio of the rival's time to ours at the full sizes, by (rows, K, D) or by method.
 DIAGONAL_GOALS = {(8192, 5, 1): 3.0, (100_000, 10, 1): 4.0}
-FULL_GOALS = {8: 5.0, 32: 5.0}  # by D, from what a network puts out to its gradients
+FULL_GOALS = {8: 5.0, 32: 5.0}  # by D, from the output of a network to its gradients
 CRPS_GOALS = {5: 7.0, 30: 9.0}  # by K
 ICDF_GOAL, SAMPLE_GOAL = 90.0, 5.0
 ICDF_ERROR_GOAL = 1e-12  # of the cdf at the quantile
 MEMORY_GOAL = 2 * GIB
 
-N_COMPONENTS = 10  # of quantiles, draws, modes and regions
+N_COMPONENTS = 10  # of quantiles, samples, modes and regions
 MEMORY_COMPONENTS = 40
 HEAD_FEATURES = 16
 LEVELS = 99
 COVERAGE = 0.9
-BURST = 0.05  # seconds that one side runs before it is the other's turn
-MODE_GRID, MODE_GRID_ROWS = 2001, 1000  # where a higher density is looked for
+BURST = 0.05  # seconds that one side runs before the other
+MODE_GRID, MODE_GRID_ROWS = 2001, 1000  # grid on which a density above the mode is searched
 
 
 class Line(NamedTuple):
     """One line of the table."""
 
-    question: str
+    method: str
     rival: str  # "" if there is none
     ours: float  # median seconds; bytes for memory
-    ratio: float | None  # seconds of the rival over ours
+    ratio: float | None  # seconds of the rival divided by ours
     goal: str  # "" if there is none
     reached: bool | None
     note: str
 
 
 def measure(sizes: Sizes) -> Iterator[Line]:
-    """The lines of the table, each as soon as it is measured."""
-    # First, while this process is small: a child starts with its parent's peak.
-    for question in ("icdf", "crps", "sample"):
-        yield _memory(question, sizes)
+    """Yields the lines of the table, each as soon as it is measured."""
+    # First, while this process is small: a child process starts with its parent's peak.
+    for method in ("icdf", "crps", "sample"):
+        yield _memory(method, sizes)
     for dtype in (torch.float32, torch.float64):
         for n, k, d in sizes.diagonal:
             yield _diagonal(n, k, d, dtype, sizes)
@@ -147,21 +147,21 @@ def measure(sizes: Sizes) -> Iterator[Line]:
 
 
 def same_family(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
-    """torch.distributions as its documentation has it."""
+    """Returns log densities by torch.distributions, as in its documentation."""
     components = Independent(Normal(loc, log_scale.exp()), 1)
     return MixtureSameFamily(Categorical(logits=logits), components).log_prob(y)
 
 
 def same_family_full(y: Tensor, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
-    """The same with full covariance."""
+    """Returns log densities by torch.distributions, with full covariance."""
     components = MultivariateNormal(loc, scale_tril=scale_tril)
     return MixtureSameFamily(Categorical(logits=logits), components).log_prob(y)
 
 
 def brentq_icdf(p: float, weights: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> float:
-    """One quantile of one mixture."""
-    from_, to = loc.min() - 10 * scale.max(), loc.max() + 10 * scale.max()
-    return brentq(lambda y: weights @ ndtr((y - loc) / scale) - p, from_, to, xtol=1e-12)
+    """Returns one quantile of one mixture."""
+    low, high = loc.min() - 10 * scale.max(), loc.max() + 10 * scale.max()
+    return brentq(lambda y: weights @ ndtr((y - loc) / scale) - p, low, high, xtol=1e-12)
 
 
 # --- the lines ----------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def _diagonal(n: int, k: int, d: int, dtype: torch.dtype, sizes: Sizes) -> Line:
 
 
 def _one_tensor(n: int, k: int, d: int, dtype: torch.dtype, sizes: Sizes) -> Line:
-    """Parameters cut from one tensor: ours from the (P, N) of MDNHead, the rival from (N, P)."""
+    """Measures parameters split from one tensor: ours as MDNHead, (P, N), the rival (N, P)."""
     y, logits, loc, log_scale = _mixture(n, k, d, dtype)
     wide = torch.cat([logits, loc.flatten(1), log_scale.flatten(1)], 1)
     tall = wide.t().contiguous().requires_grad_()
@@ -213,7 +213,7 @@ def _full(n: int, k: int, d: int, sizes: Sizes) -> Line:
     ours = _with_gradients(full_gaussian_mixture_log_prob, y, leaves)
     rival = _with_gradients(same_family_full, y, leaves)
     times = _race(ours, rival, sizes)
-    # the leaf is a factor of the precision for ours: the same density from its inverse
+    # our leaf is a factor of the precision: the rival gets its inverse for the same density
     part = slice(0, 64)
     tril = torch.linalg.inv(lower[part].detach().double().mT)  # (P P')^-1 = (P'^-1)(P'^-1)'
     scale_tril = torch.linalg.cholesky(tril @ tril.mT).float()
@@ -225,7 +225,7 @@ def _full(n: int, k: int, d: int, sizes: Sizes) -> Line:
 
 
 def _full_head(n: int, k: int, d: int, sizes: Sizes) -> Line:
-    """With what makes the parameters: a linear layer of few features, and its gradient."""
+    """Measures log density and gradients including the linear layer that makes the parameters."""
     g = _generator()
     h, y = torch.randn(n, HEAD_FEATURES, generator=g), torch.randn(n, d, generator=g)
     head = MDNHead(HEAD_FEATURES, d, k, covariance_type="full")
@@ -291,10 +291,10 @@ def _sample(sizes: Sizes) -> Line:
 
 def _crps(k: int, threads: int, sizes: Sizes) -> Line:
     quick = sizes is QUICK
-    # in a fresh process, as a script that scores: what ran before decides whether the rival's
-    # large arrays come from the system, page by page, or from memory that malloc kept
-    ours, rival, apart = _fresh(f"crps_race({k}, {threads}, quick={quick})")
-    # the goals are for the machine as it comes; numpy has one thread in any case
+    # in a new process, like a script: earlier allocations decide whether the rival's large arrays
+    # come from the system, page by page, or from memory that malloc has kept
+    ours, rival, apart = _in_new_process(f"crps_race({k}, {threads}, quick={quick})")
+    # the goals are for all cores; numpy uses one thread in any case
     judged = sizes.has_goals and threads == (os.cpu_count() or 1)
     name = f"crps, {sizes.rows} rows, K={k} f64, {threads} thread{'s' * (threads > 1)}"
     goal = CRPS_GOALS.get(k) if judged else None
@@ -302,7 +302,7 @@ def _crps(k: int, threads: int, sizes: Sizes) -> Line:
 
 
 def crps_race(k: int, threads: int, *, quick: bool) -> list[float]:
-    """Median seconds of ours and of the rival, and the largest difference of the scores."""
+    """Returns median seconds of ours and of the rival, and the largest difference of the scores."""
     sizes = QUICK if quick else FULL
     torch.set_num_threads(threads)
     y, logits, loc, log_scale = _mixture(sizes.rows, k, 1, torch.float64)
@@ -322,12 +322,12 @@ def _modes(sizes: Sizes) -> Line:
     dist = GaussianMixture(logits, loc, log_scale.exp())
     seconds = _time(dist.modes, sizes)
     some = dist[:MODE_GRID_ROWS]
-    # from the lowest mean to the highest: all modes lie between
+    # from the lowest loc to the highest: all modes are between them
     share = torch.linspace(0, 1, MODE_GRID, dtype=torch.float64).reshape(-1, 1, 1)
     grid = torch.lerp(some.loc.amin(-2), some.loc.amax(-2), share)  # (G, n, 1)
     excess = some.log_prob(grid).amax(0) - some.modes().log_density[:, 0]
     note = f"grid exceeds the highest mode by {max(0.0, float(excess.max())):.0e} nats"
-    return Line(_many("modes", sizes), "", seconds, None, "", None, note)
+    return Line(_method_name("modes", sizes), "", seconds, None, "", None, note)
 
 
 def _hdr(sizes: Sizes) -> Line:
@@ -339,12 +339,12 @@ def _hdr(sizes: Sizes) -> Line:
     cdf = sum(w[:, k] * ndtr((ends - m[:, k]) / s[:, k]) for k in range(N_COMPONENTS))
     worst = np.abs(np.nansum(cdf[:, 1] - cdf[:, 0], 0) - COVERAGE).max()
     note = f"worst |probability - {COVERAGE}| {worst:.0e}"
-    return Line(_many("hdr", sizes), "", seconds, None, "", None, note)
+    return Line(_method_name("hdr", sizes), "", seconds, None, "", None, note)
 
 
-def _memory(question: str, sizes: Sizes) -> Line:
-    size = _fresh(f"peak_growth({question!r}, {sizes.memory_rows})")
-    name = f"{question}, {sizes.memory_rows} mixtures, K={MEMORY_COMPONENTS} f32"
+def _memory(method: str, sizes: Sizes) -> Line:
+    size = _in_new_process(f"peak_growth({method!r}, {sizes.memory_rows})")
+    name = f"{method}, {sizes.memory_rows} mixtures, K={MEMORY_COMPONENTS} f32"
     if not sizes.has_goals:
         return Line(name, "", size, None, "", None, "peak memory beyond inputs and output")
     goal = f"< {MEMORY_GOAL / GIB:.0f} GiB"
@@ -352,8 +352,8 @@ def _memory(question: str, sizes: Sizes) -> Line:
     return Line(name, "", size, None, goal, size < MEMORY_GOAL, note)
 
 
-def peak_growth(question: str, rows: int) -> int:
-    """Bytes by which this process grows at its peak, beyond inputs and output; in a fresh one."""
+def peak_growth(method: str, rows: int) -> int:
+    """Returns the bytes by which the peak of this (new) process grows, without the result."""
     torch.set_num_threads(1)
     g = _generator()
     logits, loc, scale, y = (
@@ -365,18 +365,18 @@ def peak_growth(question: str, rows: int) -> int:
             (rows, 1),
         )
     )
-    # In place and unchecked: a temporary freed before the start would hide as much of the growth.
+    # In place and without checks: memory that a freed temporary leaves would hide growth.
     scale.mul_(0.3).exp_()
     dist = GaussianMixture(logits, loc, scale, validate_args=False)
-    asked: dict[str, Callable[[GaussianMixture, Tensor], Tensor]] = {
+    methods: dict[str, Callable[[GaussianMixture, Tensor], Tensor]] = {
         "icdf": lambda dist, y: dist.icdf(0.9),
         "crps": lambda dist, y: dist.crps(y),
         "sample": lambda dist, y: dist.sample(generator=g),
     }
     small = GaussianMixture(logits[:8], loc[:8], scale[:8])
-    asked[question](small, y[:8])  # loads what is loaded once
+    methods[method](small, y[:8])  # loads everything that is loaded only once
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    out = asked[question](dist, y)
+    out = methods[method](dist, y)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return max(0, (after - before) * RSS_UNIT - out.numel() * out.element_size())
 
@@ -389,7 +389,7 @@ def _generator() -> torch.Generator:
 
 
 def _mixture(n: int, k: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y (n, d) drawn from the mixtures: logits (n, k), loc and log scale (n, k, d)."""
+    """Returns samples y (n, d) of mixtures, logits (n, k), loc and log scale (n, k, d)."""
     g = _generator()
     logits = torch.randn(n, k, generator=g)
     loc = 3 * torch.randn(n, k, d, generator=g)
@@ -401,7 +401,7 @@ def _mixture(n: int, k: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor
 def _with_gradients(
     log_prob: Callable[..., Tensor], y: Tensor, leaves: list[Tensor]
 ) -> Callable[[], tuple[Tensor, ...]]:
-    """One step of training, as far as the likelihood is concerned: value and gradients."""
+    """Returns a function that computes log density and gradients, as in a step of training."""
 
     def step() -> tuple[Tensor, ...]:
         value = log_prob(y, *leaves)
@@ -413,9 +413,9 @@ def _with_gradients(
 def _race(
     ours: Callable[[], object], rival: Callable[[], object], sizes: Sizes
 ) -> tuple[float, float]:
-    """Median seconds of both, in turn after one call each that does not count.
+    """Returns the median seconds of both, called alternately after one call each.
 
-    A turn is a burst of calls, so that neither starts from the other's memory and caches.
+    They alternate in bursts of calls, so that neither starts from the other's memory and caches.
     """
     ours(), rival()
     times: tuple[list[float], list[float]] = ([], [])
@@ -432,7 +432,7 @@ def _race(
 
 
 def _time(call: Callable[[], object], sizes: Sizes) -> float:
-    """Median seconds of one that has no rival."""
+    """Returns the median seconds of a method without a rival."""
     seconds = []
     for _ in range(min(3, sizes.rounds)):
         start = time.perf_counter()
@@ -442,26 +442,28 @@ def _time(call: Callable[[], object], sizes: Sizes) -> float:
 
 
 def _difference(ours: tuple[Tensor, ...], rival: tuple[Tensor, ...]) -> str:
-    """The largest difference, relative to the largest number of its tensor."""
-    apart = (float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, rival, strict=True))
-    return f"differ by {max(apart):.0e}"
+    """Returns the largest difference, relative to the largest value of its tensor."""
+    differences = (
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, rival, strict=True)
+    )
+    return f"differ by {max(differences):.0e}"
 
 
 def _line(
-    question: str, rival: str, times: tuple[float, float], goal: float | None, note: str
+    method: str, rival: str, times: tuple[float, float], goal: float | None, note: str
 ) -> Line:
     ratio = times[1] / times[0]
     reached = None if goal is None else ratio >= goal
     text = "" if goal is None else f"> {goal:.0f}x"
-    return Line(question, rival, times[0], ratio, text, reached, note)
+    return Line(method, rival, times[0], ratio, text, reached, note)
 
 
-def _many(question: str, sizes: Sizes) -> str:
-    return f"{question}, {sizes.rows} mixtures, K={N_COMPONENTS} f64"
+def _method_name(method: str, sizes: Sizes) -> str:
+    return f"{method}, {sizes.rows} mixtures, K={N_COMPONENTS} f64"
 
 
-def _fresh(call: str) -> Any:
-    """What a function of this module returns in a process of its own."""
+def _in_new_process(call: str) -> Any:
+    """Returns the result of a function of this module, called in a new process."""
     code = f"import json; from benchmarks import distribution as d; print(json.dumps(d.{call}))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -479,16 +481,16 @@ def _row(line: Line) -> str:
     ratio = "" if line.ratio is None else f"{line.ratio:.1f}x"
     reached = "" if line.reached is None else "reached" if line.reached else "MISSED"
     return (
-        f"{line.question:49} {line.rival:26} {ours if line.question else '':>9} {ratio:>7} "
+        f"{line.method:49} {line.rival:26} {ours if line.method else '':>9} {ratio:>7} "
         f"{line.goal:>8} {reached:8} {line.note}"
     ).rstrip()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; the number of goals missed is no failure, as a busy machine misses some."""
+    """Prints the table; missed goals are no failure, because a busy machine misses some."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.distribution",
-        description="Time every question to a mixture against named rivals, in one run.",
+        description="Compare the methods of a mixture with named rivals, in one run.",
     )
     parser.add_argument("--quick", action="store_true", help="smaller sizes, without the goals")
     sizes = QUICK if parser.parse_args(argv).quick else FULL
@@ -497,7 +499,7 @@ def main(argv: list[str] | None = None) -> int:
     missed = judged = 0
     try:
         print("sizes are rows x components x dimensions; ratio: time of the rival / ours\n")
-        print(f"{'question':49} {'against':26} {'ours':>9} {'ratio':>7} {'goal':>8}")
+        print(f"{'method':49} {'rival':26} {'ours':>9} {'ratio':>7} {'goal':>8}")
         with torch.random.fork_rng(devices=[]):  # MixtureSameFamily draws from the global one
             torch.manual_seed(0)
             for line in measure(sizes):

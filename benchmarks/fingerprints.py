@@ -1,4 +1,4 @@
-"""Hashes of what small fits predict, to show that a change of the code changes no number.
+"""Hashes of the predictions of small fits, to show that a change of the code changes no number.
 
 Run from the root of the repository, before and after the change, on the same machine::
 
@@ -41,7 +41,7 @@ def _case(function: Callable[[], tuple[str, str]]) -> Callable[[], tuple[str, st
 
 
 def _hash(*arrays: Any) -> str:
-    """SHA-256 of the bytes and shapes of arrays, first 12 digits."""
+    """Returns the first 12 digits of the SHA-256 of the bytes and shapes of arrays."""
     digest = hashlib.sha256()
     for array in arrays:
         a = np.ascontiguousarray(array.detach() if isinstance(array, torch.Tensor) else array)
@@ -227,12 +227,12 @@ def _format_2_file() -> tuple[str, str]:
 
 
 def _fit_case(name: str, **options: Any) -> None:
-    """An MDN trained by ``mdn.fit``."""
+    """Adds the case of an MDN trained by ``mdn.fit``."""
 
     def run() -> tuple[str, str]:
         x, y = (torch.from_numpy(a).float() for a in _rows(200))
         y = torch.stack([y, x[:, 2] * y], 1) if options.get("out_features") == 2 else y[:, None]
-        torch.manual_seed(0)  # the first weights
+        torch.manual_seed(0)  # of the initial weights
         module = mdn.MDN(3, hidden=(8,), **options).standardize_(x, y)
         weight = torch.linspace(0.5, 2.0, 150)
         history = mdn.fit(
@@ -260,7 +260,7 @@ def _fit_student() -> tuple[str, str]:
 
 
 def main() -> int:
-    """Print the hashes; exit status 1 if any differs from those of ``--against``."""
+    """Prints the hashes; returns 1 if any differs from those of ``--against``, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", type=Path, help="file for the hashes, JSON")
     parser.add_argument("--against", type=Path, help="file that --write wrote before")

@@ -1,4 +1,4 @@
-"""How many hard inputs each way of writing the mixture log-likelihood gets wrong.
+"""On how many hard inputs each implementation of the mixture log-likelihood is wrong.
 
 Run from the root of the repository::
 
@@ -34,14 +34,14 @@ LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def same_family(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
-    """torch.distributions; its checks of arguments are off, so that they do not raise on NaN."""
+    """Returns log densities by torch.distributions, without its checks, which raise on NaN."""
     components = Independent(Normal(loc, log_scale.exp(), validate_args=False), 1)
     mixture = Categorical(logits=logits, validate_args=False)
     return MixtureSameFamily(mixture, components, validate_args=False).log_prob(y)
 
 
 def exp_then_log(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
-    """Densities multiplied and summed, the logarithm last."""
+    """Returns the logarithm of the sum of products of densities."""
     scale = log_scale.exp()
     z = (y.unsqueeze(-2) - loc) / scale
     density = torch.exp(-0.5 * z**2) / (scale * math.sqrt(2.0 * math.pi))  # (K, D)
@@ -49,7 +49,7 @@ def exp_then_log(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> T
 
 
 def log_sum_exp(y: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
-    """log_softmax plus log densities under one logsumexp, scale as a parameter."""
+    """Returns the logsumexp of log_softmax plus log densities, with the scale as a parameter."""
     scale = log_scale.exp()
     z = (y.unsqueeze(-2) - loc) / scale
     log_density = (-0.5 * z**2 - scale.log() - LOG_SQRT_2PI).sum(-1)  # (K,)
@@ -65,7 +65,7 @@ IMPLEMENTATIONS: dict[str, LogProb] = {
 
 
 def failures(log_prob: LogProb, case: Case, dtype: torch.dtype) -> list[Fault]:
-    """What is visibly wrong with value and gradients of one case."""
+    """Returns the faults of value and gradients in one case."""
     row = rounded(case, dtype)
     inputs = [torch.tensor([a], dtype=dtype, requires_grad=True) for a in row]  # a batch of one
     value = log_prob(*inputs)
@@ -75,10 +75,10 @@ def failures(log_prob: LogProb, case: Case, dtype: torch.dtype) -> list[Fault]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; 1 if ours fails in float32 or float64, else 0."""
+    """Prints the table; returns 1 if ours fails in float32 or float64, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.stability",
-        description="Count the hard inputs each mixture log-likelihood gets wrong.",
+        description="Count the hard inputs on which each mixture log-likelihood is wrong.",
     )
     parser.add_argument("--verbose", action="store_true", help="list the cases that fail, and how")
     verbose = parser.parse_args(argv).verbose

@@ -1,14 +1,15 @@
-"""How often `mdn.explain_nll` reaches the right verdict, in six situations made on purpose.
+"""How often ``mdn.explain_nll`` gives the right verdict, in six situations made on purpose.
 
 Run from the root of the repository::
 
     python -m benchmarks.verdicts [--seeds N] [--first SEED] [--out FOLDER]
 
-Every model is trained (`mdn.MDN`, `mdn.fit`) and every verdict is on rows that it has not seen,
-with the training rows given. Function, noise, unit and number of rows differ from seed to seed. The
-limits of the verdict were set on seeds from 1000, in three rounds after tables of seeds 0 to 49 and
-100 to 149 had been seen; those of the table, 200 to 249, had not (docs/explain.md). The exit status
-is 1 if a situation is told right in less than 95 %, or the well specified ones in less than 98 %.
+Every model is trained (``mdn.MDN``, ``mdn.fit``), and every verdict is on held-out rows, with the
+training rows given. Function, noise, unit and number of rows differ from seed to seed. The limits
+of the verdict were chosen with seeds from 1000, in three rounds, after the tables of seeds 0 to 49
+and 100 to 149 had been seen; the seeds of the stored table, 200 to 249, had not been used
+(docs/explain.md). The exit status is 1 if less than 95 % of the verdicts on a situation are right,
+or less than 98 % of those on well specified models.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ import torch
 from torch import Tensor, nn
 
 import mdn
+from experiments._density import Rows, seeded, train_on
 
 __all__ = ["SITUATIONS", "main", "table", "verdict_of"]
 
 HIDDEN = (32, 32)
-RATE = 5e-3
 HELD_OUT = 400  # rows of the verdict
 UNITS = (1e-3, 1.0, 60.0, 1e3)  # of the well specified situation
-COLLAPSED = -2.5  # nats on the training rows, y in standard deviations: noise allows none below -1
-MOST_ROUNDS = 6  # of training until that is reached
+COLLAPSED = -2.5  # NLL on the training rows, y in standard deviations; a good model is above -1
+MOST_ROUNDS = 6  # of training until this NLL is reached
 WORDS = ("fine", "suspicious", "collapse", "overfitting", "not meaningful", "misspecified")
 UNUSED = "more components than are used"
 GOAL, GOAL_FINE = 0.95, 0.98
@@ -44,11 +45,11 @@ Sample = Callable[[int], tuple[Tensor, Tensor]]
 
 
 class Situation(NamedTuple):
-    """What is done on purpose, and the word that should be found."""
+    """A situation made on purpose, and the right verdict."""
 
     name: str
-    word: str
-    remark: str | None  # that has to be there as well
+    word: str  # of the right verdict
+    remark: str | None  # beginning of a remark that must be there too
     variants: tuple[Any, ...]  # of each seed
     verdict: Callable[[int, Any], mdn.NLLReport]
 
@@ -57,7 +58,7 @@ class Situation(NamedTuple):
 
 
 def curve(seed: int, noise: Callable[[Tensor, Tensor], Tensor], unit: float = 1.0) -> Sample:
-    """Rows of y = unit (f(x) + noise), f a random sine, in float32."""
+    """Returns a function that samples rows of y = unit (f(x) + noise), f a random sine, float32."""
     g = torch.Generator().manual_seed(seed)
     height, speed, phase = (float(torch.rand(1, generator=g)) for _ in range(3))
 
@@ -69,14 +70,14 @@ def curve(seed: int, noise: Callable[[Tensor, Tensor], Tensor], unit: float = 1.
     return sample
 
 
-def some(seed: int, low: float, high: float) -> float:
-    """A number between the two, even in its logarithm."""
+def log_uniform(seed: int, low: float, high: float) -> float:
+    """Returns a random number between the two, log-uniform."""
     u = float(torch.rand(1, generator=torch.Generator().manual_seed(seed + 31_337)))
     return low * (high / low) ** u
 
 
-def plain(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Gaussian noise whose width doubles from left to right."""
+def gaussian_noise(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns Gaussian noise whose scale grows with x."""
     return lambda x, e: scale * (0.75 + x / 4) * e[:, :1]
 
 
@@ -84,30 +85,22 @@ def plain(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def trained(
-    seed: int, rows: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor] | None, **options: Any
+    seed: int,
+    rows: Rows,
+    val: Rows | None,
+    *,
+    max_epochs: int = 300,
+    lr: float = 5e-3,
+    **options: Any,
 ) -> mdn.MDN:
-    """A network after its training; without validation rows, after all of its epochs."""
-    epochs, rate = options.pop("max_epochs", 300), options.pop("lr", RATE)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = mdn.MDN(1, hidden=HIDDEN, **options).standardize_(*rows)
-    size = 128 if val is not None else len(rows[0])
-    mdn.fit(
-        model,
-        rows,
-        val,
-        max_epochs=epochs,
-        lr=rate,
-        patience=15,
-        batch_size=size,
-        progress=False,
-        seed=seed,
-    )
+    """Returns a trained network; without validation rows it is trained for all epochs."""
+    model = seeded(seed, lambda: mdn.MDN(1, hidden=HIDDEN, **options).standardize_(*rows))
+    train_on(model, rows, val, seed=seed, max_epochs=max_epochs, lr=lr)
     return model
 
 
-class OneWidth(nn.Module):
-    """A Gaussian whose width is the same for every x."""
+class ConstantScale(nn.Module):
+    """A network for a Gaussian whose scale is the same for every x."""
 
     def __init__(self, y: Tensor) -> None:
         super().__init__()
@@ -121,7 +114,8 @@ class OneWidth(nn.Module):
         return torch.distributions.Independent(normal, 1)
 
 
-def explained(model: nn.Module, sample: Sample, rows: tuple[Tensor, Tensor]) -> mdn.NLLReport:
+def explained(model: nn.Module, sample: Sample, rows: Rows) -> mdn.NLLReport:
+    """Returns the report on held-out rows."""
     return mdn.explain_nll(model, *sample(HELD_OUT), train=rows)
 
 
@@ -129,15 +123,18 @@ def explained(model: nn.Module, sample: Sample, rows: tuple[Tensor, Tensor]) -> 
 
 
 def well_specified(seed: int, unit: float) -> mdn.NLLReport:
-    sample = curve(seed, plain(some(seed, 0.1, 1.0)), unit)
+    """Trains a model of the right kind, with early stopping, in one of the units."""
+    sample = curve(seed, gaussian_noise(log_uniform(seed, 0.1, 1.0)), unit)
     rows, val = sample(400), sample(200)
     return explained(trained(seed, rows, val, n_components=3), sample, rows)
 
 
 def collapsed(seed: int, unit: float) -> mdn.NLLReport:
-    """Few rows, many components, hardly a floor, trained until it stands on its rows."""
-    sample = curve(seed, plain(some(seed, 0.2, 1.0)), some(seed + 1, 1e-2, 1e2))
-    rows = sample(round(some(seed + 2, 10, 16)))
+    """Trains many components with a tiny scale floor on few rows, until they collapse."""
+    sample = curve(
+        seed, gaussian_noise(log_uniform(seed, 0.2, 1.0)), log_uniform(seed + 1, 1e-2, 1e2)
+    )
+    rows = sample(round(log_uniform(seed + 2, 10, 16)))
     model = trained(seed, rows, None, n_components=8, min_scale=1e-6, max_epochs=800, lr=1e-2)
     for more in range(MOST_ROUNDS):
         with torch.no_grad():
@@ -149,18 +146,20 @@ def collapsed(seed: int, unit: float) -> mdn.NLLReport:
 
 
 def overfitted(seed: int, unit: float) -> mdn.NLLReport:
-    """Trained for far too long, with a floor that bars spikes."""
-    sample = curve(seed, plain(some(seed, 0.4, 1.0)), some(seed + 1, 1e-2, 1e2))
-    rows = sample(round(some(seed + 2, 40, 80)))
+    """Trains for far too long, with a scale floor that excludes spikes."""
+    sample = curve(
+        seed, gaussian_noise(log_uniform(seed, 0.4, 1.0)), log_uniform(seed + 1, 1e-2, 1e2)
+    )
+    rows = sample(round(log_uniform(seed + 2, 40, 80)))
     model = trained(seed, rows, None, n_components=2, min_scale=0.05, max_epochs=500, lr=1e-2)
     return explained(model, sample, rows)
 
 
 def discrete(seed: int, unit: float) -> mdn.NLLReport:
-    """y of 3 to 10 values."""
-    step = some(seed + 1, 1e-2, 1e2)
-    smooth = curve(seed, plain(some(seed, 0.2, 0.6)))
-    levels = round(some(seed + 2, 3, 10))
+    """Trains on a y with 3 to 10 distinct values."""
+    step = log_uniform(seed + 1, 1e-2, 1e2)
+    smooth = curve(seed, gaussian_noise(log_uniform(seed, 0.2, 0.6)))
+    levels = round(log_uniform(seed + 2, 3, 10))
 
     def sample(n: int) -> tuple[Tensor, Tensor]:
         x, y = smooth(n)
@@ -171,15 +170,17 @@ def discrete(seed: int, unit: float) -> mdn.NLLReport:
 
 
 def too_many(seed: int, unit: float) -> mdn.NLLReport:
-    """Thirty components where one would do."""
-    sample = curve(seed, plain(some(seed, 0.1, 1.0)), some(seed + 1, 1e-2, 1e2))
+    """Trains thirty components where one is enough."""
+    sample = curve(
+        seed, gaussian_noise(log_uniform(seed, 0.1, 1.0)), log_uniform(seed + 1, 1e-2, 1e2)
+    )
     rows, val = sample(1000), sample(500)
     return explained(trained(seed, rows, val, n_components=30), sample, rows)
 
 
 def misspecified(seed: int, kind: str) -> mdn.NLLReport:
-    """One Gaussian, or one of constant width, where the noise is another."""
-    scale = some(seed, 0.3, 1.0)
+    """Trains one Gaussian, or one of constant scale, for noise of another kind."""
+    scale = log_uniform(seed, 0.3, 1.0)
     noise: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "two branches": lambda x, e: scale * (1.5 * e[:, 1:].sign() + 0.4 * e[:, :1]),
         "skewed": lambda x, e: 0.5 * scale * e.square().sum(1, keepdim=True),  # exponential
@@ -187,23 +188,11 @@ def misspecified(seed: int, kind: str) -> mdn.NLLReport:
     }
     names = list(noise)
     kind = names[seed % len(names)]
-    sample = curve(seed, noise[kind], some(seed + 1, 1e-2, 1e2))
+    sample = curve(seed, noise[kind], log_uniform(seed + 1, 1e-2, 1e2))
     rows, val = sample(400), sample(200)
     if kind == "width":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model: nn.Module = OneWidth(rows[1])
-        mdn.fit(
-            model,
-            rows,
-            val,
-            max_epochs=300,
-            lr=RATE,
-            patience=15,
-            batch_size=128,
-            progress=False,
-            seed=seed,
-        )
+        model: nn.Module = seeded(seed, lambda: ConstantScale(rows[1]))
+        train_on(model, rows, val, seed=seed, max_epochs=300)
     else:
         model = trained(seed, rows, val, n_components=1)
     return explained(model, sample, rows)
@@ -220,7 +209,7 @@ SITUATIONS = (
 
 
 def verdict_of(situation: Situation, seed: int, variant: Any) -> dict[str, Any]:
-    """One model: what was found, and whether that is right."""
+    """Trains one model; returns the verdict and whether it is right."""
     report = situation.verdict(seed, variant)
     remarked = situation.remark is None or any(
         r.startswith(situation.remark) for r in report.remarks
@@ -238,45 +227,45 @@ def verdict_of(situation: Situation, seed: int, variant: Any) -> dict[str, Any]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """The confusion table in Markdown: rows are what was done, columns what was found."""
+    """Returns the confusion table in Markdown: rows are situations, columns are verdicts."""
     lines = [
-        "| situation | should be | " + " | ".join(WORDS) + " | right |",
+        "| situation | right verdict | " + " | ".join(WORDS) + " | right |",
         "|---|---|" + "---:|" * (len(WORDS) + 1),
     ]
     for situation in SITUATIONS:
-        own = [f for f in found if f["situation"] == situation.name]
-        if not own:
+        verdicts = [f for f in found if f["situation"] == situation.name]
+        if not verdicts:
             continue
-        counts = Counter(f["word"] for f in own)
-        should = situation.word + (" + remark" if situation.remark else "")
+        counts = Counter(f["word"] for f in verdicts)
+        expected = situation.word + (" + remark" if situation.remark else "")
         cells = [f"{counts[word]}" if counts[word] else "" for word in WORDS]
-        right = sum(f["right"] for f in own) / len(own)
-        lines.append(f"| {situation.name} | {should} | {' | '.join(cells)} | {right:.1%} |")
+        right = sum(f["right"] for f in verdicts) / len(verdicts)
+        lines.append(f"| {situation.name} | {expected} | {' | '.join(cells)} | {right:.1%} |")
     return "\n".join(lines)
 
 
 def reached(found: list[dict[str, Any]]) -> bool:
-    """Whether every situation is told right as often as promised."""
+    """Returns whether the share of right verdicts reaches its goal in every situation."""
     for situation in SITUATIONS:
-        own = [f for f in found if f["situation"] == situation.name]
+        verdicts = [f for f in found if f["situation"] == situation.name]
         goal = GOAL_FINE if situation is SITUATIONS[0] else GOAL
-        if own and sum(f["right"] for f in own) < goal * len(own):
+        if verdicts and sum(f["right"] for f in verdicts) < goal * len(verdicts):
             return False
     return True
 
 
 def write(found: list[dict[str, Any]], out: Path) -> None:
-    """The table as verdicts.md, every verdict as verdicts.json."""
+    """Writes the table to verdicts.md and every verdict to verdicts.json."""
     seeds = sorted({f["seed"] for f in found})
     wrong = [
         f"- {f['situation']}, seed {f['seed']}: {f['verdict']}" for f in found if not f["right"]
     ]
     text = (
         "# Verdicts of `explain_nll`\n\n"
-        f"Seeds {seeds[0]} to {seeds[-1]}, each situation trained anew for every seed, the well\n"
-        f"specified one in four units of y; {len(found)} models. Made by\n"
+        f"{len(found)} models: each situation for the seeds {seeds[0]} to {seeds[-1]}, the well\n"
+        "specified one in four units of y. Written by\n"
         "`python -m benchmarks.verdicts --out benchmarks/results`.\n\n"
-        f"{table(found)}\n\nWrong ones:\n\n" + "\n".join(wrong or ["- none"]) + "\n"
+        f"{table(found)}\n\nWrong verdicts:\n\n" + "\n".join(wrong or ["- none"]) + "\n"
     )
     (out / "verdicts.md").write_text(text, encoding="utf-8")
     rows = [{k: _plain(v) for k, v in f.items()} for f in found]
@@ -284,7 +273,7 @@ def write(found: list[dict[str, Any]], out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; 1 if a goal is missed."""
+    """Prints the table; returns 1 if a goal is missed, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.verdicts",
         description="Count the verdicts of mdn.explain_nll in six situations made on purpose.",
@@ -293,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=200, help="first of the seeds (200)")
     parser.add_argument("--only", help="situations whose name contains this")
     parser.add_argument("--out", type=Path, help="folder for verdicts.md and verdicts.json")
-    parser.add_argument("--verbose", action="store_true", help="list the wrong ones")
+    parser.add_argument("--verbose", action="store_true", help="list the wrong verdicts")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     start = time.monotonic()
@@ -311,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     negative = sum(f["nll"] < 0 for f in found if f["situation"] == SITUATIONS[0].name)
     print(text)
     if negative:
-        print(f"\n{negative} of the well specified ones have a negative loss.")
+        print(f"\n{negative} of the well specified models have a negative loss.")
     wrong = [f for f in found if not f["right"]]
     if options.verbose:
         for f in wrong:

@@ -51,7 +51,7 @@ def test_distribution_prints_one_row_a_line_and_restores_threads_and_random_stat
 ) -> None:
     """One table; the global thread count and generator are what they were."""
     one = distribution.Line("icdf", "brentq", 2e-3, 95.5, "> 90x", True, "differ by 3e-13")
-    missed = one._replace(question="crps", ratio=3.0, reached=False)
+    missed = one._replace(method="crps", ratio=3.0, reached=False)
     seen = []
 
     def measure(sizes: distribution.Sizes) -> list[distribution.Line]:
@@ -72,11 +72,11 @@ def test_distribution_prints_one_row_a_line_and_restores_threads_and_random_stat
     assert out.count("1 of 2 goals reached") == 2
 
 
-def test_every_question_has_its_line(lines: list[distribution.Line]) -> None:
-    """Each question of the list is asked, and only a positive time or size comes out."""
-    asked = " ".join(line.question for line in lines)
-    for question in ("log_prob", "head", "full", "icdf", "sample", "crps", "modes", "hdr"):
-        assert question in asked, question
+def test_every_method_has_its_line(lines: list[distribution.Line]) -> None:
+    """Each method of the list is measured, and times and sizes are positive."""
+    measured = " ".join(line.method for line in lines)
+    for method in ("log_prob", "head", "full", "icdf", "sample", "crps", "modes", "hdr"):
+        assert method in measured, method
     assert all(line.ours > 0 for line in lines if not line.note.startswith("peak memory"))
     assert all(line.ratio is None or 0 < line.ratio < math.inf for line in lines)
     assert all(distribution._row(line) for line in lines)
@@ -89,7 +89,7 @@ def test_answers_agree_with_the_rival_or_are_exact(lines: list[distribution.Line
         number = re.search(r"(?:differ by|\| |by )(\d\S*e[+-]\d+)", line.note)
         if number:
             found.append(line)
-            limit = 1e-4 if "f32" in line.question else 1e-9
+            limit = 1e-4 if "f32" in line.method else 1e-9
             assert float(number[1]) < limit, line
     assert len(found) >= len(lines) - 6  # the others: memory, draws, heads
     (error,) = (line for line in lines if line.note.startswith("worst |F"))
@@ -99,9 +99,9 @@ def test_answers_agree_with_the_rival_or_are_exact(lines: list[distribution.Line
 def test_memory_is_measured_only_against_a_goal_of_the_full_size(
     lines: list[distribution.Line],
 ) -> None:
-    """Sizes of a fresh process come out for icdf, crps and sample; far below the goal when tiny."""
+    """Memory in a new process for icdf, crps and sample; far below the goal at tiny sizes."""
     memory = [line for line in lines if line.note.startswith("peak memory")]
-    assert [line.question.split(",")[0] for line in memory] == ["icdf", "crps", "sample"]
+    assert [line.method.split(",")[0] for line in memory] == ["icdf", "crps", "sample"]
     assert all(line.reached and line.goal == "< 2 GiB" for line in memory)
     assert all("GiB" in distribution._row(line) for line in memory)
 
@@ -182,7 +182,7 @@ def test_scores_of_whole_numbers_are_those_of_the_rounded_law() -> None:
     assert scores(dist.discretize(1.0), y, integer=True) == found
 
 
-def test_the_right_law_of_whole_numbers_covers_what_it_promises() -> None:
+def test_the_right_distribution_of_integers_has_its_nominal_coverage() -> None:
     """The coverage is 0.9 for the law that y was drawn from, whose interval covers far more."""
     rng = np.random.default_rng(0)
     loc, scale = rng.uniform(4.0, 6.0, 4000), np.full(4000, 0.6)
@@ -254,9 +254,9 @@ def test_moments_and_paired_differences() -> None:
 
 
 class StandIn:
-    """Ours in no time: one normal, around a plane; it keeps what it was asked for."""
+    """A fast stand-in for ours: one normal around a plane; it records its options."""
 
-    asked: ClassVar[list[dict[str, Any]]] = []
+    options_used: ClassVar[list[dict[str, Any]]] = []
     fails_at: int | None = None
     interrupted_at: int | None = None
 
@@ -264,7 +264,7 @@ class StandIn:
         self.options = options
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> StandIn:
-        StandIn.asked.append(self.options)
+        StandIn.options_used.append(self.options)
         if self.options["random_state"] == StandIn.interrupted_at:
             raise KeyboardInterrupt
         if self.options["random_state"] == StandIn.fails_at:
@@ -322,7 +322,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(mdn, "MDNRegressor", StandIn)
     monkeypatch.setattr(uci, "commit", lambda: "abc123")
     monkeypatch.setattr(uci, "code_version", lambda n, preset: "mdn 0 (1)")
-    monkeypatch.setattr(StandIn, "asked", [])
+    monkeypatch.setattr(StandIn, "options_used", [])
     monkeypatch.setattr(uci, "installed", {"ngboost": PLANE}.get)
     return tmp_path / "results" / "uci.json"
 
@@ -395,13 +395,13 @@ def test_uci_goes_on_where_it_was_and_does_nothing_twice(
     _main(out, *one)
     first = _records(out)
     _main(out, "--sets", "yacht", "--splits", "3")
-    assert [o["random_state"] for o in StandIn.asked] == [0, 1, 2]
+    assert [o["random_state"] for o in StandIn.options_used] == [0, 1, 2]
     assert _records(out)[0] == first[0]
     _main(out, *one, "--fresh")
-    assert len(StandIn.asked) == 4
+    assert len(StandIn.options_used) == 4
     monkeypatch.setattr(uci, "code_version", lambda n, preset: "mdn 0 (2)")
     _main(out, *one)
-    assert len(StandIn.asked) == 5
+    assert len(StandIn.options_used) == 5
     assert [r["version"] for r in _records(out)] == ["mdn 0 (2)", "mdn 0 (1)", "mdn 0 (1)"]
 
 
@@ -422,9 +422,9 @@ def test_uci_never_averages_two_versions(
 
 
 def test_uci_names_the_integer_target_and_the_preset(out: Path) -> None:
-    """Nothing else is told: a seed, ``target="integer"`` for the wine, and the preset asked for."""
+    """Its arguments are a seed, ``target="integer"`` for the wine, and the preset, no others."""
     _main(out, "--sets", "wine_red,yacht", "--splits", "1", "--preset", "both")
-    assert StandIn.asked == [
+    assert StandIn.options_used == [
         {"random_state": 0, "target": "integer"},
         {"preset": "fast", "random_state": 0, "target": "integer"},
         {"random_state": 0},
@@ -451,7 +451,7 @@ def test_a_split_that_fails_is_named_and_tried_again(
     monkeypatch.setattr(StandIn, "fails_at", None)
     assert _main(out, "--sets", "yacht", "--rivals", "ngboost") == 0
     assert "Failed" not in capsys.readouterr().out
-    assert [o["random_state"] for o in StandIn.asked if o["random_state"] == 1] == [1, 1]
+    assert [o["random_state"] for o in StandIn.options_used if o["random_state"] == 1] == [1, 1]
 
 
 def test_a_score_that_is_not_finite_is_a_failure() -> None:
@@ -521,7 +521,7 @@ def test_uci_refuses_what_it_does_not_know(
         with pytest.raises(SystemExit) as stopped:
             uci.main(words)
         assert stopped.value.code == 2
-    assert "'iris' is none of boston, concrete" in capsys.readouterr().err
+    assert "must be some of boston, concrete" in capsys.readouterr().err
     assert _main(out, "--report") == 1
     assert "holds no result" in capsys.readouterr().err
     out.parent.mkdir()

@@ -1,4 +1,4 @@
-"""How good the predicted distributions are, on the UCI regression benchmark, against rivals.
+"""The quality of the predictive distributions on the UCI regression benchmark, with rivals.
 
 Run from the root of the repository::
 
@@ -6,14 +6,14 @@ Run from the root of the repository::
                              [--preset default|fast|both] [--out FILE] [--fresh] [--report]
 
 Every method is fitted to the training rows of each standard split and scored on its test rows, all
-by the same code (``_scores.py`` says what is measured): ours as it comes, ``MDNRegressor()`` with a
-seed, and rivals as their users get them without tuning (``_methods.py``).  The data are read from
-the folder that ``MDN_DATA`` names, else from ``../shared/data`` beside the repository.
+by the same code (``_scores.py`` defines the scores): ours with its defaults, ``MDNRegressor()``
+with a seed, and rivals with their defaults (``_methods.py``).  The data are read from the folder
+that ``MDN_DATA`` names, else from ``../shared/data`` next to the repository.
 
-Each result is kept in FILE at once, and the tables beside it as Markdown.  What is there is not
-done again unless the code of mdn, the version of the rival or the settings changed: an interrupted
-run goes on.  With one job a fit has all cores; with N jobs N fits of one thread each run side by
-side.
+Each result is stored in FILE at once, and the tables are written to a Markdown file with the same
+name.  A stored result is computed again only if the code of mdn, the version of the rival or the
+settings changed, so an interrupted run is continued by the same command.  With one job a fit uses
+all cores; with N jobs N fits of one thread each run in parallel.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PRESETS = {"default": ("default",), "fast": ("fast",), "both": ("default", "fast
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is missing, write and print the tables; 1 if that could not be done or finished."""
+    """Runs what is missing, writes and prints the tables; returns 1 if that fails, else 0."""
     args = _parser().parse_args(argv)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
@@ -68,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, store: Store, console: Console) -> bool:
-    """Do the tasks that are not in the store; False if interrupted."""
+    """Runs the tasks that are not in the store; returns False if interrupted."""
     folder = os.environ.get(DATA_VARIABLE) or ROOT.parent / "shared" / "data"
     sets = [load_uci(name, folder) for name in args.sets]
-    asked = tasks(sets, _methods(args, console), args.splits)
-    todo = [task for task in asked if args.fresh or not store.has(task)]
+    requested = tasks(sets, _methods(args, console), args.splits)
+    missing = [task for task in requested if args.fresh or not store.has(task)]
     run = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -80,15 +80,15 @@ def _run(args: argparse.Namespace, store: Store, console: Console) -> bool:
         "jobs": args.jobs,
     }
     try:
-        _do(todo, args.jobs, store, run, console)
+        _run_tasks(missing, args.jobs, store, run, console)
     except KeyboardInterrupt:
-        left = sum(not store.has(task) for task in asked)
-        console.print(f"interrupted; {left} of {len(asked)} left, the same command goes on")
+        left = sum(not store.has(task) for task in requested)
+        console.print(f"interrupted; {left} of {len(requested)} left, the same command continues")
         return False
     return True
 
 
-def _do(todo: list[Task], jobs: int, store: Store, run: dict, console: Console) -> None:
+def _run_tasks(todo: list[Task], jobs: int, store: Store, run: dict, console: Console) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -109,7 +109,7 @@ def _do(todo: list[Task], jobs: int, store: Store, run: dict, console: Console) 
 
 
 def _methods(args: argparse.Namespace, console: Console) -> list[Method]:
-    """Ours first, then the rivals that are installed."""
+    """Returns our methods, then the rivals that are installed."""
     methods = [
         ours(preset, partial(code_version, preset=preset)) for preset in PRESETS[args.preset]
     ]
@@ -128,14 +128,14 @@ def _methods(args: argparse.Namespace, console: Console) -> list[Method]:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """What asks for the same numbers, whatever the folder."""
-    words = ["python -m benchmarks.uci"]
+    """Returns the command for the same results, without the output file."""
+    parts = ["python -m benchmarks.uci"]
     if args.sets != list(UCI_SETS):
-        words.append(f"--sets {','.join(args.sets)}")
-    words.append(f"--splits {args.splits} --jobs {args.jobs} --preset {args.preset}")
+        parts.append(f"--sets {','.join(args.sets)}")
+    parts.append(f"--splits {args.splits} --jobs {args.jobs} --preset {args.preset}")
     if args.rivals:
-        words.append(f"--rivals {','.join(args.rivals)}")
-    return " ".join([*words, *(["--fresh"] if args.fresh else [])])
+        parts.append(f"--rivals {','.join(args.rivals)}")
+    return " ".join([*parts, *(["--fresh"] if args.fresh else [])])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"some of {', '.join(UCI_SETS)}; all by default",
     )
     add("--splits", type=_positive, default=SPLITS, help="the first N of each set; all by default")
-    add("--jobs", type=_positive, default=1, help="fits side by side, of one thread each if many")
+    add("--jobs", type=_positive, default=1, help="fits in parallel, of one thread each if several")
     add(
         "--rivals",
         type=_names(tuple(RIVALS)),
@@ -161,10 +161,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help=f"some of {', '.join(RIVALS)}; none by default",
     )
-    add("--preset", choices=PRESETS, default="default", help="of ours")
-    add("--out", type=Path, default=OUT, help="file of the results; the tables as .md beside it")
-    add("--fresh", action="store_true", help="do again what is there")
-    add("--report", action="store_true", help="only print the tables of what is there")
+    add("--preset", choices=PRESETS, default="default", help="presets of MDNRegressor")
+    add("--out", type=Path, default=OUT, help="file of the results; the tables go to its .md file")
+    add("--fresh", action="store_true", help="compute stored results again")
+    add("--report", action="store_true", help="only print the tables of the stored results")
     return parser
 
 
@@ -174,7 +174,7 @@ def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
         wrong = [name for name in found if name not in known]
         if wrong:
             raise argparse.ArgumentTypeError(
-                f"{', '.join(map(repr, wrong))} is none of {', '.join(known)}"
+                f"must be some of {', '.join(known)}; got {', '.join(map(repr, wrong))}"
             )
         return [name for name in known if name in found]
 

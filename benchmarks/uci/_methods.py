@@ -1,6 +1,6 @@
-"""Ours and the rivals: how each is fitted with what its users get without tuning.
+"""Our methods and the rivals, each with its defaults.
 
-A rival is imported when it is asked for, and left out when it is not installed.
+A rival is imported only when it is used, and left out if it is not installed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ._scores import Floats, Prediction, Quantiles
 __all__ = ["Job", "Method", "OURS", "RIVALS", "FAST", "installed", "ours"]
 
 OURS, FAST = "mdn", "mdn fast"
-VALIDATION = 0.15  # share of the training rows that a rival holds out, where it does
+VALIDATION = 0.15  # share of the training rows that a rival with early stopping holds out
 LEVELS = np.arange(1, 100) / 100  # of quantile methods
 
 Predict = Callable[[Floats], Prediction]
 
 
 class Job(NamedTuple):
-    """The training rows of a split, and what else a fit may know."""
+    """The training rows of a split, and the settings of a fit."""
 
     X: Floats
     y: Floats
@@ -41,16 +41,16 @@ class Job(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A way to get a predictive distribution."""
+    """A method that returns predictive distributions."""
 
     name: str
-    settings: str  # in words, for the table
-    module: str  # imported before the clock starts
+    settings: str  # description for the table
+    module: str  # imported before the time is measured
     fit: Callable[[Job], Predict]
-    version: str | Callable[[int], str] = ""  # of the code; ours may hang on the training rows
+    version: str | Callable[[int], str] = ""  # of the code; ours depends on the number of rows
 
     def for_rows(self, n: int) -> Method:
-        """The same with the version that n training rows are fitted by."""
+        """Returns the method with its version for n training rows."""
         return self if isinstance(self.version, str) else self._replace(version=self.version(n))
 
 
@@ -58,9 +58,9 @@ class Method(NamedTuple):
 
 
 def ours(preset: str, version: str | Callable[[int], str]) -> Method:
-    """The public estimator with no argument but its seed, or with a preset of one word.
+    """Returns the public estimator with no argument except its seed, and its preset if not default.
 
-    The version is whatever tells one state of the code from another, for a number of rows.
+    The version identifies the state of the code, as a function of the number of training rows.
     """
     fast = preset != "default"
     arguments = [f"preset={preset!r}"] if fast else []
@@ -74,7 +74,7 @@ def ours(preset: str, version: str | Callable[[int], str]) -> Method:
 
 
 def fit_ours(job: Job, *, preset: str | None) -> Predict:
-    """Defaults; a set of whole numbers is named as such, which is the user's to know."""
+    """Fits with the defaults; only ``target="integer"`` is set for whole numbers."""
     options: dict[str, Any] = {} if preset is None else {"preset": preset}
     if job.integer:
         options["target"] = "integer"
@@ -91,8 +91,8 @@ def fit_ngboost(job: Job) -> Predict:
     model = NGBRegressor(random_state=job.seed, verbose=False).fit(job.X, job.y)
 
     def predict(X: Floats) -> GaussianMixture:
-        found = model.pred_dist(X).params
-        return _gaussian(found["loc"], found["scale"])
+        params = model.pred_dist(X).params
+        return _gaussian(params["loc"], params["scale"])
 
     return predict
 
@@ -154,9 +154,9 @@ def fit_skpro(job: Job) -> Predict:
     model.fit(pd.DataFrame(X), pd.DataFrame({"y": y}))
 
     def predict(X: Floats) -> GaussianMixture:
-        found = model.predict_proba(pd.DataFrame(standard(X)))
+        mixture = model.predict_proba(pd.DataFrame(standard(X)))
         weight, loc, scale = (
-            torch.as_tensor(a).double() for a in (found.pi, found.mu, found.sigma)
+            torch.as_tensor(a).double() for a in (mixture.pi, mixture.mu, mixture.sigma)
         )
         return in_units(GaussianMixture(weight.log(), loc, scale))
 
@@ -169,7 +169,7 @@ def fit_sbi(job: Job) -> Predict:
 
     X, y, standard, in_units = _standardised(job)
     trainer = NPE(
-        density_estimator=posterior_nn("mdn"), tracker=_Silent(), show_progress_bars=False
+        density_estimator=posterior_nn("mdn"), tracker=_NoTracker(), show_progress_bars=False
     )
     trainer.append_simulations(_float32(y[:, None]), _float32(X))
     with contextlib.redirect_stdout(io.StringIO()):  # it prints when it is done
@@ -177,35 +177,35 @@ def fit_sbi(job: Job) -> Predict:
 
     def predict(X: Floats) -> GaussianMixture:
         with torch.no_grad():
-            found = estimator.get_uncorrected_mog(_float32(standard(X)))
-        loc, scale = found.means.double(), found.precisions[..., 0].double().rsqrt()
-        if estimator.has_input_transform:  # it standardises y once more
+            mixture = estimator.get_uncorrected_mog(_float32(standard(X)))
+        loc, scale = mixture.means.double(), mixture.precisions[..., 0].double().rsqrt()
+        if estimator.has_input_transform:  # sbi standardises y once more
             shift, unit = estimator._transform_shift.double(), estimator._transform_scale.double()
             loc, scale = shift + unit * loc, unit * scale
-        return in_units(GaussianMixture(found.logits.double(), loc, scale))
+        return in_units(GaussianMixture(mixture.logits.double(), loc, scale))
 
     return predict
 
 
-class _Silent:
-    """A tracker for sbi that keeps nothing; its own writes a folder of logs."""
+class _NoTracker:
+    """A tracker for sbi that records nothing; the default one writes a folder of logs."""
 
     log_dir = None
 
     def log_metric(self, name: str, value: float, step: int | None = None) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def log_params(self, params: dict[str, Any]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def add_figure(self, name: str, figure: Any, step: int | None = None) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def flush(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 RIVALS = {
@@ -255,7 +255,7 @@ RIVALS = {
 
 
 def installed(name: str) -> Method | None:
-    """The rival with its version, or None if it is not installed."""
+    """Returns the rival with its version, or None if it is not installed."""
     try:
         return RIVALS[name]._replace(version=f"{name} {version(name)}")
     except PackageNotFoundError:
@@ -266,7 +266,7 @@ def installed(name: str) -> Method | None:
 
 
 def ready(method: Method) -> None:
-    """Import what the method needs, so that no fit is charged for it."""
+    """Imports what the method needs, so that the time of the import is not part of a fit."""
     importlib.import_module(method.module)
 
 
@@ -277,7 +277,7 @@ def _gaussian(mean: Floats, scale: Floats) -> GaussianMixture:
 
 
 def _parts(job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation rows of a rival that holds some out."""
+    """Returns training and validation rows for a rival with early stopping."""
     order = np.random.RandomState(job.seed).permutation(len(job.y))
     n_val = max(1, round(VALIDATION * len(order)))
     return order[n_val:], order[:n_val]
@@ -288,9 +288,9 @@ def _standardised(
 ) -> tuple[
     Floats, Floats, Callable[[Floats], Floats], Callable[[GaussianMixture], GaussianMixture]
 ]:
-    """X and y with mean 0 and deviation 1, what does it to other rows, and the way back for y."""
+    """Returns standardised X and y, the same map for other X, and the inverse for mixtures of y."""
     mean, deviation = job.X.mean(0), job.X.std(0)
-    constant = np.ptp(job.X, 0) == 0  # its deviation may be rounding
+    constant = np.ptp(job.X, 0) == 0  # the deviation of a constant column may be rounding
     deviation = np.where(constant, 1.0, deviation)
     shift, unit = float(job.y.mean()), float(job.y.std())
 

@@ -1,4 +1,4 @@
-"""The tables, in Markdown that also reads well on a terminal."""
+"""The tables, in Markdown that is also readable on a terminal."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["GOALS", "PUBLISHED", "Moments", "moments", "paired", "report"]
 
 
 class Published(NamedTuple):
-    """The lowest mean test NLL that was read in a paper or a repository, and of which method."""
+    """The lowest mean test NLL found in papers and repositories, each with its method."""
 
     gaussian: tuple[float, str]
     flexible: tuple[float, str] | None
 
 
-# Collected by hand; "submission": the version under review.
+# Collected by hand; "submission" means the version under review.
 PUBLISHED = {
     "boston": Published((2.32, "CARD, submission"), None),
     "concrete": Published((2.83, "WGBoost"), (2.21, "TabPFN v2")),
@@ -36,7 +36,7 @@ PUBLISHED = {
     "wine_red": Published((0.84, "XGBoost + Gaussian"), (-2.72, "TabPFN v2")),
     "yacht": Published((0.16, "WGBoost"), (-0.73, "TabPFN v2")),
 }
-# Mean NLL to stay below; wine_red by the rounding cell.
+# Upper bounds of the mean NLL; that of wine_red is of the rounding cell.
 GOALS = {
     "boston": 2.15,
     "concrete": 2.21,
@@ -48,10 +48,10 @@ GOALS = {
     "wine_red": 0.84,
     "yacht": -0.85,
 }
-COVERAGE_GOAL = (0.88, 0.92)  # mean over the sets of what 90 % intervals cover
+COVERAGE_GOAL = (0.88, 0.92)  # range of the mean coverage of 90 % intervals over the sets
 SECONDS_GOAL = ((1_000, 10_000, 45_000), (30.0, 120.0, 360.0))  # rows; of a fit on two cores
-FAST_GOAL = (0.15, 0.1)  # nats worse at most on average; share of the time
-MOST_DIGITS = 8  # decimals: what is smaller is rounding
+FAST_GOAL = (0.15, 0.1)  # largest mean difference of the NLL, nats; ratio of the times
+MOST_DIGITS = 8  # decimals: smaller values are rounding
 
 Cells = Mapping[tuple[str, str], Mapping[int, Record]]  # (set, method) -> split -> record
 
@@ -65,23 +65,23 @@ class Moments(NamedTuple):
 
 
 def moments(values: Sequence[float]) -> Moments:
-    """Mean, and standard deviation (n - 1 below) over the root of n."""
+    """Returns the mean, and the standard deviation (denominator n - 1) over the root of n."""
     n = len(values)
     error = statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
     return Moments(statistics.fmean(values), error, n)
 
 
 def paired(a: Mapping[int, Record], b: Mapping[int, Record], score: str) -> list[float]:
-    """a - b on each split that both have."""
+    """Returns a - b for each split that both have."""
     both = sorted(set(_values(a, score)) & set(_values(b, score)))
     return [a[split][score] - b[split][score] for split in both]
 
 
 def report(records: Iterable[Record], runs: Mapping[str, Record]) -> str:
-    """All tables and what follows from them.
+    """Returns all tables and a summary.
 
-    Of a set and a method, only records of one version and one way of setting it count, those of
-    the newest run, so that no mean mixes two.
+    For each set and method only the records with the version and the settings of the newest run
+    are used, so that no mean mixes two versions.
     """
     records = list(records)
     cells = _cells(records)
@@ -90,11 +90,10 @@ def report(records: Iterable[Record], runs: Mapping[str, Record]) -> str:
     methods = _ordered(known, (r["method"] for r in records))
     parts = [
         "# UCI regression benchmark",
-        "Mean ± standard error over the splits (times the root of their number: the standard "
-        "deviation). NLL in nats per test row by the density in the unit of y; "
-        f"{_and(sorted(INTEGER))}, a score in whole numbers, by the probability of the rounding "
-        'cell for every method, where ours is fitted with `target="integer"`. Lower is better, '
-        "but for coverage, which should be 0.9, and nothing was chosen on test rows.",
+        "Mean ± standard error over the splits. The NLL is in nats per test row, by the density in "
+        f"the unit of y; for {_and(sorted(INTEGER))}, whose target is an integer, it is that of "
+        'the rounding cell for every method, and ours is fitted with `target="integer"`. Lower is '
+        "better, except for the coverage, which should be 0.9. No choice was made on test rows.",
         *_nll(cells, sets, methods),
         *_differences(cells, sets, methods, "nll", "NLL"),
         *_plain(cells, sets, methods, "crps", "CRPS, in the unit of y"),
@@ -102,11 +101,12 @@ def report(records: Iterable[Record], runs: Mapping[str, Record]) -> str:
         *_plain(cells, sets, methods, "rmse", "RMSE of the mean, in the unit of y"),
         *_coverage(cells, sets, methods),
         *_plain(cells, sets, methods, "pit_deviation", "Mean PIT deviation", digits=3),
-        "0 is calibrated; n test rows of a perfect model give about 0.31 / sqrt(n).",
+        "0 is perfect calibration; the expectation of a perfect model on n test rows is about "
+        "0.31 / sqrt(n).",
         *_seconds(cells, sets, methods),
-        "## In short",
+        "## Summary",
         "\n".join(f"- {line}" for line in _summary(cells, sets, methods)),
-        "## What was run",
+        "## Runs",
         "\n".join(f"- {line}" for line in _provenance(cells, methods, runs)),
     ]
     failed = [r for r in records if "error" in r]
@@ -139,9 +139,10 @@ def _nll(cells: Cells, sets: list[str], methods: list[str]) -> list[str]:
             ]
         )
     notes = [
-        "Rows: training + test. A number in brackets: fewer splits than the row says. Published: "
-        "the lowest mean that was found, splits and protocol not always the same; "
-        "on wine_red they are densities, which can fall without limit on a grid, and no comparison."
+        "Rows: training + test. A number in brackets is the number of splits if it is lower than "
+        "in the column. Published: the lowest mean that was found; splits and protocol are not "
+        "always the same. On wine_red the published values are of densities, whose NLL has no "
+        "lower bound for integers, so they are not comparable."
     ]
     return ["## NLL", _table([*head, "goal", "reached by mdn"], rows), *notes]
 
@@ -163,15 +164,16 @@ def _differences(
     for name in sets:
         row = [name]
         for mine, other in pairs:
-            apart = paired(*_two(cells, name, mine, other), score)
-            wins = sum(a < 0 for a in apart)
-            row.append(f"{_pm(moments(apart))} ({wins}/{len(apart)})" if apart else "")
+            differences = paired(*_two(cells, name, mine, other), score)
+            wins = sum(a < 0 for a in differences)
+            cell = f"{_pm(moments(differences))} ({wins}/{len(differences)})" if differences else ""
+            row.append(cell)
         rows.append(row)
     head = ["set", *(f"{mine} - {other}" for mine, other in pairs)]
     return [
         f"## {title}, paired differences",
         _table(head, rows),
-        "Below 0: ours is better. In brackets: on how many of the splits.",
+        "Negative: ours is better. In brackets: the number of splits on which it is better.",
     ]
 
 
@@ -198,8 +200,9 @@ def _coverage(cells: Cells, sets: list[str], methods: list[str]) -> list[str]:
     title = "Coverage of 90 % intervals"
     return [
         *_plain(cells, sets, methods, "coverage", title, digits=3, below=below),
-        "Of whole numbers it is the share of the PIT between the two levels; an interval, which "
-        "ends at whole numbers, covers more than it promises even if the law is right.",
+        "For integer targets it is the share of the PIT between the two levels, where the PIT of a "
+        "row is uniform between P(Y < y) and P(Y <= y): an interval that ends at integers has a "
+        "coverage above its nominal one even if the distribution is right.",
     ]
 
 
@@ -222,9 +225,9 @@ def _seconds(cells: Cells, sets: list[str], methods: list[str]) -> list[str]:
                 row.append("")
         rows.append([*row, f"{np.interp(n_train, *SECONDS_GOAL):.0f}" if n_train else ""])
     return [
-        "## Seconds a split",
+        "## Seconds per split",
         _table(["set", *methods, "goal, 2 cores"], rows),
-        "Fit + predict, in brackets the threads of the fit. Two jobs side by side slow each other.",
+        "Fit + predict; in brackets the threads of the fit. Parallel jobs slow each other down.",
     ]
 
 
@@ -267,24 +270,24 @@ def _summary(cells: Cells, sets: list[str], methods: list[str]) -> list[str]:
         some = [r for (_, m), splits in cells.items() if m == method for r in splits.values()]
         if some:
             total = sum(r["fit_seconds"] + r["predict_seconds"] for r in some)
-            lines.append(f"{method}: {total / 60:.1f} minutes in all for {len(some)} splits")
+            lines.append(f"{method}: {total / 60:.1f} minutes in total for {len(some)} splits")
     return lines
 
 
 def _against(cells: Cells, sets: list[str], mine: str, other: str, score: str) -> str:
-    apart = [moments(d).mean for n in sets if (d := paired(*_two(cells, n, mine, other), score))]
-    if not apart:
+    means = [moments(d).mean for n in sets if (d := paired(*_two(cells, n, mine, other), score))]
+    if not means:
         return ""
-    better = sum(a < 0 for a in apart)
-    return f"better in {score.upper()} on {better} of {len(apart)} sets"
+    better = sum(m < 0 for m in means)
+    return f"better in {score.upper()} on {better} of {len(means)} sets"
 
 
 def _fast(cells: Cells, sets: list[str]) -> list[str]:
     worse, shares = [], []
     for name in sets:
         fast, full = _two(cells, name, FAST, OURS)
-        if apart := paired(fast, full, "nll"):
-            worse.append(moments(apart).mean)
+        if differences := paired(fast, full, "nll"):
+            worse.append(moments(differences).mean)
             seconds = (statistics.fmean(r["fit_seconds"] for r in c.values()) for c in (fast, full))
             shares.append(next(seconds) / next(seconds))
     if not worse:
@@ -308,7 +311,7 @@ def _provenance(cells: Cells, methods: list[str], runs: Mapping[str, Record]) ->
     used = {r["run"] for splits in cells.values() for r in splits.values()}
     for started in sorted(used):
         run = runs[started]
-        note = f"; {run['note']}" if "note" in run else ""  # written by hand, where one is needed
+        note = f"; {run['note']}" if "note" in run else ""  # written by hand if one is needed
         lines.append(f"{started}, commit {run['commit']}: `{run['command']}`{note}")
     return lines
 
@@ -317,7 +320,7 @@ def _provenance(cells: Cells, methods: list[str], runs: Mapping[str, Record]) ->
 
 
 def _cells(records: list[Record]) -> dict[tuple[str, str], dict[int, Record]]:
-    """The good records of each set and method that are of the version of the newest."""
+    """Returns the records without error of the newest version of each set and method."""
     good = [r for r in records if "error" not in r]
     newest: dict[tuple[str, str], Record] = {}
     for r in sorted(good, key=lambda r: r["run"]):
@@ -362,7 +365,7 @@ def _cell(
 
 
 def _pm(m: Moments, digits: int | None = None) -> str:
-    """Mean ± error: a fixed number of decimals, or two figures of the error."""
+    """Returns mean ± error with this many decimals, or two significant digits of the error."""
     if digits is None and math.isnan(m.error):
         return f"{m.mean:.3g}"
     if digits is None:
@@ -395,7 +398,7 @@ def _and(words: Sequence[str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown with columns of one width."""
+    """Returns a Markdown table with columns of constant width."""
     widths = [max(3, *(len(row[i]) for row in (head, *rows))) for i in range(len(head))]
 
     def pad(row: Sequence[str]) -> str:

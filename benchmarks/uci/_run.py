@@ -1,4 +1,4 @@
-"""One fit a task, in processes of their own if wanted, and a file that a later run goes on from."""
+"""Tasks of one fit each, run in one or several processes, and the file of their results."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ __all__ = [
 Record = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
-INTEGER = frozenset({"wine_red"})  # sets of whole numbers, scored by the rounding cell
-LONGEST = 300  # characters of an error or a warning that are kept
+INTEGER = frozenset({"wine_red"})  # sets with an integer target, scored by the rounding cell
+LONGEST = 300  # characters of an error or a warning that are stored
 
 
 class Task(NamedTuple):
@@ -51,12 +51,12 @@ class Task(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What it is a result of, whatever the code."""
+        """Set, split and method, which identify a result."""
         return self.data.name, self.split, self.method.name
 
 
 def measure(task: Task) -> Record:
-    """Fit, predict and score one task; an error becomes part of the record."""
+    """Fits, predicts and scores one task; an error becomes part of the record."""
     data, split, method = task
     train, test = data.splits[split]
     integer = data.name in INTEGER
@@ -73,7 +73,7 @@ def measure(task: Task) -> Record:
     }
     job = Job(data.X[train], data.y[train], split, threads, integer)
     rows = data.X[test]
-    # some rivals draw from the global generators whatever their seed
+    # some rivals use the global generators in spite of their seed
     torch.manual_seed(split)
     np.random.seed(split)
     with warnings.catch_warnings(record=True) as warned:
@@ -98,21 +98,21 @@ def measure(task: Task) -> Record:
 
 
 def _line(text: str) -> str:
-    """The first line, not too long."""
+    """Returns the first line, truncated to a fixed length."""
     return text.strip().partition("\n")[0][:LONGEST]
 
 
 def results(tasks: Sequence[Task], jobs: int) -> Generator[Record, None, None]:
-    """Records as they come; with one job in this process, else in as many of one thread each.
+    """Yields records as they are ready, from this process (one job) or from several.
 
-    Leaving the loop early ends the processes.
+    The processes have one thread each. Leaving the loop early terminates them.
     """
     if jobs == 1:
         yield from map(measure, tasks)
         return
     others = set(multiprocessing.active_children())
     threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # for every library that a process will load
+    os.environ["OMP_NUM_THREADS"] = "1"  # for all libraries of the processes
     pool = ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), initializer=_start_process
     )
@@ -132,40 +132,40 @@ def results(tasks: Sequence[Task], jobs: int) -> Generator[Record, None, None]:
 
 
 def _start_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent terminates it
     torch.set_num_threads(1)
 
 
 class Store:
-    """Records in a JSON file, one for each set, split and method, and the runs they come from.
+    """Records in a JSON file, one for each set, split and method, and the runs that made them.
 
-    The file is replaced at every record, so that it is whole at any time; what another run wrote
-    into it in the meantime is kept.
+    The file is replaced at every record, so it is valid at any time; records that another run has
+    written in the meantime are kept.
 
     Raises:
-        ValueError: the file is not one of results.
+        ValueError: the file is not a file of results.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.runs: dict[str, Record] = {}
         self.records: dict[tuple[str, int, str], Record] = {}
-        self._mine: dict[tuple[str, int, str], Record] = {}
+        self._added: dict[tuple[str, int, str], Record] = {}
         self._read()
 
     def has(self, task: Task) -> bool:
-        """Whether the task was done by the same code with the same settings."""
+        """Returns whether the task was run by the same code with the same settings."""
         old = self.records.get(task.key, {"error": ""})
         same = all(old.get(name) == getattr(task.method, name) for name in ("version", "settings"))
         return same and "error" not in old
 
     def add(self, record: Record, run: Record) -> None:
-        """Keep a record; ``run`` says what all records of one run share, "started" among it."""
+        """Stores a record; ``run`` holds what all records of one run share, including "started"."""
         started = run["started"]
         record = {**record, "run": started}
-        self._mine[record["set"], record["split"], record["method"]] = record
+        self._added[record["set"], record["split"], record["method"]] = record
         self._read()
-        self.records.update(self._mine)
+        self.records.update(self._added)
         self.runs[started] = {name: a for name, a in run.items() if name != "started"}
         self._write()
 
@@ -195,12 +195,12 @@ class Store:
 
 
 def code_version(n: int, preset: str) -> str:
-    """The version of mdn and the revision of its defaults for n training rows."""
+    """Returns the version of mdn and the revision of its defaults for n training rows."""
     return f"mdn {mdn.__version__}, defaults {revision(n, fast=preset == 'fast')}"
 
 
 def tasks(sets: Iterable[SplitDataset], methods: Sequence[Method], splits: int) -> list[Task]:
-    """Set by set and split by split, all methods one after another: what is compared is paired."""
+    """Returns the tasks, all methods of a split one after another, because they are compared."""
     return [
         Task(data, split, method.for_rows(len(data.splits[split][0])))
         for data in sets

@@ -1,4 +1,4 @@
-"""What is measured of a prediction; the same code for ours and for every rival."""
+"""The scores of a prediction, by the same code for ours and for every rival."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Floats = NDArray[np.float64]
 
 COVERAGE = 0.9  # of the central interval
 SCORES = ("nll", "crps", "rmse", "coverage", "pit_deviation")
-TAIL = 1e-9  # probability beyond which the CRPS of whole numbers is not summed
+TAIL = 1e-9  # probability of a tail that the sum for the CRPS of integers leaves out
 
 
 class Quantiles(NamedTuple):
-    """A prediction that is known by quantiles only, so it has no density."""
+    """A prediction that consists of quantiles, so it has no density."""
 
     levels: Floats  # (L,) rising, evenly spaced
     values: Floats  # (N, L)
@@ -31,17 +31,18 @@ Prediction = GaussianMixture | DiscretizedMixture | Quantiles
 
 
 def scores(prediction: Prediction, y: Floats, *, integer: bool = False) -> dict[str, float | None]:
-    """Mean scores over the test rows, in the unit of y.
+    """Returns mean scores over the test rows, in the unit of y.
 
     ``nll`` in nats, by the density; ``crps``; ``rmse`` of the mean; ``coverage`` of the central
-    90 % interval, its ends included; ``pit_deviation``, see there.  Mixtures are scored in closed
-    form; the CRPS of quantiles is twice their mean pinball loss, and they have no ``nll``.
+    90 % interval, including its ends; ``pit_deviation``, see :func:`pit_deviation`.  Mixtures are
+    scored in closed form; the CRPS of quantiles is twice their mean pinball loss, and they have no
+    ``nll``.
 
-    With ``integer``, y holds whole numbers and a prediction stands for its law of rounded values:
-    ``nll`` is that of the rounding cell [y - 1/2, y + 1/2] and never below 0, and all else is of
-    that law too.  Of a law with such jumps an interval covers more than it promises even if the law
-    is right; ``coverage`` is then the share of the PIT, spread as for its deviation, between the
-    two levels, as in :func:`mdn.calibration.coverage_curve`.
+    With ``integer``, y holds integers and all scores are of the distribution of the rounded
+    prediction: ``nll`` is that of the rounding cell [y - 1/2, y + 1/2] and never below 0.  An
+    interval of such a distribution has a coverage above its nominal one even if the distribution is
+    right, so ``coverage`` is the share of the PIT between the two levels, as in
+    :func:`mdn.calibration.coverage_curve`.
     """
     if isinstance(prediction, Quantiles):
         return _of_quantiles(prediction, y, integer=integer)
@@ -67,13 +68,14 @@ def scores(prediction: Prediction, y: Floats, *, integer: bool = False) -> dict[
 
 
 def pit_deviation(lower: Floats, upper: Floats) -> float:
-    """Mean distance of the empirical cdf G of the PIT from the uniform one, over 99 levels.
+    """Returns the mean distance of the empirical cdf G of the PIT from the uniform cdf.
 
         1/99 sum_j |G(u_j) - u_j|,  u_j = j/100,  G(u) = mean over rows of P(PIT <= u)
 
-    The PIT of a row is P(Y <= y); where y itself has mass (whole numbers, steps between quantiles)
-    it is spread evenly from P(Y < y) to P(Y <= y).  It is 0 for perfect calibration of infinitely
-    many rows; n rows of a perfect model give about 0.31 / sqrt(n): 0.06 for 31 rows, 0.01 for 957.
+    The PIT of a row is P(Y <= y); where y has a positive probability (integers, steps between
+    quantiles) it is uniform between P(Y < y) and P(Y <= y).  The deviation is 0 for perfect
+    calibration and infinitely many rows; its expectation for n rows of a perfect model is about
+    0.31 / sqrt(n): 0.06 for 31 rows, 0.01 for 957.
 
     Args:
         lower, upper: P(Y < y) and P(Y <= y) of each row, (N,).
@@ -83,21 +85,21 @@ def pit_deviation(lower: Floats, upper: Floats) -> float:
 
 
 def _pit_below(lower: Floats, upper: Floats, levels: Floats) -> Floats:
-    """P(PIT <= level) of each row, (L, N)."""
+    """Returns P(PIT <= level) of each row, (L, N)."""
     mass = upper - lower
-    spread = mass > 0
-    inside = (levels[:, None] - lower) / np.where(spread, mass, 1.0)
-    return np.where(spread, inside.clip(0.0, 1.0), upper <= levels[:, None])
+    has_mass = mass > 0
+    share = (levels[:, None] - lower) / np.where(has_mass, mass, 1.0)
+    return np.where(has_mass, share.clip(0.0, 1.0), upper <= levels[:, None])
 
 
 def _covered(lower: Floats, upper: Floats) -> float:
-    """Share of the PIT in the central interval."""
+    """Returns the share of the PIT in the central interval."""
     low, high = _pit_below(lower, upper, np.array([0.5 - COVERAGE / 2, 0.5 + COVERAGE / 2]))
     return float((high - low).mean())
 
 
 def _rounded_crps(dist: DiscretizedMixture, y: Floats) -> Floats:
-    """CRPS of a law on a grid: width times the sum over the grid of (F(k) - 1{y <= k})^2."""
+    """Returns the CRPS on a lattice: width times the sum over it of (F(k) - 1{y <= k})^2."""
     ends = [dist.icdf(p).detach().numpy()[:, 0] for p in (TAIL, 1 - TAIL)]
     first = min(ends[0].min(), y.min()) / dist.width
     last = max(ends[1].max(), y.max()) / dist.width
@@ -111,12 +113,12 @@ def _of_quantiles(prediction: Quantiles, y: Floats, *, integer: bool) -> dict[st
     levels, values, mean = prediction
     if integer:
         values = np.floor(values + 0.5)
-    miss = y[:, None] - values  # (N, L)
-    pinball = np.maximum(levels * miss, (levels - 1) * miss)
+    error = y[:, None] - values  # (N, L)
+    pinball = np.maximum(levels * error, (levels - 1) * error)
     ends = [np.abs(levels - p).argmin() for p in (0.5 - COVERAGE / 2, 0.5 + COVERAGE / 2)]
     low, high = values[:, ends].T
     steps = len(levels) + 1  # y between two neighbouring quantiles: one step of probability
-    lower, upper = (miss > 0).sum(1) / steps, ((miss >= 0).sum(1) + 1) / steps
+    lower, upper = (error > 0).sum(1) / steps, ((error >= 0).sum(1) + 1) / steps
     inside = _covered(lower, upper) if integer else float(((low <= y) & (y <= high)).mean())
     return {
         "nll": None,
