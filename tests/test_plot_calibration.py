@@ -100,7 +100,7 @@ def test_curves_are_what_was_computed(case: Any, ax: Axes) -> None:
     assert (labelled(ax, "wide").get_ydata() > curves["wide"].high).all()
     vertices = labelled(ax, "90 % band").get_paths()[0].vertices
     assert vertices.min(0) == pytest.approx([0, 0]) and vertices.max(0) == pytest.approx([1, 1])
-    assert list(labelled(ax, "promised").get_ydata()) == [0, 1]
+    assert list(labelled(ax, "nominal").get_ydata()) == [0, 1]
     looks = {(line.get_color(), line.get_linestyle()) for line in ax.lines[1:]}
     assert len(looks) == 3
     assert ax.get_ylabel() == "share of the 2000 rows inside"
@@ -109,7 +109,7 @@ def test_curves_are_what_was_computed(case: Any, ax: Axes) -> None:
 def test_one_curve_needs_no_name(case: Any, ax: Axes) -> None:
     """Then it is called observed."""
     plot_coverage(coverage_curve(case.models["exact"], case.y[:, None]), ax=ax)
-    assert names(ax) == ["90 % band if calibrated", "promised", "observed"]
+    assert names(ax) == ["90 % band if calibrated", "nominal", "observed"]
 
 
 # -- sharpness ------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
-r"""Pictures of p(y|x), of how well it holds and of a training run: each on one Axes, returned.
+r"""Plots of p(y|x), of its calibration and of a training run: each on one Axes, which it returns.
 
 ::
 
     plot_density(model, X, y)                # p(y|x) as an image over one feature, with the data
     plot_feature(model, X, at=row)           # the same with the other features of one row
     plot_fan(model, X, y)                    # nested intervals over one feature
-    plot_modes(model, X, y)                  # the branches of the likely values
-    plot_weights(model, X)                   # which component counts where
-    plot_conditional(model, x)               # p(y|x) at one x taken apart, or at a few
+    plot_modes(model, X, y)                  # the modes over one feature
+    plot_weights(model, X)                   # the weights of the components over one feature
+    plot_conditional(model, x)               # p(y|x) at one x with its components, or at a few
     plot_ridge(model, x)                     # p(y|x) at many x, one above the other
     plot_contours(model, x)                  # p(y|x) of two targets
     plot_pit(calibration.pit_histogram(dist, y))
@@ -15,14 +15,14 @@ r"""Pictures of p(y|x), of how well it holds and of a training run: each on one 
     plot_sharpness(dist.stddev, y - dist.mean)
     plot_history(history)                    # a training run, and what zero means
     plot_units({"min": 0.54, "h": -3.56})    # one loss in several units
-    plot_waterfall({"marginal": 1.4, "mixture": 0.5})  # what each step of a model gains
+    plot_waterfall({"marginal": 1.4, "mixture": 0.5})  # what each better model gains
 
 Plain Matplotlib: pass ``ax=`` to draw into a figure of your own, and anything the Axes can do
 (titles, limits, scales) can be done afterwards.  Extra keywords go to the main artist and win over
 the defaults.  No setting of Matplotlib is changed and nothing is shown or saved.
 
-Colours are told apart by the colour-blind (M. Okabe and K. Ito, 2008) and lines also differ in
-their dashes, so a print in grey stays readable.
+A colour-blind reader can tell the colours apart (M. Okabe and K. Ito, 2008), and lines also differ
+in their dashes, so a print in grey stays readable.
 """
 
 from __future__ import annotations

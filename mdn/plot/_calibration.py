@@ -28,8 +28,9 @@ _MARKERS = "os^Dv*"
 def plot_pit(histogram: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
     """Draws a PIT histogram with the band in which its bars lie if the model is calibrated.
 
-    A hump says that the prediction is too wide, a valley too narrow, a slope biased.  Bars outside
-    the band are hatched; of B bins about B (1 - band) are by chance.
+    A hump means that the predictions are too wide, a valley that they are too narrow, a slope that
+    they are biased.  Bars outside the band are hatched; of B bins, chance puts about B (1 - band)
+    there.
 
     Args:
         histogram: what ``mdn.calibration.pit_histogram`` returns.
@@ -90,10 +91,10 @@ def plot_pit(histogram: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
 
 
 def plot_coverage(curves: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
-    """Draws the share of rows inside the predicted regions against what these promise.
+    """Draws the share of rows inside the predicted regions against their nominal coverage.
 
-    On the diagonal a region holds what it promises; below it the model is too narrow, above it too
-    wide.  The band is where chance leaves a calibrated model, level by level.
+    On the diagonal both are equal; below it the model is too narrow, above it too wide.  The band
+    holds a calibrated model with its probability, level by level.
 
     Args:
         curves: what ``mdn.calibration.coverage_curve`` returns, or up to six of them by the name of
@@ -111,12 +112,12 @@ def plot_coverage(curves: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
     Example:
         >>> from mdn.calibration import CoverageCurve
         >>> import numpy as np
-        >>> promised = np.array([0.5, 0.9])
-        >>> low, high = promised - 0.02, promised + 0.02
-        >>> curve = CoverageCurve(promised, promised - 0.1, low, high, n=900, band=0.9)
+        >>> nominal = np.array([0.5, 0.9])
+        >>> low, high = nominal - 0.02, nominal + 0.02
+        >>> curve = CoverageCurve(nominal, nominal - 0.1, low, high, n=900, band=0.9)
         >>> ax = plot_coverage({"narrow": curve})
         >>> ax.get_legend_handles_labels()[1]
-        ['90 % band if calibrated', 'promised', 'narrow']
+        ['90 % band if calibrated', 'nominal', 'narrow']
     """
     named = curves if isinstance(curves, Mapping) else {"observed": curves}
     if not 1 <= len(named) <= len(look.CURVES):
@@ -135,12 +136,12 @@ def plot_coverage(curves: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
         np.concatenate([[0.0], values, [1.0]]) for values in (first.nominal, first.low, first.high)
     )
     look.draw_area(ax, nominal, low, high, label=f"{look.percent(first.band)} band if calibrated")
-    ax.plot([0, 1], [0, 1], color=look.BLACK, linewidth=0.8, label="promised")
+    ax.plot([0, 1], [0, 1], color=look.BLACK, linewidth=0.8, label="nominal")
     for i, (name, curve) in enumerate(named.items()):
         options = {"marker": ".", "linewidth": 1.8}
         look.draw_curve(ax, i, curve.nominal, curve.observed, name, style, **options)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    look.set_labels(ax, "promised coverage", f"share of the {first.n} rows inside")
+    look.set_labels(ax, "nominal coverage", f"share of the {first.n} rows inside")
     hint = "above the diagonal: too wide\nbelow: too narrow"
     ax.legend(loc="best", fontsize="small", title=hint, title_fontsize="small", alignment="left")
     return ax
@@ -155,14 +156,14 @@ def plot_sharpness(
     ax: Axes | None = None,
     **style: Any,
 ) -> Axes:
-    r"""Draws the error of the rows against their predicted spread: do the widths mean anything?
+    r"""Draws the error of the rows against their predicted spread: is it larger where predicted?
 
     The rows are cut into bins of equal counts by their spread; a point is a bin, its bar an
     interval of about 90 %.  For standard deviations the root of the mean of :math:`\sigma^2` stands
     against the root-mean-square error.  For intervals of coverage c it is the mean half-width
-    against the c quantile of the absolute error.  On the diagonal the model is right about what it
-    does not know; a level row of points says that its widths tell nothing.  Of the single errors
-    the largest 2 % may lie above the frame.
+    against the c quantile of the absolute error.  On the diagonal the predicted spread is right; a
+    level row of points means that it carries no information on the error.  Of the single errors the
+    largest 2 % may lie above the frame.
 
     Args:
         spread: predicted standard deviations, (N,) or (N, 1); or what ``mdn.calibration.sharpness``

@@ -39,7 +39,7 @@ def plot_conditional(
     n_grid: int = 500,
     **style: Any,
 ) -> Axes:
-    r"""Draws the density p(y|x) at one x, taken apart, or at up to six, overlaid.
+    r"""Draws the density p(y|x) at one x with its components, or at up to six x, overlaid.
 
     One row: the density, its weighted components :math:`\pi_k p_k(y)`, a shaded region, mean,
     median and modes.  Several rows: the densities and their modes.  Modes lower than 1 % of the
@@ -98,10 +98,8 @@ def plot_conditional(
     names = inputs.check_labels(labels, _curve_names(table, n))
 
     lower, median, upper = inputs.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
-    modes, log_heights = map(inputs.to_array, dist.modes())
-    log_heights = np.where(np.isnan(log_heights), -math.inf, log_heights)
-    major = log_heights >= log_heights.max(1, keepdims=True) + math.log(_MINOR_MODE)  # (N, K)
-    modes = np.where(major, modes[..., 0], modes[:, :1, 0])  # (N, K), no NaN left
+    modes, heights, major = inputs.high_modes(dist, _MINOR_MODE)  # (N, K)
+    modes = np.where(major, modes, modes[:, :1])  # no NaN left
     mean, width = inputs.to_array(dist.mean)[:, 0], inputs.lattice_width(dist)
     pieces = inputs.to_array(dist.interval(coverage)[:, None] if central else dist.hdr(coverage)[0])
 
@@ -110,8 +108,7 @@ def plot_conditional(
         low, high = min(low, mean.min()), max(high, mean.max())
     edges = np.where(np.isnan(pieces), mean[:, None, None], pieces).reshape(n, -1)  # (N, 2 M)
     marks = np.concatenate([mean[:, None], median[:, None], edges, modes], axis=1)
-    points, grid = _curve_grid(dist, low, high, marks, n_grid)  # (G, N)
-    density = np.exp(inputs.evaluate(dist, dist.log_prob, points[..., None]))
+    points, grid, density = _curves(dist, low, high, marks, n_grid)  # (G, N)
 
     ax = look.get_axes(ax)
     for i, name in enumerate(names):
@@ -126,15 +123,23 @@ def plot_conditional(
         look.draw_area(ax, grid[:, 0], density[:, 0], zorder=0.5, **options)
         _draw_averages(ax, grid[:, 0], density[:, 0], mean[0], median[0], y_unit)
     for i in range(n):
-        at, heights = modes[i, major[i]], np.exp(log_heights[i, major[i]])
+        at = modes[i, major[i]]
         label = "modes" if i == n - 1 else "_modes"
         if n == 1:
             label = f"mode{'s' * (len(at) > 1)} {_format_values(at, high - low, y_unit)}"
-        ax.plot(at, heights, "o", color=look.BLACK, markeredgecolor="white", zorder=4, label=label)
+        ax.plot(
+            at,
+            heights[i, major[i]],
+            "o",
+            color=look.BLACK,
+            markeredgecolor="white",
+            zorder=4,
+            label=label,
+        )
 
     what = "probability p(y|x)" if width else look.density_label(y_unit)
     look.set_labels(ax, look.with_unit("y", y_unit), what, y_label)
-    # The legend stands in two columns above the curves; sticky, 0 is the lower end of the axis.
+    # the legend stands in two columns above the curves; a sticky 0 is the lower end of the axis
     ax.lines[-1].sticky_edges.y.append(0.0)
     n_rows = math.ceil(len(ax.get_legend_handles_labels()[1]) / 2)
     ax.update_datalim([(low, 0.0), (high, density.max() * (1.02 + 0.075 * n_rows))])
@@ -156,7 +161,7 @@ def plot_ridge(
     n_grid: int = 500,
     **style: Any,
 ) -> Axes:
-    r"""Draws the densities at up to 40 x one above the other: how the shape of p(y|x) moves.
+    r"""Draws the densities at up to 40 x one above the other: how the shape of p(y|x) changes.
 
     The first row is the lowest.  All have one scale, so equal areas are equal probabilities; the
     highest reaches 1.8 rows up.  White ticks are the medians.
@@ -200,8 +205,7 @@ def plot_ridge(
     names = inputs.check_labels(labels, rows)
 
     low, median, high = inputs.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
-    points, grid = _curve_grid(dist, low.min(), high.max(), median[:, None], n_grid)  # (G, N)
-    density = np.exp(inputs.evaluate(dist, dist.log_prob, points[..., None]))
+    _, grid, density = _curves(dist, low.min(), high.max(), median[:, None], n_grid)  # (G, N)
     height = density * (_OVERLAP / density.max())
 
     ax = look.get_axes(ax)
@@ -211,30 +215,26 @@ def plot_ridge(
         look.draw_area(ax, y, i, top, color=look.SKY, alpha=0.75, zorder=order)
         at = np.interp(median[i], y, top)
         ax.vlines(median[i], i, at, color="white", linewidth=1.5, zorder=order)
-        ax.plot(
-            y,
-            top,
-            **look.with_defaults(style, Line2D, color=look.BLUE, linewidth=1.3, zorder=order),
-        )
+        defaults = {"color": look.BLUE, "linewidth": 1.3, "zorder": order}
+        ax.plot(y, top, **look.with_defaults(style, Line2D, **defaults))
     ax.set_yticks(np.arange(n), names)
     ax.set_ylim(-0.1, max(n - 0.5, (np.arange(n) + height.max(0)).max() + 0.1))
     ax.set_xlim(grid.min(), grid.max())
-    look.set_labels(
-        ax, look.with_unit("y", y_unit), "row" if table is None else "x", y_label, x_label
-    )
+    rows_are = "row" if table is None else "x"
+    look.set_labels(ax, look.with_unit("y", y_unit), rows_are, y_label, x_label)
     return ax
 
 
 # -- what is drawn, as numbers and text -----------------------------------------------------------
 
 
-def _curve_grid(
+def _curves(
     dist: Any, low: float, high: float, marks: Floats, n_grid: int
-) -> tuple[Floats, Floats]:
-    """Returns where to evaluate N curves and where to draw the values, (G, N), rising.
+) -> tuple[Floats, Floats, Floats]:
+    """Returns points (G, N) on N rising grids, where their density is drawn, and the density.
 
     Points are even, dense where p is, and the marks (N, M).  Of a y that takes only some values the
-    curve is a step around each of them.
+    density is drawn as a step around each of them.
     """
     n, width = len(marks), inputs.lattice_width(dist)
     if width:
@@ -242,18 +242,16 @@ def _curve_grid(
         even = np.linspace(first, last, min(last - first + 1, _MOST_STEPS)).round()
         cells = np.union1d(even, (marks.clip(low, high) / width).round())
         points = np.tile(np.repeat(cells * width, 2)[:, None], n)
-        return points, points + np.tile([-width / 2, width / 2], len(cells))[:, None]
-    even = np.repeat(np.linspace(low, high, n_grid)[:, None], n, axis=1)
-    if hasattr(dist, "loc") and hasattr(dist, "scale"):
-        loc, scale = (
-            inputs.to_array(dist.loc)[..., 0],
-            inputs.to_array(dist.scale)[..., 0],
-        )  # (N, K)
-        dense = (loc + _OFFSETS[:, None, None] * scale).transpose(0, 2, 1).reshape(-1, n)
+        grid = points + np.tile([-width / 2, width / 2], len(cells))[:, None]
     else:
-        dense = inputs.quantiles(dist, np.linspace(_TAIL, 1 - _TAIL, n_grid))
-    points = np.sort(np.concatenate([even, dense, marks.T]).clip(low, high), axis=0)
-    return points, points
+        even = np.repeat(np.linspace(low, high, n_grid)[:, None], n, axis=1)
+        if hasattr(dist, "loc") and hasattr(dist, "scale"):
+            loc, scale = (inputs.to_array(a)[..., 0] for a in (dist.loc, dist.scale))  # (N, K)
+            dense = (loc + _OFFSETS[:, None, None] * scale).transpose(0, 2, 1).reshape(-1, n)
+        else:
+            dense = inputs.quantiles(dist, np.linspace(_TAIL, 1 - _TAIL, n_grid))
+        points = grid = np.sort(np.concatenate([even, dense, marks.T]).clip(low, high), axis=0)
+    return points, grid, np.exp(inputs.evaluate(dist, dist.log_prob, points[..., None]))
 
 
 def _curve_names(table: Any, n: int) -> list[str]:

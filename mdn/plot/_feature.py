@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,12 +37,12 @@ def plot_feature(
     n_grid: int = 300,
     **style: Any,
 ) -> Axes:
-    r"""Draws how p(y|x) changes with one feature while the others stay: what the model has learnt.
+    r"""Draws how p(y|x) changes with one feature while the others stay fixed.
 
     The image of `plot_density` from the 0.5 % to the 99.5 % quantile, with the median and a central
     interval.  Ticks along the bottom are the values of the feature in x: where there are none, the
-    model extrapolates.  What is drawn is the model's, not an effect of the feature: in the data the
-    others may vary with it.
+    model extrapolates.  The picture shows the model, not an effect of the feature: in the data the
+    other features may vary with it.
 
     Args:
         model: as in `plot_density`; its distributions need ``icdf``.
@@ -63,7 +62,7 @@ def plot_feature(
     Raises:
         ValueError: no such feature, ``at`` of another length, a coverage out of range, or a density
             that is not finite.
-        TypeError: the model is of another kind, or its distribution has no inputs.quantiles.
+        TypeError: the model is of another kind, or its distribution has no quantiles.
 
     Example:
         >>> import torch
@@ -138,7 +137,7 @@ def plot_fan(
 
     Raises:
         ValueError: no such feature, ``at`` or y of another length, or a coverage out of range.
-        TypeError: the model is of another kind, or its distribution has no inputs.quantiles.
+        TypeError: the model is of another kind, or its distribution has no quantiles.
 
     Example:
         >>> import torch
@@ -149,9 +148,7 @@ def plot_fan(
         >>> ax.get_legend_handles_labels()[1]
         ['90 % central interval', '50 % central interval', 'median']
     """
-    wanted = inputs.check_coverages(coverage)[
-        ::-1
-    ]  # the widest first, so that the others lie on top
+    wanted = inputs.check_coverages(coverage)[::-1]  # the widest first: the others lie on top
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
     target = None if y is None else inputs.check_target(y, len(grid.data))
     tails = [0.5 + s * 0.5 * c for s in (-1, 1) for c in wanted]
@@ -187,11 +184,11 @@ def plot_modes(
     n_grid: int = 300,
     **style: Any,
 ) -> Axes:
-    r"""Draws the modes of p(y|x) over one feature: the branches of the values that are likely.
+    r"""Draws the modes of p(y|x) over one feature: the branches of likely values.
 
     At every x the highest mode is dark, the others are light, and the size of a point is the
     height of its mode against the highest.  Those below 5 % of it are left out.  Points are not
-    joined: where a branch ends, no line pretends that it goes on.
+    joined by lines, which would go on where a branch ends.
 
     Args:
         model: as in `plot_density`; its distributions need ``modes``.
@@ -226,11 +223,8 @@ def plot_modes(
     """
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
     target = None if y is None else inputs.check_target(y, len(grid.data))
-    inputs.check_methods(grid.dist, "modes")
-    modes, log_heights = map(inputs.to_array, grid.dist.modes())  # (G, K, 1), (G, K)
-    log_heights = np.where(np.isnan(log_heights), -math.inf, log_heights)
-    share = np.exp(log_heights - log_heights.max(1, keepdims=True))
-    drawn = share >= _LEAST_MODE
+    modes, heights, drawn = inputs.high_modes(grid.dist, _LEAST_MODE)  # (G, K)
+    share = heights / heights.max(1, keepdims=True)
     highest = np.arange(share.shape[1]) == 0  # they come by falling density
 
     ax = look.get_axes(ax)
@@ -245,7 +239,7 @@ def plot_modes(
             defaults = {"s": 4 + 14 * share[chosen], "color": color, "linewidths": 0, "zorder": 3}
             at_x = np.broadcast_to(grid.values[:, None], chosen.shape)[chosen]
             options = look.with_defaults(style, PathCollection, label=label, **defaults)
-            ax.scatter(at_x, modes[chosen, 0], **options)
+            ax.scatter(at_x, modes[chosen], **options)
     mean = inputs.to_array(grid.dist.mean)[:, 0]
     look.draw_line(
         ax, grid.values, mean, "mean of y given x", linestyle="--", lw=1.6, path_effects=None

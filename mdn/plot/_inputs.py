@@ -111,6 +111,14 @@ def check_methods(dist: Any, *methods: str) -> None:
         )
 
 
+def high_modes(dist: Any, least: float) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Returns modes and their densities, and which have a share of the highest density, (N, K)."""
+    check_methods(dist, "modes")
+    modes, log_density = map(to_array, dist.modes())  # by falling density, padded with NaN
+    density = np.exp(np.where(np.isnan(log_density), -np.inf, log_density))
+    return modes[..., 0], density, density >= least * density.max(1, keepdims=True)
+
+
 def lattice_width(dist: Any) -> float:
     """Returns the distance between the values that y can take; 0 if it can take any."""
     try:
