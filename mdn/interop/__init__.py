@@ -1,4 +1,4 @@
-"""Adapters that make this library at home in others, each with an extra of its own.
+"""Adapters to other libraries, each with an optional dependency of its own.
 
 ``mdn.interop.skpro`` (``pip install "mdn[skpro]"``): a probabilistic regressor of skpro.
 

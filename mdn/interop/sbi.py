@@ -44,7 +44,7 @@ def build(
         A function ``(theta, x) -> MixtureEstimator``, which pickles.
 
     Example:
-        ``NPE(prior, density_estimator=build())`` trains it; the builder alone knows the units:
+        ``NPE(prior, density_estimator=build())`` trains it; the builder alone fits the units:
 
         >>> import torch
         >>> from mdn.interop.sbi import build

@@ -103,10 +103,10 @@ class LowRankParameters(NamedTuple):
 
 
 class Layout:
-    """How a flat output of P numbers a row becomes a mixture; the arguments are those of MDNHead.
+    """The map from a flat output of P numbers a row to a mixture; arguments as of MDNHead.
 
-    The last layer of a network, of one member or of many at once, takes ``n_outputs`` from here,
-    hands its output to :meth:`parameters` and these to :meth:`distribution`.
+    The last layer of a network, of one member or of many at once, has ``n_outputs`` outputs;
+    :meth:`parameters` splits them, and :meth:`distribution` makes the mixture.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Layout:
     def parameters(
         self, out: Tensor, batch: torch.Size
     ) -> MixtureParameters | _Packed | LowRankParameters | FamilyParameters:
-        """The parameters in the flat output, (P, N), N the size of the batch."""
+        """Returns the parameters in the flat output, (P, N), N the size of the batch."""
         k, d = self.n_components, self.out_features
         if self.components is not None:
             logits, raw = out.split(self._sizes)
@@ -195,7 +195,7 @@ class Layout:
         params: MixtureParameters | _Packed | LowRankParameters | FamilyParameters,
         units: tuple[Tensor, Tensor] | None = None,
     ) -> GaussianMixture | Mixture:
-        """The mixture of these parameters; of a family in units (shift, scale) of y."""
+        """Returns the mixture of these parameters; of a family in units (shift, scale) of y."""
         if isinstance(params, _Packed):
             return GaussianMixture.from_packed_precision(*params)
         if self.components is not None and isinstance(params, FamilyParameters):
@@ -205,19 +205,19 @@ class Layout:
         return GaussianMixture(**params._asdict(), validate_args=False)
 
     def has_log_prob(self, out: Tensor) -> bool:
-        """Whether :meth:`log_prob` is made for these outputs."""
+        """Returns whether :meth:`log_prob` supports these outputs."""
         plain = self.family == "gaussian" and self._kind == "diagonal"
         return plain and out.dtype in (torch.float32, torch.float64)
 
     def log_prob(self, out: Tensor, y: Tensor) -> Tensor:
-        """Log density (*) of y (*, D) under the mixtures of a flat output (P, *).
+        """Returns the log density (*) of y (*, D) under the mixtures of a flat output (P, *).
 
-        What :meth:`parameters`, :meth:`distribution` and its ``log_prob`` give, in fewer steps.
+        The same as :meth:`parameters`, :meth:`distribution` and its ``log_prob``, in fewer steps.
         """
         return cast(Tensor, _HeadLogProb.apply(out, y, self))
 
     def bias_from(self, y: Tensor) -> Tensor:
-        """Biases, (P,), that spread the components over the targets; see initialize_from."""
+        """Returns biases, (P,), that spread the components over the targets."""
         rows = y.detach().double().cpu().numpy()
         groups = _groups(rows, self.n_components)
         loc, std = (np.stack([f(g, 0) for g in groups]) for f in (np.mean, np.std))  # (K, D)
@@ -238,9 +238,9 @@ class Layout:
 
 
 class _HeadLogProb(Function):
-    """Log density of y under diagonal mixtures, and its gradient to the numbers they are made of.
+    """Log density of y under diagonal mixtures, with its gradient to the outputs of the head.
 
-    For few rows the operations cost more than what they compute.
+    For few rows the overhead of each operation exceeds its arithmetic.
     """
 
     @staticmethod
@@ -289,7 +289,7 @@ class MDNHead(nn.Module):
             ``"laplace"``, ``"logistic"``, ``"log_normal"``, ``"gamma"``, ``"beta"``, ``"weibull"``,
             ``"von_mises"``, ``"negative_binomial"``, ``"poisson"``; these give a
             :class:`mdn.Mixture`.
-        min_scale: floor of the scales in the unit of y as the head sees it; by default a
+        min_scale: floor of the scales in the unit of the targets of the head; by default a
             thousandth, meant for a standardised y.  It bounds the likelihood (see ``MIN_SCALE``).
             With full covariance it is that of each dimension given the later ones.
 
@@ -332,7 +332,7 @@ class MDNHead(nn.Module):
     def params(
         self, h: Tensor
     ) -> MixtureParameters | FullParameters | LowRankParameters | FamilyParameters:
-        """The parameters as plain tensors, named by the kind of covariance; h is (*, F)."""
+        """Returns the parameters as plain tensors, named by the kind of covariance; h is (*, F)."""
         found = self._parameters_of(h)
         if not isinstance(found, _Packed):
             return found
@@ -343,13 +343,13 @@ class MDNHead(nn.Module):
     ) -> MixtureParameters | _Packed | LowRankParameters | FamilyParameters:
         check_event(h, self.in_features, "h")
         batch = h.shape[:-1]
-        # components first in memory, as the likelihood wants them: its reductions run over rows
+        # components first in memory: the reductions of the likelihood then run over rows
         bias, weight = self.linear.bias.unsqueeze(-1), self.linear.weight
         out = torch.addmm(bias, weight, h.reshape(-1, self.in_features).t())  # (P, N)
         return self.layout.parameters(out, batch)
 
     def forward(self, h: Tensor) -> GaussianMixture | Mixture:
-        """The mixture for features h, (*, F)."""
+        """Returns the mixture for features h, (*, F)."""
         return self.layout.distribution(self._parameters_of(h))
 
     @torch.no_grad()
@@ -361,7 +361,7 @@ class MDNHead(nn.Module):
         method of moments; the weights are shrunk, so that the biases dominate at first.
 
         Args:
-            y: targets as the head sees them, (N, D).
+            y: targets in the unit of the head, (N, D).
 
         Raises:
             ValueError: y has another shape, no rows, is not finite or outside the range of the
@@ -407,7 +407,7 @@ class CategoricalHead(nn.Module):
         self.linear = nn.Linear(in_features, n_classes)
 
     def forward(self, h: Tensor) -> Categorical:
-        """The class distribution for features h, (*, F)."""
+        """Returns the class distribution for features h, (*, F)."""
         check_event(h, self.in_features, "h")
         return Categorical(logits=self.linear(h), validate_args=False)
 
@@ -416,7 +416,7 @@ class CategoricalHead(nn.Module):
 
 
 def _groups(y: np.ndarray, k: int) -> list[np.ndarray]:
-    """K non-empty groups of rows of y (N, D) that lie apart."""
+    """K non-empty groups of neighbouring rows of y (N, D)."""
     if k == 1:
         return [y]
     if y.shape[1] > 1 and len(y) >= k:
@@ -434,7 +434,7 @@ def _groups(y: np.ndarray, k: int) -> list[np.ndarray]:
 
 
 def check_rows(name: str, a: Tensor, columns: int | None) -> None:
-    """At least one row, the right number of columns, finite values."""
+    """Raises unless a has at least one row, the right number of columns and finite values."""
     check_tensor(name, a)
     if columns is not None and (a.ndim != 2 or a.shape[1] != columns):
         hint = f". Did you mean {name}[:, None]?" if columns == 1 and a.ndim == 1 else ""

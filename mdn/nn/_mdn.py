@@ -28,7 +28,7 @@ class MDN(nn.Module):
     Laplace and logistic, a scale alone for log-normal, gamma and Weibull, and none for the others.
 
     Args:
-        in_features: F, features of x; with ``backbone``, the features that it hands on.
+        in_features: F, features of x; with ``backbone``, the number of its outputs.
         out_features: D, dimensions of y.
         n_components: K.
         hidden: widths of the hidden layers (SiLU between them); not used with ``backbone``.
@@ -85,7 +85,7 @@ class MDN(nn.Module):
             family=family,
             min_scale=min_scale,
         )
-        # the part that works in standardised units
+        # works in standardised units
         self.network = nn.Sequential(backbone, head)
         self.in_features = in_features
         for name, one in (("x_shift", 0.0), ("x_scale", 1.0)):
@@ -126,13 +126,13 @@ class MDN(nn.Module):
         scale = torch.where(constant, shift.abs(), scale)
         self.y_shift, self.y_scale = shift.to(device), torch.where(scale > 0, scale, 1.0).to(device)
         self.x_scale = torch.where(self.x_scale > 0, self.x_scale, 1.0)
-        # rounded as forward sees it: a change of unit alters the last digit of float64 only
+        # in the dtype of forward: a change of unit alters the last digit of float64 only
         standard = (y.to(device) - self.y_shift) / self.y_scale
         self.head.initialize_from(standard.to(self.head.linear.weight.dtype))
         return self
 
     def standard_units(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x and y as ``network`` sees them, in its dtype: what to train it on, without overhead."""
+        """Returns x and y standardised, in the dtype of ``network``, to train that alone."""
         dtype = self.head.linear.weight.dtype
         return (
             ((x - self.x_shift) / self.x_scale).to(dtype),
@@ -192,7 +192,7 @@ class MDN(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        # the shape of x's buffers is known once standardize_ has seen x
+        # the buffers of x have the shape that standardize_ gave them
         for name in ("x_shift", "x_scale"):
             saved = state_dict.get(prefix + name)
             if saved is not None:

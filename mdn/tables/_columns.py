@@ -1,4 +1,4 @@
-"""Between the columns a user has and the matrix a network takes: :class:`Columns`."""
+"""The encoding of columns of any kind as a matrix of numbers: :class:`Columns`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _NAMES_SHOWN = 5  # of a long list of names in a message, as scikit-learn shows 
 
 @dataclass(frozen=True)
 class _Column:
-    """What training taught about one column of X."""
+    """What is learned in training about one column of X."""
 
     kind: str
-    fill: float = 0.0  # stands in for a missing number or boolean
+    fill: float = 0.0  # replaces a missing number or boolean
     missing: bool = False  # whether a value was missing, which then has an indicator
     levels: tuple[str, ...] = ()  # categories with an input of their own, by name
     others: bool = False  # whether training had more categories than these
@@ -72,7 +72,7 @@ class _Column:
 
 @dataclass(frozen=True)
 class Columns:
-    """The encoder between X, an array or a DataFrame, and the float matrix a network takes.
+    """The encoder of X, an array or a DataFrame, as the matrix of floats that a network takes.
 
     Each column of X is encoded by its dtype (of an object array: by its values):
 
@@ -86,12 +86,12 @@ class Columns:
     ============  ==================================  ====================  ===================
 
     A value is missing if it is NaN, None or null.  A column with missing values in training has a
-    0/1 column more, the last of the table, which tells where.  Strings, categoricals, ordered or
-    not, and enums are categories, told apart by their text; the first layer of a network turns
-    their 0/1 columns into an embedding.  A column keeps its :data:`MAX_CATEGORIES` most frequent
-    ones (ties by name), in the order of their names; the others, and those that training had not,
-    are 0 for each.  Integers, and decimals too, are numbers.  Constant columns stay.  Nothing
-    depends on the order of the training rows.
+    0/1 column more, the last of the table, which marks them.  Strings, categoricals, ordered or
+    not, and enums are categories, distinguished by their text; the first layer of a network
+    makes an embedding of their 0/1 columns.  A column keeps its :data:`MAX_CATEGORIES` most
+    frequent ones (ties by name), in the order of their names; the others, and those that training
+    had not, are 0 for each.  Integers, and decimals too, are numbers.  Constant columns stay.
+    Nothing depends on the order of the training rows.
 
     Made by :meth:`fit` or :meth:`from_state`.
 
@@ -178,8 +178,9 @@ class Columns:
 
         Warns:
             UserWarning: categories that training had not; missing values in columns that had none
-                in training.  Each tells the rows per column.  In a column whose rarer categories
-                were left out in training, a new one is like those and not told.
+                in training.  Each gives the number of rows per column.  In a column whose rarer
+                categories were left out in training, a new one is encoded like those, without a
+                warning.
         """
         n, names, columns = read(X)
         self._check_names(names, len(columns))
@@ -209,14 +210,14 @@ class Columns:
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """All that was learned, as JSON holds it, and no tensors; see :meth:`from_state`."""
+        """Returns all that was learned, as JSON holds it, and no tensors."""
         columns = [{**asdict(c), "levels": list(c.levels)} for c in self._columns]
         names = None if self.feature_names is None else list(self.feature_names)
         return {"feature_names": names, "columns": columns}, {}
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Any]) -> Columns:
-        """The encoder of which :meth:`state` gave this state.
+        """Returns the encoder of which :meth:`state` gave this state.
 
         Raises:
             ValueError: not such a state.
@@ -236,7 +237,7 @@ class Columns:
         return cls(names, columns)
 
     def _check_names(self, names: list[str] | None, n_columns: int) -> None:
-        """The wording is scikit-learn's, whose users and checks look for it."""
+        """The messages are those of scikit-learn, which its own checks expect."""
         if names is not None and self.feature_names is not None and names != self.feature_names:
             message = "The feature names should match those that were passed during fit.\n"
             unseen = sorted(set(names) - set(self.feature_names))

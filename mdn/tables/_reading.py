@@ -98,7 +98,7 @@ def _read_frame(X: Any) -> tuple[int, list[str] | None, list[Values]]:
     for i, series in enumerate(frame.iter_columns()):
         place, dtype = place_of(i, names), series.dtype
         if dtype.is_numeric() or dtype == nw.Boolean:
-            # a copy: pandas may hand out its own memory, and read-only
+            # a copy: pandas may return its own memory, and read-only
             data = np.array(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
             kind = "boolean" if dtype == nw.Boolean else "number"
             columns.append(_floats(kind, data, place))
@@ -186,7 +186,7 @@ def label_of(value: Any) -> str | None:
 
 
 def _is_null(t: type) -> bool:
-    """None and pandas' NA, which has no truth value to test it by."""
+    """Whether it is the type of None or of pandas' NA, which has no truth value to test."""
     return t is type(None) or t.__name__ == "NAType"
 
 

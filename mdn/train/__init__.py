@@ -1,12 +1,11 @@
-"""Fit any module that returns a distribution, by maximum likelihood.
+"""Training of any module that returns a distribution, by maximum likelihood.
 
 The loss is always the weighted mean negative log-likelihood of a batch of N rows,
 
     loss = -sum_n w_n log p(y_n | x_n) / sum_n w_n,        p(. | x) = module(x),
 
 so the same loop trains a classifier (Categorical: log p is the log of a probability, the loss is
-at least 0) and a density (log p is the log of a density, the loss may be negative). Nothing here
-knows about mixtures.
+at least 0) and a density (log p is the log of a density, the loss may be negative).
 """
 
 from __future__ import annotations

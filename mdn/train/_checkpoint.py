@@ -106,7 +106,7 @@ def _describe(data: Data | None) -> str:
 
 
 def write(path: Path, saved: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically: a reader sees the old file or the new one, never half."""
+    """Writes a checkpoint atomically: the file is the old one or the new one, never a part."""
     part = path.with_name(path.name + ".part")
     try:
         torch.save(saved, part)
@@ -116,12 +116,12 @@ def write(path: Path, saved: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint, executing nothing that stands in it."""
+    """Reads a checkpoint without executing code."""
     try:
         saved: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # A damaged file makes the unpickler fail in any way.
+    except Exception as error:  # A damaged file makes the unpickler raise anything.
         raise ValueError(
             f"checkpoint {path} cannot be read (damaged, or another kind of file): delete it or "
             "name another"

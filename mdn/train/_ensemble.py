@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._history import History, TrainingError
-from ._options import check_options, ensemble_batch_size, warn_interrupted
+from ._options import check_options, ensemble_batch_size, seeded, warn_interrupted
 
 __all__ = ["fit_ensemble"]
 
@@ -84,7 +84,7 @@ def fit_ensemble(
     schedule = _Schedule(lr, rows.steps, max_epochs, max_time)
     run = _Run(module, _likelihood(module, log_prob), rows, weight_decay)
     stopped = "max_epochs"
-    with _seeded(seed, x.device), run.left_tidy():
+    with seeded(seed, [x.device] if x.device.type == "cuda" else []), run.left_tidy():
         try:
             while run.epoch < max_epochs:
                 run.train_epoch(schedule)
@@ -286,16 +286,6 @@ class _Run:
             float(self.best[member]),
             history,
         )
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's global generators, of the dropout, and restores them afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 class _Flat:

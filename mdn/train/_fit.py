@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ._checkpoint import check_checkpoint, fingerprint, write
 from ._data import prepare
 from ._history import History
-from ._options import check_options, fit_batch_size, warn_interrupted
+from ._options import check_options, fit_batch_size, seeded, warn_interrupted
 from ._run import Run
 
 __all__ = ["fit"]
@@ -125,13 +125,13 @@ def fit(
     run = Run(module, optimizer, rows, val_rows, **options)
     saved = None
 
-    # DataLoaders and dropout draw from the global generators, whose state is restored afterwards.
+    # a draw, so that dropout and loaders do not follow the numbers of the shuffling
+    own_seed = int(torch.randint(2**62, (), generator=run.shuffle))
     with (
-        torch.random.fork_rng(devices=run.cuda_devices),
+        seeded(own_seed, run.cuda_devices),
         run.left_tidy(),
         _progress_bar(progress, max_epochs) as report,
     ):
-        run.seed_global_generators()
         last_start = math.inf if max_time is None else run.begun + max_time
         if path is not None:
             run.fingerprint = fingerprint(module, optimizer, rows, val_rows, **options)

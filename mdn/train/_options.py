@@ -1,17 +1,22 @@
-"""Checks of options, batch sizes and the warning of Ctrl-C, shared by both training loops."""
+"""Checks of options, batch sizes, seeds and the warning of Ctrl-C, shared by both loops."""
 
 from __future__ import annotations
 
 import math
 import numbers
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 __all__ = [
     "check_integer",
     "check_options",
     "fit_batch_size",
     "ensemble_batch_size",
+    "seeded",
     "warn_interrupted",
 ]
 
@@ -56,6 +61,17 @@ def ensemble_batch_size(n: int) -> int:
     """
     size: int = 2 ** round(math.log2(2.7 * math.sqrt(n)))
     return size
+
+
+@contextmanager
+def seeded(seed: int, cuda_devices: Sequence[Any]) -> Iterator[None]:
+    """Seeds torch's global generators, of dropout and loaders, and restores them afterwards."""
+    with torch.random.fork_rng(devices=cuda_devices):
+        torch.default_generator.manual_seed(seed)
+        for device in cuda_devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def warn_interrupted(epoch: int, kept: str, more: str = "") -> None:

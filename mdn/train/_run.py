@@ -79,14 +79,6 @@ class Run:
         seconds = time.perf_counter() - self.begun
         return History([*self.train_nll], [*self.val_nll], self.best_epoch, stopped, seconds)
 
-    def seed_global_generators(self) -> None:
-        """Seeds the generators of random layers, independently of the shuffling."""
-        seed = int(torch.randint(2**62, (), generator=self.shuffle))
-        torch.default_generator.manual_seed(seed)
-        for index in self.cuda_devices:
-            with torch.cuda.device(index):
-                torch.cuda.manual_seed(seed)
-
     @contextmanager
     def left_tidy(self) -> Iterator[None]:
         """Leaves the module with its best weights, its former modes and no gradients."""
