@@ -419,7 +419,8 @@ class GaussianMixture(ComponentMixture):
         diagonal = isinstance(self._covariance, Diagonal)
         if min_scale and not diagonal:
             scale = scale.clamp(min=1.0)
-        covariance = self._covariance.affine(scale.expand(loc.shape))
+        # one factor of all scales is not expanded: the gradient's sum would round otherwise
+        covariance = self._covariance.affine(scale if diagonal else scale.expand(loc.shape))
         if min_scale and diagonal:
             covariance = Diagonal(covariance.scale().clamp(min=min_scale))
         logits = self.logits
