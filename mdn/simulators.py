@@ -1,4 +1,4 @@
-r"""Simulated data sets that carry their true density: p(y|x) is known, so an estimate has a regret.
+r"""Simulated data with known density p(y|x), so that the regret of an estimate can be computed.
 
 ::
 
@@ -11,7 +11,7 @@ The regret of an estimate q is :math:`E[\log p(y|x) - \log q(y|x)]` in nats: the
 Kullback-Leibler divergence, 0 for the truth and for nothing else.
 
 The processes are those of Rothfuss et al. (2019) and of the library ``cde`` that goes with it, with
-its default parameters; where something of ours differs, the class says so.  Rows are independent.
+its default parameters; each class states where it differs.  Rows are independent.
 
 References:
     J. Rothfuss, F. Ferreira, S. Walther, M. Ulrich, Conditional Density Estimation with Neural
@@ -73,19 +73,19 @@ class Simulator(ABC):
         return X, self._targets(X, rng)
 
     def log_prob(self, X: ArrayLike, y: ArrayLike) -> Floats:
-        """True log p(y|x) of each row, (N,), nats in y's unit.
+        """Returns the true log p(y|x) of each row, (N,), nats in y's unit.
 
         Args:
             X: features, (N, F).
             y: targets, (N,).
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: X or y of another shape.
         """
         return self._log_prob(*self._checked(X, y))
 
     def cdf(self, X: ArrayLike, y: ArrayLike) -> Floats:
-        """True P(Y <= y | x) of each row, (N,); arguments as in :meth:`log_prob`."""
+        """Returns the true P(Y <= y | x) of each row, (N,); arguments as in :meth:`log_prob`."""
         return self._cdf(*self._checked(X, y))
 
     @abstractmethod
@@ -118,11 +118,11 @@ class Simulator(ABC):
         return f"{type(self).__name__}()"
 
 
-class _Mixing(Simulator):
-    """One whose p(y|x) is a mixture, by which it answers."""
+class _MixtureSimulator(Simulator):
+    """A simulator whose p(y|x) is a mixture."""
 
     def distribution(self, X: ArrayLike) -> Any:
-        """p(y|x) as a mixture of batch (N,) and event (1,), float64; X (N, F)."""
+        """Returns p(y|x) as a mixture of batch (N,) and event (1,), float64; X (N, F)."""
         return self._distribution(self._rows(X))
 
     @abstractmethod
@@ -135,8 +135,8 @@ class _Mixing(Simulator):
         return self._distribution(X).cdf(torch.from_numpy(y[:, None])).numpy()
 
 
-class EconDensity(_Mixing):
-    r"""A parabola whose noise widens: one feature, positive, half normal.
+class EconDensity(_MixtureSimulator):
+    r"""A parabola whose noise grows with x: one feature, positive, half normal.
 
     .. math::
         x = |\epsilon|, \quad \epsilon \sim \mathcal N(0, 1), \qquad
@@ -158,17 +158,17 @@ class EconDensity(_Mixing):
         return _gaussians(np.ones((len(X), 1)), X**2, 1 + X)
 
 
-class ArmaJump(_Mixing):
-    r"""The next value of an autoregressive series that now and then jumps down.
+class ArmaJump(_MixtureSimulator):
+    r"""The next value of an autoregressive series with occasional jumps down.
 
     .. math::
         y = c (1 - a) + a x + (1 - z) s \epsilon + z (-3 c + 2 s \epsilon), \qquad
         z \sim \mathrm{Bernoulli}(q), \; \epsilon \sim \mathcal N(0, 1)
 
     with c = 0.1, a = 0.9, s = 0.05, q = 0.05; so p(y|x) is a mixture of two Gaussians, the lower
-    one seldom.  The feature x is the value before, in its stationary law: rows come from
-    independent series of 200 steps each (from 0, of which a share of 0.9^200 = 7e-10 remains),
-    where the paper takes successive pairs of one series.
+    one of weight q.  The feature x is the previous value, in its stationary law: rows come from
+    independent series of 200 steps each (their start 0 has a share of 0.9^200 = 7e-10 in x), where
+    the paper takes successive pairs of one series.
 
     Example:
         >>> ArmaJump().distribution([[0.1]]).weights
@@ -187,18 +187,17 @@ class ArmaJump(_Mixing):
     def _targets(self, X: Floats, rng: np.random.Generator) -> Floats:
         noise = self._S * rng.standard_normal(len(X))
         jumps = rng.random(len(X)) < self._Q
-        return self._calm(X)[:, 0] + np.where(jumps, -3 * self._C + 2 * noise, noise)
+        return self._mean_without_jump(X)[:, 0] + np.where(jumps, -3 * self._C + 2 * noise, noise)
 
-    def _calm(self, X: Floats) -> Floats:
-        """The mean without a jump."""
+    def _mean_without_jump(self, X: Floats) -> Floats:
         return self._C * (1 - self._A) + self._A * X
 
     def _distribution(self, X: Floats) -> GaussianMixture:
-        loc = self._calm(X) + np.array([0.0, -3 * self._C])  # (N, 2)
+        loc = self._mean_without_jump(X) + np.array([0.0, -3 * self._C])  # (N, 2)
         return _gaussians(np.array([1 - self._Q, self._Q]), loc, self._S * np.array([1.0, 2.0]))
 
 
-class GaussianMixtureDensity(_Mixing):
+class GaussianMixtureDensity(_MixtureSimulator):
     r"""Five Gaussians in the plane of x and y with axes along x and y.
 
     .. math::
@@ -207,9 +206,8 @@ class GaussianMixtureDensity(_Mixing):
         \pi_k(x) \propto w_k \, \mathcal N(x; \mu_k, \sigma_k^2)
 
     The paper draws the parameters: weights from U(0, 1), centres from N(0, 1.5^2), variances as the
-    size of a draw from N(1, 0.5^2).  Ours are one such draw, rounded (one weight so that they sum
-    to 1) and kept, so that it is always the same density:
-    p(y|x) has two modes for x up to 1 and one beyond.
+    absolute value of a draw from N(1, 0.5^2).  Here they are one such draw, rounded (one weight so
+    that they sum to 1) and fixed: p(y|x) has two modes for x up to 1 and one beyond.
 
     Example:
         >>> GaussianMixtureDensity().distribution([[-1.0]]).modes().loc[0, :2, 0]
@@ -244,7 +242,7 @@ class GaussianMixtureDensity(_Mixing):
 
 
 class SkewNormal(Simulator):
-    r"""A skew normal whose place, width and skewness all follow x: one feature.
+    r"""A skew normal whose location, scale and skewness depend on x: one feature.
 
     .. math::
         x \sim \mathcal N(0, 0.5^2), \qquad
@@ -253,8 +251,8 @@ class SkewNormal(Simulator):
         \xi = 0.1 x, \qquad \omega = 0.05 + 0.1 x^2, \qquad
         \alpha = -4 + 3.9 / (1 + e^{-x})
 
-    The cdf is :math:`\Phi(z) - 2 T(z, \alpha)` with Owen's T.  It is no mixture, so there is no
-    ``distribution``.
+    The cdf is :math:`\Phi(z) - 2 T(z, \alpha)` with Owen's T.  It is not a mixture, so there
+    is no ``distribution``.
 
     Example:
         >>> print(f"{SkewNormal().cdf([[0.0]], [0.0])[0]:.4f} of the mass is below 0")
@@ -289,16 +287,16 @@ class SkewNormal(Simulator):
         return np.clip(ndtr(z) - 2 * owens_t(z, skew), 0.0, 1.0)  # the difference may round below 0
 
 
-class LinearStudentT(_Mixing):
-    r"""Heavy tails: place, width and degrees of freedom follow the mean of ten features.
+class LinearStudentT(_MixtureSimulator):
+    r"""Heavy tails: location, scale and degrees of freedom depend on the mean of ten features.
 
     .. math::
         x \sim \mathcal N(0, I_{10}), \qquad y \,|\, x \sim t_\nu(\mu, s), \quad
         \mu = 0.005 \, \bar x, \quad s = 0.01 + 0.002 \, \overline{|x|}, \quad
         \nu = 2 + 8 / (1 + e^{2 \bar x})
 
-    where the bar is the mean over the features.  For most x, nu lies between 4 and 8, so y is in
-    hundredths with tails of a power.
+    where the bar is the mean over the features.  For most x, nu lies between 4 and 8: y is of the
+    order of 0.01, with power-law tails.
 
     Example:
         >>> print(f"{LinearStudentT().log_prob(np.zeros((1, 10)), [0.0])[0]:.4f} nats: small unit")
@@ -308,7 +306,7 @@ class LinearStudentT(_Mixing):
     n_features: ClassVar[int] = 10
 
     def _parameters(self, X: Floats) -> tuple[Floats, Floats, Floats]:
-        """Degrees of freedom, place and width, (N, 1) each."""
+        """Degrees of freedom, location and scale, (N, 1) each."""
         mean = X.mean(axis=1, keepdims=True)
         width = 0.01 + 0.002 * np.abs(X).mean(axis=1, keepdims=True)
         return 2 + 8 * expit(-2 * mean), 0.005 * mean, width
@@ -325,8 +323,8 @@ class LinearStudentT(_Mixing):
         return Mixture(torch.zeros_like(loc), StudentT(dof, loc, scale))
 
 
-class LinearGaussian(_Mixing):
-    r"""A line with noise that grows along it: the easy case, where one Gaussian is right.
+class LinearGaussian(_MixtureSimulator):
+    r"""A line with noise that grows with x: the easy case of one Gaussian.
 
     .. math::
         x \sim U(-1, 1), \qquad y \,|\, x \sim \mathcal N(0.005 x, (0.01 + 0.002 x)^2)

@@ -813,7 +813,7 @@ def test_several_targets_are_refused_where_there_are_no_quantiles() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(ValueError, match="dist must have 1 targets, as when this was learnt"):
+    with pytest.raises(ValueError, match="dist must have 1 targets, as in the fit"):
         recalibrate(dist.marginal(0), y[:, :1]).apply(dist)
 
 

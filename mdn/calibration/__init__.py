@@ -3,13 +3,14 @@
 All on rows that the model has not seen::
 
     pit_test(dist, y)                        # is the PIT uniform?
-    coverage_curve(dist, y)                  # do intervals hold what they promise?
+    coverage_curve(dist, y)                  # do intervals have their nominal coverage?
     conditional_calibration(dist, y, X)      # where in x is it wrong?
-    recalibrate(dist, y).apply(new)          # a better mixture
+    recalibrate(dist, y).apply(new)          # a better calibrated mixture
     ConformalIntervals.fit(dist, y, 0.9).predict(new)  # intervals with a guarantee
 
-They take a distribution with batch (N,) and targets y (N, D), tensor or array, and give NumPy
-arrays, but for what is a distribution or a region again.
+They take a distribution with batch (N,) and targets y (N, D), tensor or array; or, with ``X=``, any
+model that :func:`mdn.prediction.predict_distribution` takes, and y (N,) as well.  They return NumPy
+arrays, except for distributions and regions.
 """
 
 from __future__ import annotations

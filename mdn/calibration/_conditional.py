@@ -20,25 +20,25 @@ Floats = NDArray[np.float64]
 
 _SPREAD = "predicted spread"
 _ALL = "all rows"
-_FEW = 10  # rows below which a region is not judged: the p-values are those of a mean
-_SHOWN = 10  # regions that are printed
+_FEW = 10  # rows below which a region is not tested: its p-values are those of a mean
+_SHOWN = 10  # number of regions printed
 # of (u - 1/2)^2 for a uniform u
 _MEAN, _VARIANCE, _SKEWNESS = 1 / 12, 1 / 180, 2 * math.sqrt(5) / 7
 
 
 class Region(NamedTuple):
-    """Rows with one feature in one range, and how their PIT is.
+    """Rows with one feature in one range, and the moments of their PIT.
 
     Attributes:
         feature: name of the feature, "predicted spread", or "all rows".
-        where: the range or the category, in words.
+        where: the range or the category, as text.
         n: number of rows.
         pit_mean: 1/2 if calibrated; above it y is higher than predicted.
         pit_variance: mean of (PIT - 1/2)^2 times 12: 1 if calibrated; above it the prediction is
             too narrow (or biased), below it too wide.
         p_bias: p-value of the mean, by itself.
         p_spread: p-value of the variance, by itself.
-        p_adjusted: the smaller of the two, corrected for all that were looked at (Holm).
+        p_adjusted: the smaller of the two, corrected for all tests together (Holm).
     """
 
     feature: str
@@ -52,10 +52,10 @@ class Region(NamedTuple):
 
 
 class ConditionalCalibration(Sequence[Region]):
-    """Regions by falling evidence; prints the first ten as a table.
+    """Regions by increasing p-value; prints the first ten as a table.
 
     Attributes:
-        n_tests: p-values that the correction counted.
+        n_tests: number of p-values in the correction.
     """
 
     def __init__(self, regions: Sequence[Region], n_tests: int) -> None:
@@ -68,11 +68,11 @@ class ConditionalCalibration(Sequence[Region]):
         return len(self._regions)
 
     def significant(self, level: float = 0.05) -> list[Region]:
-        """Regions that are wrong; for a calibrated model none, with probability 1 - level."""
+        """Returns the miscalibrated regions: with probability 1 - level none if calibrated."""
         return [region for region in self if region.p_adjusted <= level]
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Columns by name, as ``pandas.DataFrame`` takes them."""
+        """Returns columns by name, as ``pandas.DataFrame`` takes them."""
         return {name: [getattr(r, name) for r in self] for name in Region._fields}
 
     def __repr__(self) -> str:
@@ -106,29 +106,30 @@ def conditional_calibration(
     feature_names: Sequence[str] | None = None,
     generator: torch.Generator | None = None,
 ) -> ConditionalCalibration:
-    r"""PIT against each feature and against the predicted spread.
+    r"""Tests the PIT along each feature and along the predicted spread.
 
-    A model can be calibrated over all rows and wrong in every part: too high here, too low there.
-    So the rows are cut into bins of equal counts along each feature, and along the standard
-    deviation of the prediction; in each bin the mean of the PIT is held against 1/2 and that of its
-    squared distance from 1/2 against 1/12.  The p-values take a mean of n as a normal and as a
-    Pearson III of the right skewness, and are corrected by Holm's method for all bins together.
+    A model can be calibrated over all rows together and wrong in every part: too high in one, too
+    low in another.  So the rows are divided into bins of equal counts along each feature and along
+    the predicted standard deviation; in each bin the mean of the PIT is compared with 1/2, and the
+    mean of its squared distance from 1/2 with 1/12.  The p-values approximate the first mean by a
+    normal and the second by a Pearson III law of the right skewness; Holm's method corrects them
+    for all bins together.
 
     Args:
         dist: a distribution of batch (N,), D = 1, or a model that predicts one from X.
         y: targets, (N, 1), tensor or array.
-        X: features, (N, F): an array or a DataFrame (pandas, polars, pyarrow).  Values that are no
-            numbers are categories, each a bin; missing values are a bin of their own.
-        n_bins: bins a feature; of categories the most frequent ones.  Bins of fewer than 10 rows
-            are left out.
+        X: features, (N, F): an array or a DataFrame (pandas, polars, pyarrow).  Values other
+            than numbers are categories, each a bin; missing values are a bin of their own.
+        n_bins: bins for each feature; for categories, the most frequent ones.  Bins of fewer than
+            10 rows are left out.
         feature_names: F names; those of a DataFrame, or x0, x1, ..., if None.
-        generator: for distributions whose cdf jumps, where the PIT is randomised.
+        generator: source of randomness where the cdf jumps and the PIT is randomised.
 
     Returns:
         The regions, sorted by the corrected p-value.
 
     Raises:
-        ValueError: X of another length, names that do not fit, or n_bins below 1.
+        ValueError: X of another length, a wrong number of names, or n_bins below 1.
 
     Example:
         >>> from mdn import GaussianMixture
@@ -148,13 +149,13 @@ def conditional_calibration(
     dist, target = distribution_and_target(dist, y, X)
     u = pit_or_values(dist, target, generator=generator)
     n = len(u)
-    columns = _columns(X, n, feature_names)
+    columns = _columns(X, feature_names)
     with torch.no_grad():
         columns.append((_SPREAD, dist.stddev[..., 0].double().cpu().numpy()))
     found = [(_ALL, "", np.ones(n, dtype=bool))]
     for name, values in columns:
         parts = [(name, where, mask) for where, mask in _bins(values, n_bins)]
-        found += parts if len(parts) > 1 else []  # a constant tells nothing more
+        found += parts if len(parts) > 1 else []  # a constant feature has one bin, all rows
     regions = []
     for name, where, mask in found:
         part = u[mask]
@@ -169,13 +170,13 @@ def conditional_calibration(
     tests = np.array([[r.p_bias, r.p_spread] for r in regions]).reshape(-1, 2)
     adjusted = _holm(tests.ravel()).reshape(-1, 2).min(1)
     regions = [r._replace(p_adjusted=float(p)) for r, p in zip(regions, adjusted, strict=True)]
-    # of equally certain ones the most extreme
+    # ties (p_adjusted of 1, for one) by the smaller of the p-values themselves
     regions.sort(key=lambda r: (r.p_adjusted, min(r.p_bias, r.p_spread)))
     return ConditionalCalibration(regions, tests.size)
 
 
 def _holm(p: Floats) -> Floats:
-    """p-values times the number of those not yet rejected, in rising order."""
+    """p-values in increasing order, each times the number of those not yet rejected."""
     order = np.argsort(p)
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
     adjusted = np.empty_like(p)
@@ -183,7 +184,7 @@ def _holm(p: Floats) -> Floats:
     return adjusted
 
 
-def _columns(X: Any, n: int, names: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
+def _columns(X: Any, names: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
     """Names and values (N,) of the features."""
     import narwhals as nw  # small, but only a DataFrame needs it
 
@@ -198,8 +199,6 @@ def _columns(X: Any, n: int, names: Sequence[str] | None) -> list[tuple[str, NDA
             raise ValueError(f"X must have shape (N, F); got {array.shape}{hint}")
         values = list(array.T)
         found = [f"x{i}" for i in range(len(values))]
-    if any(len(column) != n for column in values):
-        raise ValueError(f"X must have {n} rows, as y has; got {len(values[0])}")
     if names is not None:
         if isinstance(names, str) or len(names) != len(values):
             raise ValueError(f"feature_names must be {len(values)} names; got {names!r}")
@@ -208,7 +207,7 @@ def _columns(X: Any, n: int, names: Sequence[str] | None) -> list[tuple[str, NDA
 
 
 def _bins(column: NDArray[Any], n_bins: int) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Ranges of about equal counts, or the most frequent categories; and what is missing."""
+    """Ranges of about equal counts, or the most frequent categories; and the missing values."""
     numeric = np.issubdtype(column.dtype, np.number)
     if numeric:
         missing = np.isnan(column)

@@ -1,4 +1,4 @@
-"""Sets that hold their coverage for any model, by split conformal prediction."""
+"""Prediction sets with guaranteed coverage for any model, by split conformal prediction."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ._pit import check_probability
 
 __all__ = ["ConformalHDR", "ConformalIntervals"]
 
-_GRAIN = 1e-9  # (n + 1) c may miss a whole number by rounding
+_ROUNDING = 1e-9  # (n + 1) c may miss a whole number by so much
 
 
 @dataclass(frozen=True)
 class ConformalIntervals:
-    r"""Central intervals, widened or narrowed by one number so that the coverage holds.
+    r"""Central intervals, widened or narrowed by one number to have the stated coverage.
 
-    On n rows held out of the fit, by how much does y miss the predicted interval :math:`[l, h]`?
+    On n rows held out of the fit, y misses the predicted interval :math:`[l, h]` by
 
     .. math::
         e_i = \max(l_i - y_i,\; y_i - h_i), \qquad
@@ -34,15 +34,15 @@ class ConformalIntervals:
 
     For a new row exchangeable with these, and whatever the model, the interval holds y with a
     probability of at least c, and at most :math:`c + 1/(n + 1)` if y is continuous: over the draws
-    of all n + 1 rows.  It holds on average over x, not at each x, and q is the same everywhere, in
-    the unit of y.  An interval that q would turn inside out becomes its middle.
+    of all n + 1 rows.  This is an average over x, not a statement for each x, and q is the same
+    everywhere, in the unit of y.  An interval whose ends q would exchange becomes its middle.
 
     Made by :meth:`fit`.
 
     Attributes:
         coverage: c.
         correction: q, in the unit of y; negative if the model is too wide.
-        n: rows it was learnt from.
+        n: number of rows it was fitted to.
 
     Example:
         >>> from mdn import GaussianMixture
@@ -64,7 +64,7 @@ class ConformalIntervals:
 
     @classmethod
     def fit(cls, dist: Any, y: Any, coverage: float = 0.9, *, X: Any = None) -> ConformalIntervals:
-        """Learns the correction.
+        """Fits the correction.
 
         Args:
             dist: a distribution of batch (N,), D = 1, for rows held out of the fit, or the model
@@ -86,7 +86,7 @@ class ConformalIntervals:
         return cls(coverage, float(miss.sort().values[rank - 1]), len(target))
 
     def predict(self, dist: Any, X: Any = None) -> Tensor:
-        """Intervals, (*, 2), in the unit of y.
+        """Returns intervals, (*, 2), in the unit of y.
 
         Args:
             dist: distributions of batch (*), D = 1, of the same model, or the model with X.
@@ -105,7 +105,7 @@ class ConformalIntervals:
 
 @dataclass(frozen=True)
 class ConformalHDR:
-    r"""Highest-density regions at another coverage, so that the promised one holds.
+    r"""Highest-density regions at an adjusted coverage, to have the stated one.
 
     With the values of :func:`hdr_values` on n rows held out of the fit,
 
@@ -113,16 +113,16 @@ class ConformalHDR:
         v_i = P(p(Y) \ge p(y_i)), \qquad q = v_{(\lceil (n + 1)\,c \rceil)}, \qquad
         \{y : v(y) \le q\}
 
-    which is the model's region of coverage q: where the density is at least a threshold, in as many
-    pieces as it has peaks.  The guarantee is that of :class:`ConformalIntervals`.
+    which is the model's region of coverage q: where the density is at least a threshold, in at most
+    as many intervals as it has modes.  The guarantee is that of :class:`ConformalIntervals`.
 
     Made by :meth:`fit`.
 
     Attributes:
         coverage: c.
         adjusted_coverage: q; above c if the model is too narrow.
-        n: rows it was learnt from.
-        n_samples: draws a row, where :func:`hdr_values` needs them.
+        n: number of rows it was fitted to.
+        n_samples: draws for each row, where :func:`hdr_values` needs them.
 
     Example:
         >>> from mdn import GaussianMixture
@@ -158,7 +158,7 @@ class ConformalHDR:
         n_samples: int = 1000,
         generator: torch.Generator | None = None,
     ) -> ConformalHDR:
-        """Learns the coverage to ask for.
+        """Fits the adjusted coverage.
 
         Args:
             dist: a distribution of batch (N,), for rows held out of the fit, or the model with X.
@@ -166,23 +166,23 @@ class ConformalHDR:
             coverage: c, in (0, 1).
             X: features of these rows, with a model.
             n_samples: as in :func:`hdr_values`.
-            generator: likewise.
+            generator: as in :func:`hdr_values`.
 
         Raises:
             ValueError: fewer than c / (1 - c) rows; y of another shape; or a model so narrow that
-                its regions of any coverage below 1 are too small.
+                no coverage below 1 is large enough.
         """
         values = np.sort(hdr_values(dist, y, X=X, n_samples=n_samples, generator=generator))
         adjusted = float(values[_rank(coverage, len(values)) - 1])
         if adjusted >= 1:
             raise ValueError(
-                f"dist must leave room for a coverage of {coverage:g}; to its rounding it puts no "
+                f"dist must leave room for a coverage of {coverage:g}; within rounding it puts no "
                 "probability beyond y in too many rows. Recalibrate it first"
             )
         return cls(coverage, adjusted, len(values), n_samples)
 
     def predict(self, dist: Any, X: Any = None) -> HDR:
-        """Regions: intervals (*, K, 2), NaN-padded; their ``coverage`` is the adjusted one.
+        """Returns regions: intervals (*, K, 2), NaN-padded; their ``coverage`` is the adjusted one.
 
         Args:
             dist: distributions of batch (*), D = 1, of the same model, or the model with X.
@@ -195,7 +195,7 @@ class ConformalHDR:
     def contains(
         self, dist: Any, y: Any, *, X: Any = None, generator: torch.Generator | None = None
     ) -> NDArray[np.bool_]:
-        """Whether each y lies in its region, (N,), for any number of targets.
+        """Returns whether each y lies in its region, (N,), for any number of targets.
 
         Args:
             dist: distributions of batch (N,) of the same model, or the model with X.
@@ -212,11 +212,11 @@ class ConformalHDR:
 
 
 def _rank(coverage: float, n: int) -> int:
-    """Of the score that the region reaches to, from 1."""
+    """Rank, from 1, of the score up to which the region reaches."""
     check_probability("coverage", coverage)
-    rank = math.ceil((n + 1) * coverage - _GRAIN)
+    rank = math.ceil((n + 1) * coverage - _ROUNDING)
     if rank > n:
-        least = math.ceil(coverage / (1 - coverage) - _GRAIN)
+        least = math.ceil(coverage / (1 - coverage) - _ROUNDING)
         raise ValueError(
             f"a coverage of {coverage:g} needs at least {least} rows, or the set would have to be "
             f"everything; got {n}. Hold out more rows or ask for less"

@@ -1,4 +1,4 @@
-"""Do regions hold what they promise, and how wide are they?"""
+"""Do regions have their nominal coverage, and how wide are they?"""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
 
 class CoverageCurve(NamedTuple):
-    """Coverage of regions against what they promise.
+    """Observed coverage of regions against the nominal one.
 
     Attributes:
-        nominal: promised coverage, (L,).
+        nominal: stated coverage, (L,).
         observed: share of the rows inside, (L,).
         low: lower end of the band, as a share, (L,).
         high: upper end, (L,).
         n: number of rows.
-        band: probability with which a share lies from low to high under calibration, at least, for
-            each level by itself.
+        band: least probability that a share lies from low to high under calibration, for each level
+            by itself.
     """
 
     nominal: Floats
@@ -48,7 +48,7 @@ class Sharpness(NamedTuple):
     Attributes:
         coverage: of the intervals, (C,).
         mean: over the rows, (C,), in the unit of y.
-        median: likewise.
+        median: over the rows, (C,), in the unit of y.
         width: of each row, (N, C).
     """
 
@@ -69,20 +69,20 @@ def coverage_curve(
     n_samples: int = 1000,
     generator: torch.Generator | None = None,
 ) -> CoverageCurve:
-    """Share of the rows inside the regions of each coverage, with the binomial band.
+    """Returns the share of the rows inside the regions of each coverage, with its binomial band.
 
-    Below the diagonal the model is too narrow, above it too wide.  Central intervals do not see a
-    bias that has the wrong sign half of the time, nor whether the gap between two modes is empty;
-    highest-density regions see the latter.
+    Below the diagonal the model is too narrow, above it too wide.  Central intervals do not reveal
+    a bias that is positive in half of the rows and negative in the others, nor whether the gap
+    between two modes is empty; highest-density regions reveal the latter.
 
     Args:
         dist: a distribution of batch (N,) or (), or a model with X.
         y: targets, (N, D), tensor or array; D = 1 for central intervals.
         X: features, N rows, with a model.
-        levels: promised coverages, in (0, 1).
+        levels: nominal coverages, in (0, 1).
         kind: "central" intervals or "hdr", highest-density regions, for any number of targets.
         band: probability of the band, for each level.
-        n_samples: draws a row, where :func:`hdr_values` needs them.
+        n_samples: draws for each row, where :func:`hdr_values` needs them.
         generator: source of randomness where draws are needed; one of a fixed seed if None.
 
     Raises:
@@ -122,9 +122,9 @@ def coverage_curve(
 
 @torch.no_grad()
 def sharpness(dist: Any, coverage: Sequence[float] = (0.5, 0.9), *, X: Any = None) -> Sharpness:
-    """Widths of the central intervals: of two calibrated models the sharper one knows more.
+    """Returns widths of central intervals: of two calibrated models the sharper one is better.
 
-    Says nothing about calibration, and is no score by itself: a model that is too narrow is sharp.
+    It does not measure calibration and is no score by itself: a model that is too narrow is sharp.
 
     Args:
         dist: a distribution of batch (N,) with D = 1, or a model with X.

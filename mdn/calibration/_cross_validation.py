@@ -1,4 +1,4 @@
-"""Predictions of rows by models that have not seen them."""
+"""Out-of-fold predictions: of each row by a model that was fitted without it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def out_of_fold(
 ) -> GaussianMixture:
     """Returns the distribution of every row, predicted by a model that was fitted without it.
 
-    For all that wants held-out rows where none can be spared: PIT tests, coverage,
-    :func:`recalibrate`, scores.  The rows are dealt at random to ``cv`` folds of nearly one size,
-    and for each fold a copy of the model is fitted to the others.  A sample of conformal sets must
-    not have been predicted so: their guarantee is that of one model.
+    For whatever needs held-out rows where there are too few to hold any out: PIT tests, coverage,
+    :func:`recalibrate`, scores.  The rows are divided at random into ``cv`` folds of nearly equal
+    size, and for each fold a copy of the model is fitted to the others.  Conformal sets need
+    predictions of one model and must not be fitted to these.
 
     Args:
         model: a :class:`mdn.MDNRegressor`, a Pipeline that ends in one or a search over one, fitted
@@ -65,7 +65,7 @@ def out_of_fold(
         part = predict_distribution(_fitted_copy(model, *data), take_rows(X, outside))
         if not isinstance(part, GaussianMixture):
             raise TypeError(
-                "model must predict Gaussian mixtures, which alone can be put together again; "
+                "model must predict Gaussian mixtures, which alone can be concatenated; "
                 f"got {kind_of(part)}"
             )
         parts.append(part)

@@ -1,4 +1,4 @@
-"""Where y lies in its own distribution, as numbers that are uniform on [0, 1] under calibration."""
+"""Position of y in its predictive distribution: values uniform on [0, 1] under calibration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DOUBLINGS = 200  # of a step away from the outermost modes
 def pit_or_values(
     dist_or_pit: Any, y: Any, X: Any = None, generator: torch.Generator | None = None
 ) -> Floats:
-    """PIT values (N,) of a distribution, randomised at jumps, or those that were given."""
+    """Returns the PIT (N,) of a distribution, randomised at jumps, or given values, checked."""
     if y is not None:
         dist, target = distribution_and_target(dist_or_pit, y, X)
         with torch.no_grad():
@@ -54,24 +54,24 @@ def hdr_values(
     n_samples: int = 1000,
     generator: torch.Generator | None = None,
 ) -> Floats:
-    r"""Probability of the highest-density region that reaches to y, uniform under calibration.
+    r"""Returns the probability of the highest-density region that reaches y.
 
     .. math:: v = P\left(p(Y) \ge p(y)\right), \qquad Y \sim p
 
-    y lies in the region of coverage c exactly if :math:`v \le c`: v is near 0 at the highest mode
-    and near 1 far from all of them.  Unlike the PIT it exists for any number of targets, and sees
-    whether the gap between two modes is as empty as predicted.
+    Uniform under calibration.  y lies in the region of coverage c exactly if :math:`v \le c`: v is
+    near 0 at the highest mode and near 1 far from all of them.  Unlike the PIT it exists for any
+    number of targets and shows whether the gap between two modes is as empty as predicted.
 
-    D = 1, Gaussian mixtures and continuous mixtures of other families: exact, from the edges of the
-    region on either side of every mode.  D > 1, families with jumps and those on a circle: from
-    draws, by the rank r of p(y) among them, :math:`v = (r + u) / (S + 1)` with a uniform u, which
-    is exactly uniform too.
+    For D = 1, Gaussian mixtures and continuous mixtures of other families: exact, from the edges of
+    the region on either side of every mode.  For D > 1, families with jumps and those on a circle:
+    from draws, by the rank r of p(y) among them, :math:`v = (r + u) / (S + 1)` with a uniform u,
+    which is exactly uniform too.
 
     Args:
         dist: a distribution of batch (N,) or (), or a model with X.
         y: targets, (N, D), tensor or array.
         X: features, N rows, with a model.
-        n_samples: draws S a row, where there is no exact way.
+        n_samples: draws S for each row, where it is not exact.
         generator: source of randomness; one of a fixed seed if None.
 
     Returns:
@@ -123,12 +123,12 @@ def _components(dist: Any) -> int:
 
 
 def _exact(dist: Any, y: Tensor) -> Tensor:
-    """Mass between the two edges of every mode that is higher than y; (n,)."""
+    """Probability between the two edges of every mode where the density exceeds p(y); (n,)."""
     level = dist.log_prob(y)  # (n,)
     modes = dist.modes().loc[..., 0].t()  # (M, n), NaN-padded
     modes = modes[~modes.isnan().all(-1)]
     last = modes.nan_to_num(nan=-math.inf).amax(0)
-    modes = torch.where(modes.isnan(), last, modes).sort(0).values  # doubles have empty gaps
+    modes = torch.where(modes.isnan(), last, modes).sort(0).values  # repeated ones enclose nothing
 
     def height(x: Tensor) -> Tensor:
         return dist.log_prob(x.unsqueeze(-1))

@@ -16,7 +16,7 @@ __all__ = ["PITHistogram", "PITTest", "Outcome", "pit_histogram", "pit_test"]
 
 Floats = NDArray[np.float64]
 
-_FAR = 14.0  # A^2 from which the tail formula is right to 2 % of itself
+_FAR = 14.0  # A^2 from which the tail formula has a relative error below 2 %
 _LEAST = 0.02  # A^2 below which the probability of less is under 1e-24
 _TERMS = 12  # of the series: at A^2 = 14 the next is below 1e-90
 _ROUNDING = 2.0**-53  # a PIT that rounds to 0 or 1 is taken to be this far from it
@@ -31,8 +31,8 @@ class PITHistogram(NamedTuple):
         low: lower end of the band, in rows.
         high: upper end of the band, in rows.
         expected: rows a bin under calibration, N / B.
-        band: probability with which a count lies from low to high, at least, for each bin by
-            itself: of B bins about B (1 - band) may lie outside.
+        band: least probability that a count lies from low to high, for each bin by itself: of B
+            bins about B (1 - band) may lie outside.
     """
 
     counts: NDArray[np.int64]
@@ -44,11 +44,11 @@ class PITHistogram(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A test.
+    """Outcome of a test.
 
     Attributes:
         statistic: its value.
-        p_value: probability of a value as large under calibration.
+        p_value: probability of a value at least as large under calibration.
     """
 
     statistic: float
@@ -56,13 +56,13 @@ class Outcome(NamedTuple):
 
 
 class PITTest(NamedTuple):
-    """Three tests of the same hypothesis; they differ in where they look.
+    """Three tests of the same hypothesis, sensitive to different departures from it.
 
     Attributes:
         n: number of rows.
         kolmogorov: largest distance of the distribution function of the PIT from the diagonal.
         cramer_von_mises: its mean square, the most powerful of the three against a bias.
-        anderson_darling: weighted towards both ends, so that it sees wrong tails first.
+        anderson_darling: weighted towards both ends, the most sensitive to wrong tails.
     """
 
     n: int
@@ -82,9 +82,9 @@ def pit_histogram(
 ) -> PITHistogram:
     r"""Histogram of the PIT: flat if calibrated.
 
-    A hump says too wide, a valley too narrow, a slope biased: more rows on the right, y is higher
-    than predicted.  A count is binomial, :math:`B(N, 1/B)`; the band holds it with the stated
-    probability, bin by bin.
+    A hump in the middle means too wide, a valley too narrow, a slope biased: with more rows on the
+    right, y is higher than predicted.  Each count is binomial, :math:`B(N, 1/B)`, and lies in the
+    band with the stated probability.
 
     Args:
         dist_or_pit: a distribution of batch (N,), D = 1, or a model with X; or PIT values (N,), or
@@ -93,7 +93,7 @@ def pit_histogram(
         X: features, N rows, with a model.
         bins: number B of bins.
         band: probability of the band, for each bin.
-        generator: for distributions whose cdf jumps, where the PIT is randomised.
+        generator: source of randomness where the cdf jumps and the PIT is randomised.
 
     Raises:
         ValueError: values outside [0, 1], y missing or of another shape, bins or band out of range.
@@ -126,8 +126,8 @@ def pit_test(
 ) -> PITTest:
     r"""Tests whether the PIT is uniform: Kolmogorov, Cramer-von Mises, Anderson-Darling.
 
-    On rows that the model has not seen: to those it learnt from the p-values do not apply.  With
-    many rows every model is rejected; :func:`coverage_curve` says by how much it is off.
+    For rows held out of the fit: the p-values do not apply to training rows.  With many rows every
+    model is rejected; :func:`coverage_curve` shows the size of the error.
 
     Kolmogorov's p-value is exact, that of Cramer-von Mises asymptotic with a correction of order
     1/N (both SciPy's).  That of Anderson-Darling is the asymptotic one, by the series of Anderson
@@ -135,9 +135,7 @@ def pit_test(
 
     Args:
         dist_or_pit: as in :func:`pit_histogram`.
-        y: likewise.
-        X: likewise.
-        generator: likewise.
+        y, X, generator: as in :func:`pit_histogram`.
 
     Raises:
         ValueError: values outside [0, 1], fewer than two, or y missing or of another shape.
@@ -173,7 +171,7 @@ def pit_test(
 
 
 def check_probability(name: str, value: float) -> None:
-    """Between 0 and 1, neither of them."""
+    """Raises unless the value lies strictly between 0 and 1."""
     if not 0 < value < 1:
         raise ValueError(f"{name} must lie between 0 and 1; got {value}")
 

@@ -1,4 +1,4 @@
-"""Recalibration of a Gaussian mixture that gives a Gaussian mixture."""
+"""Recalibration of Gaussian mixtures whose result is a Gaussian mixture again."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LEVEL = 0.01  # chance of changing a calibrated model by the affine step, asymp
 # What the shape must gain, in nats, is this plus log N.  On calibrated models the 99 % quantile of
 # the gain was measured as 8.5, 8.2, 9.4 and 12.5 for N = 50, 200, 1000 and 5000.
 _SHAPE_COST = 6.0
-_RIDGE = 0.5  # nats: parameters that the rows say nothing of stay at no change
+_RIDGE = 0.5  # nats: parameters that the rows do not determine stay at no change
 _PASSES = 60  # of L-BFGS
-# The shapes that a normal is replaced by, in standard deviations of the component.
+# Shifts and scales of the copies that replace a normal, in standard deviations of the component.
 _SHIFTS = tuple(0.5 * i for i in range(-5, 6))
 _SCALES = tuple(2.0 ** (0.5 * i) for i in range(-2, 5))  # 1/2 to 4
 _LEAST_WEIGHT = 1e-3  # of a copy that is kept
-_GAP = 1e-3  # nats by which the weights may miss the optimum over all rows
+_GAP = 1e-3  # nats, over all rows, by which the weights may miss the optimum
 _NEWTON_STEPS = 100
 _LEAST_STEP = 1e-6
 _CHUNK = 1 << 22  # numbers a working array may hold: 32 MiB
@@ -36,17 +36,17 @@ _CHUNK = 1 << 22  # numbers a working array may hold: 32 MiB
 
 @dataclass(frozen=True)
 class Recalibration:
-    r"""A change of every mixture of a model, learnt on rows that the model has not seen.
+    r"""A change of every mixture that a model predicts, fitted to held-out rows.
 
-    In two steps.  **Affine** moves and stretches the parts of each mixture, with the same numbers
-    for all of them; m and s are its mean and standard deviation:
+    In two steps.  **Affine** moves and stretches the components of each mixture, by the same
+    numbers for all mixtures; m and s are the mean and standard deviation of the mixture:
 
     .. math::
         \mu_k' = m + \delta s + \beta\,(\mu_k - m), \qquad \sigma_k' = \alpha\,\sigma_k, \qquad
         \pi_k' \propto \pi_k^\tau
 
-    **Monotone** goes on to replace the normal shape of the components by a shape of its own, J
-    copies of it, shifted and stretched, with weights that are the same for all components:
+    **Monotone** then replaces each normal component by J copies of it, shifted and stretched, with
+    weights that are the same for all components:
 
     .. math::
         p'(y \mid x) = \sum_j w_j \sum_k \pi_k \,
@@ -54,9 +54,9 @@ class Recalibration:
 
     which is a mixture again, of J K components.  The :math:`(a_j, s_j)` lie on a fixed grid
     (shifts to 2.5 and scales from 1/2 to 4 standard deviations), so the log-likelihood of the
-    weights is concave and its one maximum is found.  Bias, too wide, too narrow, skewness and heavy
-    tails are all within reach.  What it is not: a map of the PIT alone, :math:`p\,g(F)`, which
-    would leave the family.
+    weights is concave and its one maximum is found.  It corrects bias, too small and too large
+    spread, skewness and heavy tails.  It is not a map of the PIT alone, :math:`p\,g(F)`, whose
+    result would be no mixture.
 
     Made by :func:`recalibrate` or :meth:`fit`.
 
@@ -66,7 +66,7 @@ class Recalibration:
         shift: :math:`\delta`, (D,), in standard deviations of the mixture.
         temperature: :math:`\tau`, power of the weights.
         shape: (J, 3) weight, shift and scale of the copies; (1, 0, 1) alone for no change.
-        gain: log-likelihood gained on the rows it learnt from, nats per row; 0 if unchanged.
+        gain: log-likelihood gained on the rows it was fitted to, nats per row; 0 if unchanged.
     """
 
     scale: Tensor
@@ -90,8 +90,8 @@ class Recalibration:
         dist = dist.detach()
         found, gain = _fit_affine(dist, target)
         if method == "monotone":
-            # a few far rows may have stretched it so much that the model as it was is the better
-            # place to begin
+            # a few far rows may have stretched it so much that the unchanged model is the better
+            # start
             starts = [(found, gain)] + [(cls._none(target), 0.0)] * (gain > 0)
             shapes = [_fit_shape(start._affine(dist), target) for start, _ in starts]
             gains = [more + before for (_, more), (_, before) in zip(shapes, starts, strict=True)]
@@ -108,25 +108,25 @@ class Recalibration:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it leaves every mixture as it is."""
+        """Whether it changes nothing."""
         return self.gain == 0
 
     def apply(self, dist: Any, X: Any = None) -> GaussianMixture:
-        """The recalibrated mixtures, of the same batch; differentiable in their parameters.
+        """Returns the recalibrated mixtures, of the same batch; differentiable in their parameters.
 
         Args:
-            dist: mixtures of the model it was learnt for, or the model with X.
+            dist: mixtures of the model it was fitted for, or the model with X.
             X: features, N rows, with a model.
 
         Raises:
-            TypeError: no Gaussian mixture.
+            TypeError: the distribution is not a Gaussian mixture.
             ValueError: another number of targets.
         """
         dist = predict_distribution(dist, X)
         _need_mixture(dist)
         if dist.event_shape[0] != len(self.scale):
             raise ValueError(
-                f"dist must have {len(self.scale)} targets, as when this was learnt; "
+                f"dist must have {len(self.scale)} targets, as in the fit; "
                 f"got {dist.event_shape[0]}"
             )
         if self.is_identity:
@@ -180,23 +180,22 @@ def _need_mixture(dist: Any) -> None:
 
 
 def recalibrate(dist: Any, y: Any, method: Method = "affine", *, X: Any = None) -> Recalibration:
-    """Learns a recalibration by likelihood; ``.apply(dist)`` gives mixtures again.
+    """Fits a recalibration by maximum likelihood; ``.apply(dist)`` returns mixtures again.
 
-    A change is made only if it gains more than chance would: the affine step by the likelihood
-    ratio test at 1 %, the shape if it gains 6 + log N nats.  So a calibrated model stays
-    exactly as it is with a probability of about 99 %, and on the rows it learnt from the result is
-    never worse.
+    A change is made only if it is significant: the affine step by the likelihood ratio test at 1 %,
+    the shape if it gains 6 + log N nats.  So a calibrated model is unchanged with a probability of
+    about 99 %, and on the rows of the fit the result is never worse.
 
     Args:
         dist: Gaussian mixtures of batch (N,), as predicted for rows held out of the fit, or a model
             that predicts them, with X.
         y: targets of these rows, (N, D), tensor or array.
-        method: "affine", for any number of targets, or "monotone" (D = 1), which goes on to the
-            shape.  The latter wants a few hundred rows.
+        method: "affine", for any number of targets, or "monotone" (D = 1), which adds the shape
+            and needs a few hundred rows.
         X: features of these rows, with a model.
 
     Raises:
-        TypeError: no Gaussian mixture.
+        TypeError: the distribution is not a Gaussian mixture.
         ValueError: another method, several targets for "monotone", or y of another shape.
 
     Example:
@@ -236,7 +235,7 @@ def _unpacked(theta: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _fit_affine(dist: GaussianMixture, y: Tensor) -> tuple[Recalibration, float]:
-    """And the gain over all rows, in nats."""
+    """The affine step, and its gain over all rows in nats."""
     none = Recalibration._none(y)
     d, one = y.shape[1], dist.n_components == 1
     theta = y.new_zeros(3 * d + 1, requires_grad=True)
@@ -284,7 +283,7 @@ def _fit_shape(dist: GaussianMixture, y: Tensor) -> tuple[Tensor, float]:
 
 
 def _log_copies(dist: GaussianMixture, y: Tensor, grid: Tensor) -> Tensor:
-    """Log density at y of each copy, (N, J)."""
+    """Log density at y of the mixture made of each copy, (N, J)."""
     step = max(1, _CHUNK // (len(grid) * dist.n_components))
     parts = [slice(i, i + step) for i in range(0, len(y), step)]
     return torch.cat([_copies(dist[p], grid).log_prob(y[p].unsqueeze(1)) for p in parts])
@@ -303,7 +302,7 @@ def _weights(ratio: Tensor) -> Tensor:
     Newton steps: with :math:`S_{nj} = R_{nj} / (R w)_n` the next w minimises
     :math:`\|S w - 2\|^2` among weights, which is a problem of non-negative least squares for
     :math:`S - 2`, whose columns are taken to their triangular factor first.  As f is concave, N
-    times the largest excess of the slopes over 1 bounds what is missing.
+    times the largest excess of the slopes over 1 bounds the distance from the maximum.
     """
     r = ratio.cpu().numpy()
     n, j = r.shape

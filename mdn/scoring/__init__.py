@@ -1,7 +1,8 @@
 """Scores of a predictive distribution, one number a row, lower is better, and their summary.
 
-Every function of a row takes a distribution and targets y (*, D) as tensor or array (D = 1 where a
-cdf is needed), and gives a tensor or an array of the same kind, (*).
+Every score takes a distribution and targets y (*, D), tensor or array (D = 1 where a cdf is
+needed), and returns (*), of the same kind as y.  With ``X=`` it takes any model that
+:func:`mdn.prediction.predict_distribution` takes instead of the distribution, and y (N,) as well.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
+from ..functional._interval import log_mass_between
 from ..functional._sampling import fixed_generator
 from ..prediction import numeric_tensor, predict_distribution, target_tensor
 
@@ -30,7 +31,7 @@ __all__ = [
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
-_OFF_GRID = 1e-6  # widths by which a y may miss its grid, relative for large ones
+_OFF_GRID = 1e-6  # widths by which y may differ from a multiple, relative for large ones
 
 
 def nll(dist: Any, y: Array, *, X: Any = None) -> Array:
@@ -69,8 +70,8 @@ def energy_score(
 
     .. math:: E\|Y - y\| - \tfrac12 E\|Y - Y'\|
 
-    D = 1: the CRPS, exact where that is.  D > 1: an unbiased estimate from draws.  Its error
-    averages out over the rows; a distance needs targets of one unit.
+    For D = 1 it is the CRPS, exact where that is.  For D > 1 it is an unbiased estimate from draws,
+    whose error averages out over the rows; the targets must have one unit.
 
     Args:
         dist: a distribution with ``crps`` (D = 1) or ``sample`` (D > 1).
@@ -114,9 +115,8 @@ def dawid_sebastiani(dist: Any, y: Array, *, X: Any = None) -> Array:
 
     .. math:: \log\det S + (y - m)^\top S^{-1} (y - m)
 
-    Twice the NLL of one Gaussian with these moments, less :math:`D \log 2\pi`; so it does not
-    punish a wrong shape.  It shifts by :math:`2 D \log c` where y is measured in a unit c times
-    smaller.
+    Twice the NLL of one Gaussian with these moments, less :math:`D \log 2\pi`; so a wrong shape
+    costs nothing.  It grows by :math:`2 D \log c` if y is measured in a unit c times smaller.
 
     Args:
         dist: a distribution with ``mean`` and ``variance``; for D > 1 with ``covariance``.
@@ -157,8 +157,8 @@ def rounded_nll(dist: Any, y: Array, width: float, *, X: Any = None) -> Array:
 
     .. math:: -\log P(y - w/2 < Y \le y + w/2)
 
-    A probability is at most 1, so unlike :func:`nll` it is never negative, and no density gains by
-    standing on repeated values.  About ``nll - log(width)`` where the density is smooth (D = 1).
+    A probability is at most 1, so unlike :func:`nll` it is never negative, and a density peaked at
+    repeated values gains nothing.  About ``nll - log(width)`` where the density is smooth (D = 1).
 
     Args:
         dist: a continuous distribution with a cdf.
@@ -166,7 +166,7 @@ def rounded_nll(dist: Any, y: Array, width: float, *, X: Any = None) -> Array:
         width: of a cell, in the unit of y.
 
     Raises:
-        ValueError: y is no multiple of the width, or the width is not positive and finite.
+        ValueError: y is not a multiple of the width, or the width is not positive and finite.
         TypeError: the distribution is one of rounded values: its :func:`nll` is this score.
 
     Example:
@@ -194,11 +194,8 @@ def rounded_nll(dist: Any, y: Array, width: float, *, X: Any = None) -> Array:
                 "Round it: (y / width).round() * width"
             )
         low, high = t - 0.5 * width, t + 0.5 * width
-        below = dist.log_cdf(low), dist.log_cdf(high)
-        above = dist.log_sf(high), dist.log_sf(low)
-        left = below[1] < above[1]  # the difference is taken in the tail that holds less
-        least, most = (torch.where(left, b, a) for b, a in zip(below, above, strict=True))
-        return -(most + torch.log(-torch.expm1(least - most)))
+        tails = ((log_p(low), log_p(high)) for log_p in (dist.log_cdf, dist.log_sf))
+        return -log_mass_between(*tails)
 
     return _apply(score, dist, y, X, univariate=True)
 
@@ -245,8 +242,8 @@ def cde_loss(dist: Any, y: Array, *, X: Any = None) -> Array:
     .. math:: \int p(t)^2 \, dt - 2\, p(y)
 
     Its mean is the integrated squared error :math:`\int (p - p_0)^2` up to a constant of the true
-    density :math:`p_0`, so it is proper, and a y far from everything costs a bounded amount; the
-    NLL punishes that without limit.
+    density :math:`p_0`, so it is proper.  A y far from all mass costs a bounded amount, unlike in
+    the NLL.
 
     Args:
         dist: a distribution with ``squared_norm``, as every ``GaussianMixture``.
@@ -378,7 +375,7 @@ def _apply(
     *,
     univariate: bool = False,
 ) -> Array:
-    """Asks the model if there is one, checks y, and gives the score as what y is."""
+    """Predicts if there is a model, checks y, and returns the score as the same kind as y."""
     dist = predict_distribution(model, X)
     if univariate and tuple(dist.event_shape) != (1,):
         raise ValueError(

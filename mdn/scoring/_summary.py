@@ -1,4 +1,4 @@
-"""All scores of a model at once, with standard errors; and scikit-learn's scorers."""
+"""All scores of a model together, with standard errors; and scorers for scikit-learn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Score", "Summary", "crps_scorer", "nll_scorer", "summary", "weighted
 Floats = NDArray[np.float64]
 
 _COVERAGES = (0.5, 0.9)
-_PAIRS = 256  # of draws a row for the energy score; the error averages out over the rows
+_PAIRS = 256  # of draws for each row, for the energy score; the error averages out over rows
 _CHUNK = 1000  # rows whose draws are held at a time
 
 
@@ -34,7 +34,7 @@ class Score(NamedTuple):
     """A mean over rows.
 
     Attributes:
-        mean: over the rows, or what the score makes of it.
+        mean: over the rows, or a function of it (the root for ``rmse``).
         standard_error: of the mean; NaN for a single row.
     """
 
@@ -62,12 +62,12 @@ class Summary(Mapping[str, Score]):
         return len(self._scores)
 
     def to_dict(self) -> dict[str, dict[str, float]]:
-        """Plain numbers, as for JSON: name to mean and standard error."""
+        """Returns plain numbers, as for JSON: name to mean and standard error."""
         return {name: score._asdict() for name, score in self.items()}
 
     def __repr__(self) -> str:
         rows = [("score", "mean", "standard error")]
-        rows += [(name, *_written(score)) for name, score in self.items()]
+        rows += [(name, *_as_text(score)) for name, score in self.items()]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [
             f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows
@@ -76,7 +76,7 @@ class Summary(Mapping[str, Score]):
 
 
 def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None, *, X: Any = None) -> Summary:
-    r"""Every score that applies, with its standard error.
+    r"""Returns every score that applies, with its standard error.
 
     =================  ============================================================================
     ``nll``            mean negative log-likelihood, nats in y's unit
@@ -90,20 +90,21 @@ def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None, *, X: Any
                        Kolmogorov's distance from calibration (D = 1)
     =================  ============================================================================
 
-    Standard errors take the rows as independent: :math:`s / \sqrt n`, carried through the root for
-    ``rmse`` and taken where the gap is largest for ``pit_deviation``, which is about
-    :math:`0.87 / \sqrt n` also for a calibrated model.
+    Standard errors assume independent rows: :math:`s / \sqrt n`, by the delta method for ``rmse``,
+    and at the largest gap for ``pit_deviation``, which is about :math:`0.87 / \sqrt n` also for a
+    calibrated model.
 
     Args:
-        dist: a distribution of batch (N,) or ().
+        dist: a distribution of batch (N,) or (), or a model with X.
         y: targets, (N, D), tensor or array.
         sample_weight: (N,) non-negative numbers; a row of weight 2 is two rows.
+        X: features, N rows, with a model.
 
     Returns:
         A :class:`Summary`: ``summary(dist, y)["crps"].mean``.
 
     Raises:
-        ValueError: shapes that do not fit, NaN in y, or weights that are no weights.
+        ValueError: shapes that do not fit, NaN in y, or a negative or missing weight.
 
     Example:
         >>> from mdn import GaussianMixture
@@ -188,7 +189,7 @@ def crps_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> fl
 
 
 def weighted_mean(score: np.ndarray, sample_weight: Any = None) -> float:
-    """Mean of scores (N,), weighted by (N,) numbers if they are given."""
+    """Returns the mean of scores (N,), weighted by (N,) numbers if they are given."""
     if sample_weight is None:
         return float(score.mean())
     return float(np.average(score, weights=_weights(sample_weight, len(score))))
@@ -207,7 +208,7 @@ def _weights(sample_weight: Any, n: int) -> Floats:
 
 
 def _mean(rows: Floats, weight: Floats) -> Score:
-    """Mean and its standard error as of rows repeated so often; rows of weight 0 are not there."""
+    """Mean and standard error, as if each row were repeated by its weight."""
     rows, weight = rows[weight > 0], weight[weight > 0]
     total = weight.sum()
     mean = float(np.average(rows, weights=weight))
@@ -218,7 +219,7 @@ def _mean(rows: Floats, weight: Floats) -> Score:
 
 
 def _deviation(u: Floats, weight: Floats) -> Score:
-    """Largest distance of the distribution function of u, on either side of a step, from u."""
+    """Largest distance between the empirical cdf of u, on either side of a step, and u."""
     order = np.argsort(u, kind="stable")
     u, share = u[order], weight[order].cumsum() / weight.sum()
     before = share - weight[order] / weight.sum()
@@ -237,8 +238,8 @@ def _energy(dist: Any, y: torch.Tensor) -> torch.Tensor:
     return torch.cat([score(dist[p], y[p], n_samples=_PAIRS, generator=source) for p in parts])
 
 
-def _written(score: Score) -> tuple[str, str]:
-    """Both with two digits of the standard error."""
+def _as_text(score: Score) -> tuple[str, str]:
+    """Both as text, to two digits of the standard error."""
     mean, error = score
     if not math.isfinite(mean) or not math.isfinite(error) or error < 1e-12 * abs(mean):
         return f"{mean:.6g}", f"{error:.2g}"
