@@ -59,13 +59,15 @@ def diagonal_log_prob(
     return _LogProb.apply(y, logits, loc, scale, log)
 
 
-def log_responsibilities(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """Log posterior of the components given y, (*, K); ``scale`` not in logs."""
+def log_responsibilities(
+    y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, *, log: bool = False
+) -> Tensor:
+    """Log posterior of the components given y, (*, K); ``scale`` in logs where ``log`` is true."""
     dtype = result_dtype(y, logits, loc, scale)
     rows = _rows_last(work_dtype(dtype), y, logits, loc, scale)
-    exact = _exact_terms(*_whole(rows), log=False)[1].to(rows[0].dtype)
+    exact = _exact_terms(*_whole(rows), log)[1].to(rows[0].dtype)
     off = exact == -math.inf
-    plain = torch.log_softmax(_terms(*rows, False)[0], 0).masked_fill(off, 0.0)
+    plain = torch.log_softmax(_terms(*rows, log)[0], 0).masked_fill(off, 0.0)
     log_r = _with_value(plain, exact.masked_fill(off, 0.0)).masked_fill(off, -math.inf)
     return log_r.movedim(0, -1).to(dtype)
 

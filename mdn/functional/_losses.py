@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._checks import check_tensor
-from ._diagonal import log_weights
+from ._diagonal import log_responsibilities, log_weights
 from ._numerics import HALF_LOG_2PI, work_dtype
 
 __all__ = ["Reduction", "deformed_nll_loss", "nll_ratio_loss", "reduce", "variance_weighted_nll"]
@@ -118,7 +118,7 @@ def variance_weighted_nll(
 ) -> Tensor:
     """The rows of :func:`mdn.functional.beta_nll`, (*), from clean tensors of one batch rank."""
     log_pi = log_weights(logits)  # (*, K)
-    log_r = torch.log_softmax(_exact_terms(y, log_pi, loc, log_scale), -1).to(log_pi.dtype)
+    log_r = log_responsibilities(y, logits, loc, log_scale, log=True).detach()
     r = log_r.exp()
     off = r == 0  # 0 * inf of a component that is switched off or out of reach
     z = (y.unsqueeze(-2) - loc) * torch.exp(-log_scale)  # (*, K, D)
@@ -137,16 +137,6 @@ def reduce(loss: Tensor, reduction: Reduction) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------
-
-
-def _exact_terms(y: Tensor, log_pi: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
-    """Log joint of y and component up to a constant, (*, K), in float64 and detached.
-
-    Far from all components the terms are large and their differences decide.
-    """
-    y, log_pi, loc, log_scale = (a.detach().double() for a in (y, log_pi, loc, log_scale))
-    z = (y.unsqueeze(-2) - loc) * torch.exp(-log_scale)
-    return log_pi - (log_scale + 0.5 * z.square()).sum(-1)
 
 
 def _log_odds_against(logits: Tensor, target: Tensor) -> Tensor:
