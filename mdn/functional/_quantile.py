@@ -130,21 +130,22 @@ def _quantile_slopes(
 
 
 class _Mixtures(NamedTuple):
-    """What the iteration needs of n mixtures: (K, 1, n), the last one (1, n).
+    """What the iteration needs of n mixtures."""
 
-    Attributes:
-        loc: means.
-        inv: 1 / scale.
-        height: weight times density at the mean.
-        half: weight / 2.
-        short: length of a step after which, its error being cubic, nothing is left to correct.
-    """
+    loc: Tensor  # (K, 1, n)
+    inv: Tensor  # (K, 1, n), 1 / scale
+    height: Tensor  # (K, 1, n), weight times density at the mean
+    half: Tensor  # (K, 1, n), weight / 2
+    short: Tensor  # (1, n), a step after which, its error being cubic, nothing is left to correct
 
-    loc: Tensor
-    inv: Tensor
-    height: Tensor
-    half: Tensor
-    short: Tensor
+
+class _State(NamedTuple):
+    """Of the search for each root, (L, n)."""
+
+    y: Tensor
+    low: Tensor  # of the bracket
+    high: Tensor
+    last: Tensor  # length of the last step, or half the bracket where that was bisected
 
 
 def _solve(
@@ -164,16 +165,16 @@ def _solve(
     tail = torch.where(upper, 1.0 - p, p)  # exact for p in [1/2, 1]
     solvable = tail > 0  # not 0, nor NaN
     q = torch.where(solvable, tail, 0.25)
-    mixtures, y, low, high = _start(q, sign, *(a.unsqueeze(1) for a in (log_w, loc, scale)))
+    mixtures, state = _start(q, sign, *(a.unsqueeze(1) for a in (log_w, loc, scale)))
     # erf takes half the time of erfc and is exact enough for first steps, away from the tail
     rough = _ROUGH_PASSES if bool((q > 1e-4).all()) else 0
     if rough and len(p) >= _MANY_LEVELS:
         below, above, y = (sign * a for a in _interpolated(p, *mixtures[:4]))
-        low = torch.maximum(low, torch.minimum(below, above))
-        high = torch.minimum(high, torch.maximum(below, above))
-        y = y.clamp(low, high)
+        low = torch.maximum(state.low, torch.minimum(below, above))
+        high = torch.minimum(state.high, torch.maximum(below, above))
+        state = _State(y.clamp(low, high), low, high, high - low)
         rough = 1
-    found, rest = _iterate(q, sign, y, low, high, mixtures, rough, max_passes)
+    found, rest = _iterate(q, sign, state, mixtures, rough, max_passes)
     ends = torch.where(tail == 0, -math.inf, tail)  # NaN stays
     y = torch.where(solvable, found.reshape(p.shape), ends) * torch.where(upper, -1.0, 1.0)
     return y, rest
@@ -181,8 +182,8 @@ def _solve(
 
 def _start(
     q: Tensor, sign: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor
-) -> tuple[_Mixtures, Tensor, Tensor, Tensor]:
-    """The mixtures, the mean quantile of the components, the least and the greatest, (L, n)."""
+) -> tuple[_Mixtures, _State]:
+    """Starts at the mean quantile of the components, between the least and the greatest."""
     active = log_w > -math.inf
     quantile = sign * loc + scale * torch.special.ndtri(q)  # (K, L, n)
     low = torch.where(active, quantile, math.inf).amin(0)
@@ -192,31 +193,21 @@ def _start(
     inv = scale.reciprocal()
     short = 1e-6 * torch.where(active, scale, math.inf).amin(0)
     height = weight * inv * math.exp(-HALF_LOG_2PI)
-    return _Mixtures(loc, inv, height, 0.5 * weight, short), y, low, high
+    return _Mixtures(loc, inv, height, 0.5 * weight, short), _State(y, low, high, high - low)
 
 
 def _iterate(
-    q: Tensor,
-    sign: Tensor,
-    y: Tensor,
-    low: Tensor,
-    high: Tensor,
-    mixtures: _Mixtures,
-    rough: int,
-    max_passes: int,
+    q: Tensor, sign: Tensor, state: _State, mixtures: _Mixtures, rough: int, max_passes: int
 ) -> tuple[Tensor, Tensor]:
     """Roots, flat, and the flat indices of those not found; the first ``rough`` passes find none.
 
     Entries that are done are dropped once there are enough of them.
     """
-    last = high - low
     found = torch.empty_like(q).flatten()
     place: Tensor | None = None  # of the open ones among all, once the others are dropped
     open_ = torch.ones_like(q, dtype=torch.bool)
     for passes in range(rough + max_passes):
-        settled, done, y, low, high, last = _halley_step(
-            q, sign, y, low, high, last, mixtures, rough=passes < rough
-        )
+        settled, done, state = _halley_step(q, sign, state, mixtures, rough=passes < rough)
         if passes < rough:
             continue
         new = done & open_
@@ -231,28 +222,19 @@ def _iterate(
             place = keep if place is None else place[keep]
             column = keep % mixtures.loc.shape[-1]
             mixtures = _Mixtures(*(a.index_select(-1, column) for a in mixtures))
-            sign, q, y, low, high, last, open_ = (
-                a.flatten()[keep].unsqueeze(0) for a in (sign, q, y, low, high, last, open_)
+            sign, q, open_, *kept = (
+                a.flatten()[keep].unsqueeze(0) for a in (sign, q, open_, *state)
             )
+            state = _State(*kept)
     rest = open_.flatten().nonzero().squeeze(-1)
     return found, rest if place is None else place[rest]
 
 
 def _halley_step(
-    q: Tensor,
-    sign: Tensor,
-    y: Tensor,
-    low: Tensor,
-    high: Tensor,
-    last: Tensor,
-    mixtures: _Mixtures,
-    *,
-    rough: bool,
-) -> tuple[Tensor, ...]:
-    """Roots where done, whether done, and the next y, low, high and length of the step.
-
-    ``last`` is the length of the step before, or half the bracket where that was bisected.
-    """
+    q: Tensor, sign: Tensor, state: _State, mixtures: _Mixtures, *, rough: bool
+) -> tuple[Tensor, Tensor, _State]:
+    """Roots where they are found, where that is, and the next state."""
+    y, low, high, last = state
     loc, inv, height, half, short = mixtures
     z = (y * sign - loc).mul_(inv).mul_(sign)
     if rough:
@@ -282,7 +264,7 @@ def _halley_step(
     exact = error.abs() <= _CDF_NOISE * q
     done = exact | (width <= 2 * eps) | (accepted & (size <= torch.maximum(eps, short)))
     last = torch.where(accepted, size, 0.5 * width)
-    return torch.where(exact, y, target), done, target, low, high, last
+    return torch.where(exact, y, target), done, _State(target, low, high, last)
 
 
 def _interpolated(
