@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from ..functional._numerics import HALF_LOG_2PI
+
 __all__ = ["Logistic", "LogitNormal", "PointMass"]
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _REACH = 9.0  # in standard deviations; beyond, a Gaussian has 2e-19 of its probability
 _LEAST_STEP = 0.01  # of a quadrature over a Gaussian, in standard deviations
 
@@ -156,7 +157,7 @@ class LogitNormal(Distribution):
         y = torch.where(inside, value, 0.5)  # elsewhere the gradient would be NaN
         z = (torch.logit(y) - self.loc) / self.scale
         jacobian = y.log() + torch.log1p(-y)
-        log_p = -0.5 * z * z - _HALF_LOG_2PI - self.scale.log() - jacobian
+        log_p = -0.5 * z * z - HALF_LOG_2PI - self.scale.log() - jacobian
         return torch.where(inside, log_p, -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -199,7 +200,7 @@ class LogitNormal(Distribution):
         first, second = torch.zeros_like(near), torch.zeros_like(near)
         for i in range(-count, count + 1):
             t = i * step
-            weight = step * math.exp(-0.5 * t * t - _HALF_LOG_2PI)
+            weight = step * math.exp(-0.5 * t * t - HALF_LOG_2PI)
             apart = torch.sigmoid(near + scale * t) - pivot
             first = first + weight * apart
             second = second + weight * apart.square()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..functional._numerics import HALF_LOG_2PI
 from ..functional._quadrature import gauss_legendre
 from ._incomplete_gamma_beta import log_or_nothing
 
@@ -43,12 +44,9 @@ def _tail(theta: Tensor, concentration: Tensor) -> Tensor:
 
 
 def _log_density(theta: Tensor, concentration: Tensor) -> Tensor:
-    bend = torch.sin(0.5 * theta)
-    return (
-        -2.0 * concentration * bend * bend
-        - math.log(2.0 * math.pi)
-        - torch.special.i0e(concentration).log()
-    )
+    half_sine = torch.sin(0.5 * theta)  # cos theta - 1 = -2 sin^2(theta / 2)
+    norm = torch.special.i0e(concentration).log()
+    return -2.0 * concentration * half_sine * half_sine - 2.0 * HALF_LOG_2PI - norm
 
 
 def _turned(y: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
