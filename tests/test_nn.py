@@ -321,7 +321,7 @@ def test_initial_mixture_has_the_mean_and_about_the_spread_of_the_data() -> None
     assert dist.stddev.item() == pytest.approx(y.std().item(), rel=0.1)
 
 
-def test_initialisation_makes_the_biases_lead() -> None:
+def test_initialisation_makes_the_biases_dominate() -> None:
     """For features of unit size the components keep their order, and rows differ little."""
     module = MDNHead(8, 1, 5)
     before = module.linear.weight.detach().clone()
@@ -409,7 +409,7 @@ def test_initialise_leaves_the_global_random_state_alone() -> None:
     ],
 )
 def test_initialise_refuses_what_is_no_target(y: Tensor, message: str) -> None:
-    """Shape, emptiness and values are told apart, with the first bad row."""
+    """Shape, emptiness and values have their own messages, with the first bad row."""
     with pytest.raises(ValueError, match=message):
         MDNHead(3).initialize_from(y)
 
@@ -541,7 +541,7 @@ def test_affine_of_the_network_is_the_density_of_the_units() -> None:
     torch.testing.assert_close(model(x).log_prob(y), expected)
 
 
-def test_standard_units_are_what_the_network_sees() -> None:
+def test_standard_units_are_those_of_the_network() -> None:
     """Training on them gives the NLL in y's unit, less log y_scale."""
     x, y = toy()
     model = network(2).standardize_(x, 30 * y)
@@ -553,7 +553,7 @@ def test_standard_units_are_what_the_network_sees() -> None:
     torch.testing.assert_close(inside - model.y_scale.log(), outside, rtol=1e-4, atol=1e-4)
 
 
-def test_constant_column_of_x_says_nothing() -> None:
+def test_a_constant_column_of_x_has_no_effect() -> None:
     """A column without spread gets scale 1: it enters as 0, and nothing is infinite."""
     x, y = toy()
     x = torch.cat([x, torch.full((200, 1), 1e9, dtype=torch.float64)], 1)
@@ -747,7 +747,7 @@ def test_bad_hidden_widths_are_refused(
 
 
 def test_no_hidden_layer_is_a_linear_model() -> None:
-    """hidden=() leaves the head alone: loc is affine in x."""
+    """hidden=() leaves only the head: loc is affine in x."""
     model = network(2, hidden=()).double()
     a, b = (torch.randn(3, 2, generator=seeded(i), dtype=torch.float64) for i in (1, 2))
     middle = (model(a).loc + model(b).loc) / 2
@@ -1041,7 +1041,7 @@ def by_hand(module: MDNEnsemble, m: int, x: Tensor) -> GaussianMixture:
 
 @pytest.mark.parametrize("options", [{}, {"embedded": [0, 2]}, {"hidden": ()}])
 @pytest.mark.parametrize("covariance_type", ["diagonal", "full"])
-def test_ensemble_is_its_members_written_out(
+def test_ensemble_equals_a_loop_over_its_members(
     options: dict[str, object], covariance_type: str
 ) -> None:
     """Batch (M, B): row b of member m is member m's own network, alone, for b."""
@@ -1064,7 +1064,7 @@ def loss(dist: GaussianMixture, y: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "options", [{}, {"embedded": [0, 2]}, {"hidden": ()}, {"embedded": [3], "hidden": ()}]
 )
-def test_ensemble_trains_by_the_gradient_of_its_members_written_out(
+def test_ensemble_trains_by_the_gradient_of_a_loop_over_its_members(
     options: dict[str, object],
 ) -> None:
     """In training the gradient is made by hand: it is autograd's of plain matrices, and twice."""
@@ -1121,7 +1121,7 @@ def test_ensemble_in_training_has_a_gradient_to_rows_and_one_under_torch_func() 
 
 @pytest.mark.parametrize("covariance_type", ["diagonal", "full", "isotropic", "tied"])
 @pytest.mark.parametrize("out_features", [1, 2])
-def test_ensemble_log_prob_is_that_of_its_members_written_out(
+def test_ensemble_log_prob_equals_a_loop_over_its_members(
     covariance_type: str, out_features: int
 ) -> None:
     """Value, gradient to all parameters and its own gradient, in training and after it."""
@@ -1241,7 +1241,7 @@ def _with_masked(columns: list[int]) -> tuple[MDNEnsemble, MDNEnsemble, Tensor]:
 
 
 @pytest.mark.parametrize("columns", [[], [0, 1], [1, 3]])
-def test_what_some_members_do_not_see_is_zero_to_them(columns: list[int]) -> None:
+def test_masked_columns_are_zero_for_the_first_members(columns: list[int]) -> None:
     """Density, its gradient and the next are those of an ensemble that is given zeros there."""
     module, twin, x = _with_masked(columns)
     y = torch.randn(3, 7, 1, generator=seeded(2), dtype=torch.float64)
@@ -1259,13 +1259,13 @@ def test_what_some_members_do_not_see_is_zero_to_them(columns: list[int]) -> Non
 
 
 @pytest.mark.parametrize("masked", [3, (1,), (1, 2, 3), (1.5, 1), "ab", None])
-def test_ensemble_refuses_what_does_not_count_the_masked(masked: object) -> None:
+def test_ensemble_refuses_masked_that_is_not_two_counts(masked: object) -> None:
     """Named, with what was found."""
     with pytest.raises(TypeError, match=r"masked must be two whole numbers.*got"):
         MDNEnsemble(2, 3, masked=masked)
 
 
-def test_members_that_go_on_alone_still_do_not_see() -> None:
+def test_the_mask_stays_when_other_members_have_stopped() -> None:
     """Members stop one by one in training, and those left keep what they see."""
     module = ensemble(4, 3, masked=(2, 1))
     x = torch.randn(120, 3, generator=seeded(1))

@@ -124,7 +124,7 @@ def test_only_a_column_with_gaps_in_training_has_an_indicator() -> None:
     assert_frame_equal(found, pd.DataFrame(expected))
 
 
-def test_a_gap_that_training_had_not_is_filled_and_told() -> None:
+def test_a_gap_that_training_had_not_is_filled_with_a_warning() -> None:
     """One warning names the columns and counts their rows; no column is added."""
     train = pd.DataFrame({"a": [1.0, 2.0, 9.0], "b": [0.0, 1.0, 5.0], "c": [True, True, False]})
     columns = Columns.fit(train)
@@ -345,7 +345,7 @@ def test_dtypes_that_pandas_has_not() -> None:
 
 
 @pytest.mark.parametrize("names", [[0, 1], [("a", 1), ("a", 2)]], ids=["numbers", "pairs"])
-def test_names_that_are_no_strings_are_no_names(names: list[Any]) -> None:
+def test_names_that_are_not_strings_are_ignored(names: list[Any]) -> None:
     """As in scikit-learn: feature_names is None, and any other names may follow."""
     X = pd.DataFrame([[1.0, "u"], [2.0, "v"]])
     X.columns = pd.Index(names)
@@ -448,7 +448,7 @@ def test_from_state_keeps_the_names_of_a_frame() -> None:
         again.transform(mixed()[list(mixed().columns)[::-1]])
 
 
-def test_state_hands_out_nothing_of_the_encoder() -> None:
+def test_a_change_of_the_state_does_not_change_the_encoder() -> None:
     """Whoever changes the description changes no encoder."""
     columns = Columns.fit(mixed())
     before = json.dumps(columns.state()[0])

@@ -923,10 +923,10 @@ def test_ensemble_trains_each_member_as_if_it_were_alone() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [20, 32])
-def test_ensemble_trains_by_the_density_of_its_own_or_by_that_of_its_distribution(
+def test_ensemble_trains_the_same_by_its_log_prob_and_by_its_distribution(
     batch_size: int,
 ) -> None:
-    """The shorter way of a module to its density ends where the longer one does, to rounding."""
+    """The log_prob of a module is that of its distribution in fewer steps: the same to rounding."""
     x, y = line(120)
     held_out, ends = blocks(120, 3), []
     for log_prob in (None, lambda dist, target: dist.log_prob(target)):
@@ -1122,11 +1122,11 @@ def test_ensemble_leaves_the_global_random_state_alone_and_follows_its_seed() ->
 def test_ensemble_reports_each_epoch_and_stops_in_time() -> None:
     """report is called with the number of epochs done and of all; no time left ends after one."""
     x, y = line(60)
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     history = fit_ensemble(
-        Members(2), x, y, blocks(60, 2), max_epochs=3, report=lambda *a: told.append(a)
+        Members(2), x, y, blocks(60, 2), max_epochs=3, report=lambda *a: calls.append(a)
     )
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert calls == [(1, 3), (2, 3), (3, 3)]
     assert history.stopped == "max_epochs"
     history = fit_ensemble(Members(2), x, y, blocks(60, 2), max_time=1e-9)
     assert (history.stopped, len(history)) == ("max_time", 1)

@@ -409,7 +409,7 @@ def test_arguments_of_the_wrong_type_are_refused() -> None:
         search(cv=True)
 
 
-def test_bad_data_are_told_with_their_own_row() -> None:
+def test_bad_data_are_reported_with_their_own_row() -> None:
     """Not with the row of a fold; and before any trial."""
     X, y = rows()
     y[37] = np.nan

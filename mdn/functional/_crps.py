@@ -17,7 +17,7 @@ from ._checks import check_weights
 from ._diagonal import log_weights, move_to_front
 from ._numerics import HALF_LOG_2PI, SQRT_HALF, is_traced, result_dtype, work_dtype
 
-__all__ = ["mixture_crps"]
+__all__ = ["mean_abs", "mixture_crps"]
 
 _CHUNK = 1 << 18  # numbers in one working array: 2 MiB, so that it stays in cache
 _IN_PLACE_CHUNK = 1 << 17  # the same without gradients: enough for several threads
@@ -57,11 +57,11 @@ def mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tenso
 def _crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     w = log_weights(logits).exp()
     w, loc, scale = (a.movedim(-1, 0).contiguous() for a in (w, loc, scale))  # rows last: faster
-    score = (w * _mean_abs(y - loc, scale)).sum(0)
+    score = (w * mean_abs(y - loc, scale)).sum(0)
     score = score - (w * w * scale).sum(0) * (1.0 / math.sqrt(math.pi))
     for k in range(1, loc.shape[0]):
         spread = torch.hypot(scale[k:], scale[:-k])
-        score = score - (w[k:] * w[:-k] * _mean_abs(loc[k:] - loc[:-k], spread)).sum(0)
+        score = score - (w[k:] * w[:-k] * mean_abs(loc[k:] - loc[:-k], spread)).sum(0)
     return score
 
 
@@ -95,7 +95,7 @@ def _crps_in_place(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, work: 
     return score
 
 
-def _mean_abs(m: Tensor, s: Tensor) -> Tensor:
+def mean_abs(m: Tensor, s: Tensor) -> Tensor:
     """E|m + s Z| for a standard normal Z."""
     return _MeanAbs.forward(m, s) if torch.compiler.is_compiling() else _MeanAbs.apply(m, s)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..distribution import GaussianMixture
 from ..estimator import MDNRegressor
+from ..functional._crps import mean_abs
 
 try:
     from skpro.distributions.base import BaseDistribution
@@ -290,8 +290,5 @@ def _named(X: pd.DataFrame) -> pd.DataFrame:
 
 def _mean_distance(mixture: GaussianMixture, x: Tensor) -> Tensor:
     """E|Y - x|, (*); D = 1, x is (*, 1)."""
-    gap = x.unsqueeze(-2) - mixture.loc  # (*, K, 1)
-    z = gap / mixture.scale
-    peak = math.sqrt(2.0 / math.pi) * mixture.scale * torch.exp(-0.5 * z.square())
-    each = (gap * torch.erf(z * math.sqrt(0.5)) + peak).squeeze(-1)  # (*, K)
+    each = mean_abs(x.unsqueeze(-2) - mixture.loc, mixture.scale).squeeze(-1)  # (*, K)
     return (mixture.weights * each).sum(-1)
