@@ -964,18 +964,18 @@ def test_every_kind_of_target_reaches_every_method(options: dict[str, Any], tmp_
     assert log_p.shape == (80,) and np.isfinite(log_p).all()
     assert model.nll(X, y) == pytest.approx(-log_p.mean())
     low, high = {"positive": (0, np.inf), "unit": (0, 1)}.get(kind, (-np.inf, np.inf))
-    said = [
+    predictions = [
         model.predict(X),
         model.predict_quantiles(X, [0.1, 0.9]),
         model.predict_interval(X),
         model.sample(X, 5, random_state=0),
     ]
-    for a in said:
+    for a in predictions:
         assert np.isfinite(a).all() and (low < a).all() and (a < high).all()
     if kind in ("integer", "rounded"):
         assert (log_p <= 0).all()
         step = 1.0 if kind == "integer" else 0.1
-        draws = said[-1] / step
+        draws = predictions[-1] / step
         np.testing.assert_allclose(draws, np.round(draws), atol=1e-6)
     aleatoric, epistemic = model.predict_uncertainty(X)
     assert (aleatoric > 0).all() and (epistemic >= 0).all()
@@ -1180,11 +1180,11 @@ def test_a_varying_y_gives_no_warning() -> None:
         model = regressor().fit(X, y)
         model.predict_hdr(X)
         model.predict_mode(X)
-        regressor(**TREES).fit(X, np.round(y, 2))  # rounded finely: no heap to stand on
+        regressor(**TREES).fit(X, np.round(y, 2))  # rounded finely: few ties
 
 
 @pytest.mark.parametrize("dims", [0, 2])
-def test_a_heaped_y_is_told_once_and_the_cure_named(dims: int) -> None:
+def test_a_y_with_ties_is_warned_of_once_and_the_cure_named(dims: int) -> None:
     """On a grid of 0.5: the warning names the share and the step; resolution= heeds it."""
     X, y = rows(400, dims=dims)
     y = np.round(2 * y) / 2
@@ -1392,7 +1392,7 @@ def test_it_learns_two_branches_and_their_noise() -> None:
 
 
 def test_verbose_shows_progress_on_standard_error_only(capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent unless asked; asked, it is standard error that hears."""
+    """Silent by default; with verbose, it writes to standard error."""
     regressor().fit(*rows())
     quiet = capsys.readouterr()
     assert quiet.out == quiet.err == ""

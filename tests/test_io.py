@@ -97,7 +97,7 @@ REGRESSORS = ("MDNRegressor", "fast", "correlated", "two groups")
 
 
 def numbers(model: Any) -> dict[str, np.ndarray]:
-    """What the model says, as arrays."""
+    """The predictions of the model, as arrays."""
     X, _ = rows()
     if isinstance(model, MDNRegressor):
         return model.predict_distribution(X).numpy()

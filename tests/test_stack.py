@@ -1,4 +1,4 @@
-"""Tests of the pooling: it finds what is wrong with members, helps on new rows, and knows rest."""
+"""Tests of the stack: it finds errors of the members, helps on new rows, and changes no more."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_it_finds_the_weights_of_groups_that_are_each_right_for_a_share() -> Non
     n = 4000
     mean, y = truth(n)
     second = torch.rand(n, 1, generator=generator(9)) < 0.2
-    y = torch.where(second, y - 6, y)  # six off, 12 scales: each row says which
+    y = torch.where(second, y - 6, y)  # six off, 12 scales: the row shows which
     groups = [group(m.expand(2, -1, -1), 0.5) for m in (mean, mean - 6)]
     stack = Stack.fit(groups, y, None, log_prob, recalibrate=[True, True], min_scale=1e-3)
     assert stack.weight.tolist() == pytest.approx([0.8, 0.2], abs=0.03)
@@ -78,15 +78,15 @@ def test_it_finds_the_weights_of_groups_that_are_each_right_for_a_share() -> Non
 
 
 def test_the_better_group_gets_the_weight() -> None:
-    """A group of the truth beside one that knows nothing."""
+    """A group of the truth beside one of the marginal distribution."""
     mean, y = truth(2000)
     groups = [group(m.expand(2, -1, -1), s) for m, s in ((0 * mean, 1.1), (mean, 0.5))]
     stack = Stack.fit(groups, y, None, log_prob, recalibrate=[True, True], min_scale=1e-3)
     assert stack.weight[1] > 0.9
 
 
-def test_kinds_of_one_group_are_weighed_and_share_its_factors() -> None:
-    """One member of the truth beside one that knows nothing, both too narrow by half."""
+def test_subgroups_have_weights_of_their_own_and_share_the_factors_of_their_group() -> None:
+    """One member of the truth beside one far off, both too narrow by half."""
     mean, y = truth(4000)
     members = group(torch.stack([0 * mean - 9, mean]), 0.25)
     options = {"recalibrate": [True], "min_scale": 1e-3}
@@ -99,8 +99,8 @@ def test_kinds_of_one_group_are_weighed_and_share_its_factors() -> None:
     assert float(pools[0].log_prob(y).mean() - pools[1].log_prob(y).mean()) > 0.5
 
 
-def test_members_share_the_weight_of_their_kind() -> None:
-    """Of kinds of two and three members and another group of one; equal without rows."""
+def test_members_share_the_weight_of_their_subgroup() -> None:
+    """Subgroups of two and three members and another group of one; equal without rows."""
     stack = Stack.uniform([[2, 3], [1]], min_scale=1e-3)
     assert stack.weights([[2, 3], [1]]).tolist() == pytest.approx(
         [1 / 6] * 2 + [1 / 9] * 3 + [1 / 3]
@@ -125,8 +125,8 @@ def test_it_finds_that_members_should_stand_closer() -> None:
     assert nll(stack, [members], y) < nll(Stack.uniform([[1]], min_scale=1e-3), [members], y) - 0.3
 
 
-def test_an_outlier_among_the_rows_raises_the_broad_component() -> None:
-    """2 % of the rows lie anywhere: the broad component takes about their share."""
+def test_an_outlier_among_the_rows_raises_the_background_component() -> None:
+    """2 % of the rows lie anywhere: the background component takes about their share."""
     mean, y = truth(4000)
     far = torch.rand(4000, 1, generator=generator(11)) < 0.02
     y = torch.where(far, 1.5 * torch.randn(4000, 1, generator=generator(12), dtype=F64), y)
@@ -164,7 +164,7 @@ def test_a_few_rows_say_little() -> None:
 
 
 def test_what_is_not_recalibrated_keeps_its_scales() -> None:
-    """A single member says nothing of how wide a pool should be; weights are still learnt."""
+    """A single member does not show how wide a pool should be; weights are still learnt."""
     mean, y = truth(1000)
     groups = [group(mean.expand(1, -1, -1), 0.1), group(mean.expand(2, -1, -1), 0.1)]
     stack = Stack.fit(groups, y, None, log_prob, recalibrate=[False, True], min_scale=1e-3)
@@ -225,7 +225,7 @@ def test_a_likelihood_that_is_not_finite_leaves_the_plain_pool() -> None:
 
 
 def test_the_pool_is_the_mixture_written_out() -> None:
-    """sum_g w_g / M_g sum_m N(y; centre + spread (mean - centre), scale sigma) plus the broad."""
+    """sum_g w_g / M_g sum_m N(y; centre + spread (mean - centre), scale sigma) + background."""
     g = generator(3)
     loc = [torch.randn(m, 6, 1, generator=g, dtype=F64) for m in (2, 3)]
     groups = [group(a, s) for a, s in zip(loc, (0.4, 0.7), strict=True)]

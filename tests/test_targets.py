@@ -221,7 +221,7 @@ def test_whole_numbers_up_to_a_million_have_their_own_probabilities() -> None:
 
 @pytest.mark.parametrize("kind", ["real", "positive", "unit", "integer", "interval"])
 def test_the_finished_distribution_has_the_likelihood_that_was_trained(kind: str) -> None:
-    """In y's unit: minus the logarithm of the slope of the way, nothing for a probability."""
+    """In y's unit: minus the logarithm of the derivative of the link, nothing for a probability."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=30)
     y = {
@@ -607,7 +607,7 @@ def test_one_gaussian_without_features_is_scipys_censored_fit(kind: str) -> None
     ).fit(nothing, y, eval_set=(nothing, y))
     dist = model.predict_distribution(nothing[:1])
     first = int(dist.weights[0].argmax())
-    assert float(dist.weights[0, first]) > 0.995  # the rest is the broad component
+    assert float(dist.weights[0, first]) > 0.995  # the rest is the background component
     assert float(dist.loc[0, first]) == pytest.approx(law.mean(), abs=0.02 * law.std())
     assert float(dist.scale[0, first]) == pytest.approx(law.std(), rel=0.02)
     assert model.nll(nothing, y) == pytest.approx(-want / n, abs=2e-4)
@@ -720,7 +720,7 @@ def test_every_kind_is_tested_here() -> None:
     assert named == set(KINDS)
 
 
-def test_the_logit_is_the_way_to_the_unit_interval() -> None:
+def test_the_link_of_the_unit_interval_is_the_logit() -> None:
     """In standard units: (logit y - mean) / standard deviation."""
     y = np.array([1e-300, 1e-9, 0.3, 1 - 1e-12])
     target = Target.fit(y, None, "unit", None)

@@ -144,7 +144,7 @@ def fitted(
 
 
 def test_out_of_fold_trees_have_not_seen_the_row() -> None:
-    """y is noise: what trees say of unseen rows has no correlation with it.
+    """y is noise: out-of-fold predictions have no correlation with it.
 
     The correlation of 600 independent pairs has a standard deviation of 0.041; beyond 4.5 of them
     lie 7 in 10^6 a column.  Held-out means lean against the row, by about 1/N: far less.
@@ -155,7 +155,7 @@ def test_out_of_fold_trees_have_not_seen_the_row() -> None:
     assert oof.shape == (600, 3)
     for column in (0, 1):
         assert abs(np.corrcoef(oof[:, column], y[:, 0])[0, 1]) < 4.5 / np.sqrt(600)
-    # the trees that are kept have seen every row, and show it
+    # the final trees were fitted to every row, and show it
     seen = predictions(trees, x)
     assert np.corrcoef(seen[:, 0], y[:, 0])[0, 1] > 0.6
     assert np.corrcoef(seen[:, 1], y[:, 0])[0, 1] > 0.9

@@ -108,7 +108,7 @@ def fit_base_models(
         plan: of the fit.
         settings: the user's choices.
         n_columns: P.
-        previous: of a fit to go on from, whose units are kept.
+        previous: of the last fit in a warm start, whose units are kept.
         rng: deals the rows over the folds.
         report: shows the progress.
 

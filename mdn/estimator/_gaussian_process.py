@@ -1,7 +1,7 @@
 """A Gaussian process, whose predictions the networks of small samples take as inputs.
 
-Where rows are few it interpolates better than trees, and its standard deviation tells how far away
-the nearest rows are.
+Where rows are few it interpolates better than trees, and its standard deviation grows with the
+distance to the nearest rows.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Plan:
         hidden, n_components, learning_rate, batch_size, max_epochs, patience: of all networks.
         n_folds: of the out-of-fold predictions of the base models.
         process_rows: rows that a Gaussian process is fitted to; 0 for no process.
-        uses_process: whether its predictions are inputs; else it only tells how noisy y is.
+        uses_process: whether its predictions are inputs; else they only measure the noise of y.
     """
 
     groups: tuple[GroupPlan, ...]

@@ -79,8 +79,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         patience: epochs without a better held-out NLL after which a network stops; None
             for 50, 30 or 15 (``"fast"`` 20 or 8), longer in proportion.
         max_time: seconds after which training ends with what it has.
-        warm_start: go on from the networks of the last fit, which must have had the same rows:
-            those that a network holds out must not be among those it was trained on.
+        warm_start: train the networks of the last fit further, on the same rows: with others, a
+            network could hold out rows that it was trained on before.
         n_jobs: threads; None for as many as torch uses, -1 for all cores.
         device: of the training, as ``"cuda"``; predictions are made on the CPU.
         random_state: seed or ``numpy.random.RandomState``; a number gives the same model each time.

@@ -106,7 +106,7 @@ class Target:
         elif self.resolution:
             whole = "be whole numbers" if self.kind == "integer" and self.resolution == 1 else ""
             ratio = columns / self.resolution
-            # what was stored in float32 is as near to its multiple as that can tell
+            # numbers that were stored in float32 are as near to a multiple as float32 allows
             single = bool((columns == columns.astype(np.float32)).all())
             rounding = np.finfo(np.float32 if single else np.float64).eps
             off = np.abs(ratio - np.round(ratio)) > OFF_GRID + rounding * np.abs(ratio)

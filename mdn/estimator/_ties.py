@@ -37,7 +37,7 @@ def rounding_floor(y: Tensor) -> float:
 
 
 def warn_of_ties(target: Target, y: Floats, min_scale: float) -> None:
-    """Warns of a y whose density says little: constant, or with many rows on few values."""
+    """Warns where the height of a density means little: y constant, or many rows on few values."""
     if target.likelihood_is_mass:
         return
     columns = y.reshape(len(y), -1)

@@ -30,49 +30,29 @@ _MAX_EMBEDDED = 64  # columns of numbers that are embedded, at most
 
 
 class Rows(NamedTuple):
-    """Rows to fit.
+    """Rows to fit, and x and y of rows that take the place of held-out ones, if any."""
 
-    Attributes:
-        x: (N, P) encoded columns.
-        numeric: (P,) whether a column holds numbers.
-        y: (N,) or (N, D) as the target takes it.
-        weight: (N,) or None.
-        val: x and y of rows that end the training and recalibrate, in place of held-out blocks.
-    """
-
-    x: Floats
-    numeric: NDArray[np.bool_]
-    y: Floats
-    weight: Floats | None
+    x: Floats  # (N, P) encoded columns
+    numeric: NDArray[np.bool_]  # (P,) columns of numbers
+    y: Floats  # (N,) or (N, D) as the target takes it
+    weight: Floats | None  # (N,)
     val: tuple[Floats, Floats] | None
 
 
 class _Inputs(NamedTuple):
-    """Rows as the networks take them.
+    """Rows as the networks take them."""
 
-    Attributes:
-        z: (N, P + Q) columns in standard units.
-        base_features: (N, S) predictions of the base models, out of fold for training rows.
-        target: (N, ...) what the log-likelihood takes.
-        weight: (N,) or None.
-    """
-
-    z: Tensor
-    base_features: Tensor
-    target: Tensor
-    weight: Tensor | None = None
+    z: Tensor  # (N, P + Q) columns in standard units
+    base_features: Tensor  # (N, S) predictions of the base models, out of fold in training
+    target: Tensor  # (N, ...) what the log-likelihood takes
+    weight: Tensor | None = None  # (N,)
 
 
 class _HeldOut(NamedTuple):
-    """Predictions of the members that did not train on a row.
+    """Predictions for each row by R members that did not train on it."""
 
-    Attributes:
-        mixtures: batch (R, N).
-        subgroup_sizes: how many of the R belong to each subgroup.
-    """
-
-    mixtures: GaussianMixture
-    subgroup_sizes: list[int]
+    mixtures: GaussianMixture  # batch (R, N)
+    subgroup_sizes: list[int]  # members of each subgroup among the R
 
 
 @dataclass
@@ -101,7 +81,7 @@ def train(
         rows: what is fitted.
         target: fitted to y.
         settings: the user's choices.
-        start: a model to go on from.
+        start: a fitted model whose networks are trained further.
         report: called with the stage, what is done of it and how much there is.
     """
     begin = time.monotonic()
@@ -135,7 +115,7 @@ def train(
         todo, settings, target, base_models, inputs, val, latent, embedded, rng, begin, report
     )
     previous: dict[bool, MDNEnsemble] = {}
-    if start and len(start.groups) == len(todo.groups):  # else noise has come or gone
+    if start and len(start.groups) == len(todo.groups):  # else the noise decided otherwise
         previous = {group.uses_trees: group.network for group in start.groups}
     fitted: list[tuple[FittedGroup, _HeldOut | None]] = []
     for i, group_plan in enumerate(todo.groups):
@@ -153,14 +133,14 @@ def train(
 def _train_group(
     training: _Training, i: int, previous: MDNEnsemble | None
 ) -> tuple[FittedGroup, _HeldOut | None]:
-    """The i-th group, and its predictions for rows that were held out, if there are enough."""
+    """Trains the i-th group; returns it and its predictions for held-out rows, if all were."""
     todo, settings, target = training.plan, training.settings, training.target
     group, rows, val = todo.groups[i], training.rows, training.val
     x = training.base_models.inputs(rows.z, rows.base_features, group.uses_trees)
     x_val = None
     if val is not None:
         x_val = training.base_models.inputs(val.z, val.base_features, group.uses_trees)
-    blocks = _deal_blocks(len(x), group, training.rng)
+    blocks = _held_out_rows(len(x), group, training.rng)
     held_out = torch.cat([mask for mask, _ in blocks])
     network = _new_network(training, i, x.shape[1])
     if previous is not None:
@@ -232,14 +212,14 @@ def _time_left(training: _Training, i: int) -> float | None:
     return max(left / (len(training.plan.groups) - i), 1e-3)
 
 
-def _deal_blocks(n: int, group: GroupPlan, rng: np.random.Generator) -> list[tuple[Tensor, int]]:
+def _held_out_rows(n: int, group: GroupPlan, rng: np.random.Generator) -> list[tuple[Tensor, int]]:
     """Of each subgroup, which rows each member holds out, and how often each row is, at least."""
     sizes = group.subgroup_sizes
     repeats = min(group.repeats, max(1, group.members // 2)) // len(sizes)
-    return [_held_out_rows(n, members, repeats, rng) for members in sizes]
+    return [_held_out_blocks(n, members, repeats, rng) for members in sizes]
 
 
-def _held_out_rows(
+def _held_out_blocks(
     n: int, members: int, repeats: int, rng: np.random.Generator
 ) -> tuple[Tensor, int]:
     """Which rows each member holds out, (M, N), and how often each row is held out at least.
@@ -262,7 +242,7 @@ def _held_out_rows(
 
 
 def _select_held_out(mixtures: GaussianMixture, blocks: Sequence[tuple[Tensor, int]]) -> _HeldOut:
-    """Of mixtures (M, N) of all members and rows, those of members that held the row out."""
+    """Selects from mixtures (M, N) of all members those of the members that held the row out."""
     members, first = [], 0
     for mask, count in blocks:
         held_out = [row.nonzero()[:count, 0] for row in mask.t()]
