@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 # Before torch and matplotlib are imported; the environment also reaches subprocesses.
 os.environ["MPLBACKEND"] = "Agg"
@@ -19,6 +20,9 @@ import torch
 from hypothesis import settings
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 torch.set_num_threads(1)  # the workers share the cores; more threads would only slow them down
 
@@ -46,6 +50,14 @@ def _validation_stays_on() -> Iterator[None]:
     """Restores the validation of distributions, which ``torch.compile`` switches off globally."""
     yield
     torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.fixture
+def ax() -> Axes:
+    """Axes of a figure that pyplot knows nothing of."""
+    from matplotlib.figure import Figure  # only here: most tests draw nothing
+
+    return Figure().subplots()
 
 
 def _close_figures() -> None:

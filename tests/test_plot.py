@@ -1,4 +1,4 @@
-"""Pictures: the arrays that are drawn, checked with SciPy, and manners towards Matplotlib."""
+"""Densities and training runs: the arrays that are drawn, against SciPy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -43,7 +42,7 @@ def mixture(weights: list[float], loc: list[float], scale: list[float]) -> Gauss
 
 
 class StudentT(torch.distributions.Distribution):
-    """t with 5 degrees of freedom at 1, batch (1,): what a plot needs, and no components."""
+    """Student's t, 5 degrees of freedom at 1, batch (1,): what a plot needs, no components."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
@@ -66,12 +65,6 @@ class StudentT(torch.distributions.Distribution):
 
 
 @pytest.fixture
-def ax() -> Axes:
-    """Axes of a figure that pyplot knows nothing of."""
-    return Figure().subplots()
-
-
-@pytest.fixture
 def xy() -> tuple[np.ndarray, np.ndarray]:
     x = np.linspace(1.0, 4.0, 40)
     return x, np.where(np.arange(40) % 3 == 0, -x, x)
@@ -86,7 +79,7 @@ def image(ax: Axes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def labelled(ax: Axes, start: str) -> Any:
-    """The one artist whose label starts so."""
+    """The only artist whose label starts with the text."""
     found = [
         h
         for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
@@ -115,7 +108,7 @@ def test_image_is_the_density_at_the_centres_of_its_cells(ax: Axes, xy: Any) -> 
 
 
 def test_cell_has_the_probability_that_it_covers(ax: Axes, xy: Any) -> None:
-    """Density times height is a difference of SciPy's cdf, and a column adds up to 1."""
+    """Density times height is a difference of SciPy's cdf, and each column sums to 1."""
     plot_density(fork, *xy, ax=ax, n_grid=40)
     x, _, density = image(ax)
     edges = ax.collections[0].get_coordinates()[:, 0, 1]
@@ -142,30 +135,8 @@ def test_data_and_conditional_mean_lie_on_the_image(ax: Axes, xy: Any) -> None:
     assert names(ax) == ["data", "mean of y given x"]
 
 
-def test_every_kind_of_model_gives_the_same_image(xy: Any) -> None:
-    """Estimator, module and function with the same p(y|x)."""
-
-    class Module(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
-
-        def forward(self, x: torch.Tensor) -> GaussianMixture:
-            assert x.dtype == torch.float64 and not torch.is_grad_enabled()
-            return fork(x * self.one)
-
-    def by_array(x: np.ndarray) -> GaussianMixture:
-        assert isinstance(x, np.ndarray) and x.shape == (50, 1)
-        return fork(torch.as_tensor(x))
-
-    estimator = SimpleNamespace(predict_distribution=by_array)
-    images = [image(plot_density(m, *xy, n_grid=50))[2] for m in (fork, Module(), estimator)]
-    np.testing.assert_allclose(images[0], images[1], atol=1e-5)
-    np.testing.assert_array_equal(images[1], images[2])
-
-
 def test_module_is_used_in_evaluation_mode_and_left_as_it_was(ax: Axes, xy: Any) -> None:
-    """Dropout is off in the picture, and a part frozen by the user stays frozen."""
+    """Dropout is off in the picture, and a submodule in evaluation mode stays in it."""
 
     class Noisy(torch.nn.Module):
         def __init__(self) -> None:
@@ -182,7 +153,7 @@ def test_module_is_used_in_evaluation_mode_and_left_as_it_was(ax: Axes, xy: Any)
 
 
 def test_other_features_are_held_at_their_medians(ax: Axes, xy: Any) -> None:
-    """Of three columns the chosen one varies, and the label says what the others do."""
+    """Of three columns the chosen one varies, and the label says where the others are held."""
     seen = []
 
     def model(x: torch.Tensor) -> GaussianMixture:
@@ -208,20 +179,6 @@ def test_other_features_are_held_where_the_user_says(ax: Axes, xy: Any) -> None:
     assert ax.get_xlabel() == "x0\n(image and mean: the other feature as given)"
 
 
-def test_data_frame_reaches_the_model_with_its_columns(ax: Axes, xy: Any) -> None:
-    """A model fitted on named columns gets named columns."""
-    seen = []
-
-    def by_frame(frame: pd.DataFrame) -> GaussianMixture:
-        seen.extend(frame.columns)
-        return fork(torch.as_tensor(frame.to_numpy(copy=True)))
-
-    frame = pd.DataFrame({"wait": xy[0], "height": 1.0})
-    plot_density(SimpleNamespace(predict_distribution=by_frame), frame, pd.Series(xy[1]), ax=ax)
-    assert seen == ["wait", "height"]
-    assert ax.get_xlabel() == "wait\n(image and mean: the other feature at its median)"
-
-
 def test_smooth_density_is_shown_to_its_maximum(ax: Axes, xy: Any) -> None:
     """Without a spike no colour is clipped."""
     plot_density(fork, *xy, ax=ax)
@@ -230,8 +187,8 @@ def test_smooth_density_is_shown_to_its_maximum(ax: Axes, xy: Any) -> None:
     assert mesh.colorbar.extend == "neither"
 
 
-def test_spike_does_not_rule_the_colours_and_the_colour_bar_says_so(ax: Axes, xy: Any) -> None:
-    """A component that is narrower than a cell is seen, clipped, and the colour bar is pointed."""
+def test_spike_does_not_set_the_colour_scale_and_the_colour_bar_shows_it(ax: Axes, xy: Any) -> None:
+    """A component narrower than a cell is clipped, and the colour bar ends in a point."""
 
     def spiky(x: torch.Tensor) -> GaussianMixture:
         m = fork(x)
@@ -249,7 +206,7 @@ def test_spike_does_not_rule_the_colours_and_the_colour_bar_says_so(ax: Axes, xy
 
 
 def test_colours_fall_from_white_in_equal_steps_of_lightness(ax: Axes, xy: Any) -> None:
-    """CIE L* = 116 Y^(1/3) - 16 is linear in the density, so a print in grey is right too."""
+    """CIE L* = 116 Y^(1/3) - 16 is linear in the density, so a print in grey shows it too."""
     cmap = plot_density(fork, *xy, ax=ax).collections[0].get_cmap()
     assert to_rgb(cmap(0.0)) == (1.0, 1.0, 1.0)
     c = cmap(np.arange(0, 256, 15))[:, :3]  # even steps through its 256 colours
@@ -284,7 +241,7 @@ def test_density_labels_carry_the_units(ax: Axes, xy: Any) -> None:
 
 
 def test_single_observation_still_makes_an_image(ax: Axes) -> None:
-    """Data without any range get one."""
+    """Data without a range get one."""
     plot_density(fork, [0.0], torch.tensor([[2.0]], requires_grad=True), ax=ax)
     x, y, density = image(ax)
     assert np.isfinite(density).all() and x[0] < 0 < x[-1] and y[0] < 2 < y[-1]
@@ -407,8 +364,8 @@ def test_interval_mean_median_and_modes_are_where_scipy_has_them(ax: Axes) -> No
         assert (y, p) == (pytest.approx(top.x, abs=1e-4), pytest.approx(-top.fun, rel=1e-5))
 
 
-def test_highest_density_region_is_shaded_in_its_pieces(ax: Axes) -> None:
-    """Between the pieces nothing is shaded; at every edge the density is the same, as SciPy's."""
+def test_every_interval_of_the_highest_density_region_is_shaded(ax: Axes) -> None:
+    """Nothing is shaded between them; SciPy's density is the same at every end."""
     plot_conditional(fork, [2.0], region="hdr", coverage=0.8, ax=ax)
     shade = labelled(ax, "80 % highest-density region").get_paths()
     assert len(shade) == 2
@@ -430,7 +387,7 @@ def test_modes_too_low_to_see_are_not_marked(ax: Axes) -> None:
 
 
 def test_several_rows_differ_in_colour_and_in_dashes(ax: Axes) -> None:
-    """Up to six curves, each with its own look, its label and its modes; nothing else."""
+    """Up to six curves, each with its own style, label and modes; nothing else."""
     rows = np.linspace(1.0, 3.0, 6)
     plot_conditional(fork, rows, ax=ax)
     curves = ax.lines[:6]
@@ -454,7 +411,7 @@ def test_labels_come_from_the_user_then_from_x_then_from_the_row() -> None:
 
 
 def test_distribution_without_components_is_drawn_without_them(ax: Axes) -> None:
-    """Any torch distribution over one target with quantiles, modes and intervals will do."""
+    """Any torch distribution over one target with quantiles, modes and intervals is enough."""
     plot_conditional(StudentT(), ax=ax)
     y, p = ax.lines[0].get_data()
     np.testing.assert_allclose(p, stats.t.pdf(y, 5, 1), rtol=1e-5)
@@ -463,7 +420,7 @@ def test_distribution_without_components_is_drawn_without_them(ax: Axes) -> None
 
 
 def test_parameters_that_require_gradients_are_drawn(ax: Axes) -> None:
-    """A distribution straight from a network needs no detach, and gets no gradient."""
+    """The output of a network needs no detach, and gets no gradient."""
     loc = torch.zeros(1, 1, 1, requires_grad=True)
     plot_conditional(GaussianMixture(torch.zeros(1), loc, torch.ones(1, 1)), ax=ax)
     assert loc.grad is None and ax.lines[0].get_ydata().max() == pytest.approx(0.39894, abs=1e-5)
@@ -512,7 +469,7 @@ def test_conditional_style_and_labels_of_the_user_win(ax: Axes) -> None:
         ((fork, [1.0]), {"region": "HDR"}, ValueError, "region must be .central. or .hdr.*'HDR'"),
         ((StudentT(),), {"region": "hdr"}, TypeError, r"modes\(\) and hdr\(\).*got StudentT"),
         ((fork, [1.0]), {"coverage": 1.5}, ValueError, "coverage must lie between 0 and 1"),
-        ((fork(torch.ones(2, 1)), [1.0]), {}, ValueError, r"batch shape \(1,\).* got \(2,\)"),
+        ((fork(torch.ones(2, 1)), [1.0]), {}, ValueError, "one row for each of the 2 dist.*got 1"),
         ((fork(torch.ones(2, 1)).expand((3, 2)),), {}, ValueError, r"\(\) or \(N,\); got \(3, 2\)"),
         (
             (torch.distributions.MultivariateNormal(torch.zeros(1), torch.eye(1)),),
@@ -551,7 +508,7 @@ def zero_line(ax: Axes) -> Any:
 
 
 def test_history_shows_both_curves_and_the_best_epoch(ax: Axes) -> None:
-    """Curve i at epoch i, counted from 0; the ring at the epoch whose weights were kept."""
+    """Curve i at epoch i, counted from 0; the ring is at the epoch whose weights were kept."""
     run = History([3.0, 2.0, 1.5, 1.0], [3.1, 2.2, 2.0, 2.4], best_epoch=2)
     plot_history(run, y_unit="min", ax=ax)
     for label, nll in (("training", run.train_nll), ("validation", run.val_nll)):
@@ -588,7 +545,7 @@ def test_zero_is_drawn_in_the_frame_and_explained_if_it_is_near(
         (8.0, 7.0, "0 is 7.01 nats below; it is no bound,\nas a density may exceed 1"),
     ],
 )
-def test_far_zero_is_told_and_does_not_squash_the_curve(
+def test_a_far_zero_is_named_in_the_legend_and_leaves_the_curve_its_height(
     start: float, end: float, text: str, ax: Axes
 ) -> None:
     """The curve keeps most of the height; the legend says where 0 is."""
@@ -599,7 +556,7 @@ def test_far_zero_is_told_and_does_not_squash_the_curve(
 
 
 def test_huge_first_losses_leave_the_frame_and_are_counted(ax: Axes) -> None:
-    """Two epochs of a burst are cut off and told; the others fill the frame."""
+    """Two epochs of huge losses are outside the frame and counted; the others fill it."""
     train, val = decay(2.0, 0.5), decay(2.1, 0.6)
     train[0], val[1] = 5e5, 300.0
     plot_history(History(train, val, 99), ax=ax)
@@ -610,14 +567,14 @@ def test_huge_first_losses_leave_the_frame_and_are_counted(ax: Axes) -> None:
 
 
 def test_ordinary_first_losses_stay_in_the_frame(ax: Axes) -> None:
-    """A steep start is no burst."""
+    """A steep start is not cut off."""
     plot_history(History(decay(4.0, 0.5), decay(4.1, 0.6), 99), ax=ax)
     assert ax.get_ylim()[1] > 4.1 and not any("not shown" in name for name in names(ax))
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_losses_that_are_no_numbers_are_counted(bad: float, ax: Axes) -> None:
-    """A gap in the curve is told, wherever it is."""
+def test_losses_that_are_not_finite_are_counted(bad: float, ax: Axes) -> None:
+    """The legend counts the epochs without a finite loss, wherever they are."""
     train = decay(2.0, 0.5)
     train[50] = bad
     plot_history(History(train, [], 99), ax=ax)

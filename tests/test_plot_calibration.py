@@ -1,4 +1,4 @@
-"""Calibration and losses: what is drawn is what was computed, and it tells models apart."""
+"""Calibration and losses: the plots show what was computed, and distinguish models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy import stats
 
 from mdn import GaussianMixture
@@ -20,12 +19,6 @@ from tests.test_plot import labelled, names
 
 N = 2000
 FACTORS = {"exact": 1.0, "narrow": 0.6, "wide": 1.6}
-
-
-@pytest.fixture
-def ax() -> Axes:
-    """Axes of a figure that pyplot knows nothing of."""
-    return Figure().subplots()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +55,7 @@ def test_bars_are_the_counts_and_the_band_is_the_binomial_one(
 
 @pytest.mark.parametrize(("name", "most"), [("exact", 3), ("narrow", 10), ("wide", 10)])
 def test_bars_outside_the_band_are_hatched(name: str, most: int, case: Any, ax: Axes) -> None:
-    """Few of an exact model (this seed: at most 3 of 10), most of the others, the ends among them.
+    """Few for an exact model (this seed: at most 3 of 10), most for the others, both ends included.
 
     The draws are fixed, so the test fails always or never.
     """
@@ -107,7 +100,7 @@ def test_curves_are_what_was_computed(case: Any, ax: Axes) -> None:
 
 
 def test_one_curve_needs_no_name(case: Any, ax: Axes) -> None:
-    """Then it is called observed."""
+    """Its name is then observed."""
     plot_coverage(coverage_curve(case.models["exact"], case.y[:, None]), ax=ax)
     assert names(ax) == ["90 % band if calibrated", "nominal", "observed"]
 
@@ -116,7 +109,7 @@ def test_one_curve_needs_no_name(case: Any, ax: Axes) -> None:
 
 
 @pytest.mark.parametrize("name", FACTORS)
-def test_error_against_spread_tells_exact_from_narrow_and_wide(
+def test_error_against_spread_distinguishes_exact_narrow_and_wide(
     name: str, case: Any, ax: Axes
 ) -> None:
     """The error of each bin over its predicted deviation is 1 / factor.
@@ -138,7 +131,7 @@ def test_error_against_spread_tells_exact_from_narrow_and_wide(
 
 
 @pytest.mark.parametrize("name", FACTORS)
-def test_half_widths_are_held_against_quantiles_of_the_error(
+def test_half_widths_are_compared_with_quantiles_of_the_error(
     name: str, case: Any, ax: Axes
 ) -> None:
     """For intervals of 50 % and 90 %: each its own marker, the ratio again 1 / factor."""
@@ -152,8 +145,8 @@ def test_half_widths_are_held_against_quantiles_of_the_error(
     assert ax.get_xlabel() == "predicted half-width of the interval"
 
 
-def test_widths_that_tell_nothing_give_a_level_row(case: Any, ax: Axes) -> None:
-    """Spreads of other rows: the error is the same in every bin."""
+def test_uninformative_widths_give_a_level_row(case: Any, ax: Axes) -> None:
+    """With the spreads of other rows the error is the same in every bin."""
     plot_sharpness(np.roll(case.scale, 1), case.y, n_bins=5, ax=ax)
     error = ax.containers[0][0].get_ydata()
     assert error.max() / error.min() < 1.2 < case.scale.max() / case.scale.min()
@@ -187,7 +180,7 @@ def test_waterfall_bars_go_from_each_model_to_the_next(ax: Axes) -> None:
 
 
 def test_steps_of_the_waterfall_do_not_depend_on_the_unit() -> None:
-    """A unit shifts every NLL by one constant: the widths of the bars stay."""
+    """A unit shifts every NLL by one constant: the widths of the bars stay the same."""
     nll = {"a": 1.5, "b": 1.25, "c": -0.25}
     widths = [
         [bar.get_width() for bar in plot_waterfall({k: v + c for k, v in nll.items()}).patches]

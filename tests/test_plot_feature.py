@@ -1,4 +1,4 @@
-"""Intervals, branches, weights, ridges and contours: the arrays that are drawn, against SciPy."""
+"""Plots over a feature, ridges and contours: the arrays that are drawn, against SciPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy import optimize, stats
 
 from mdn import GaussianMixture
@@ -22,12 +21,6 @@ from mdn.plot import (
     plot_weights,
 )
 from tests.test_plot import StudentT, fork, fork_cdf, fork_pdf, image, labelled, mixture, names
-
-
-@pytest.fixture
-def ax() -> Axes:
-    """Axes of a figure that pyplot knows nothing of."""
-    return Figure().subplots()
 
 
 def quantile(p: float, x: float) -> float:
@@ -93,7 +86,7 @@ def test_fan_goes_from_quantile_to_quantile(ax: Axes) -> None:
 
 
 def test_narrower_intervals_are_darker_and_on_top(ax: Axes) -> None:
-    """In grey too: the lightness falls from the widest to the narrowest."""
+    """The lightness falls from the widest to the narrowest, so this holds in grey too."""
     plot_fan(fork, [1.0, 4.0], coverage=(0.3, 0.9, 0.6), ax=ax)
     light = [band.get_facecolor()[0, :3].mean() for band in ax.collections]
     assert light == sorted(light, reverse=True)
@@ -101,13 +94,13 @@ def test_narrower_intervals_are_darker_and_on_top(ax: Axes) -> None:
 
 
 def test_fan_shows_data_if_given(ax: Axes) -> None:
-    """The points are (x, y), and the note then says what is not data."""
+    """The points are (x, y), and the note says what is not data."""
     plot_fan(second, [[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0], coverage=0.5, ax=ax)
     np.testing.assert_array_equal(labelled(ax, "data").get_offsets(), [[1, 5], [3, 6]])
     assert ax.get_xlabel() == "x0\n(intervals and median: the other feature at its median)"
 
 
-# -- branches -------------------------------------------------------------------------------------
+# -- modes ----------------------------------------------------------------------------------------
 
 
 def test_modes_are_the_maxima_of_scipys_density(ax: Axes) -> None:
@@ -127,8 +120,8 @@ def test_modes_are_the_maxima_of_scipys_density(ax: Axes) -> None:
     np.testing.assert_allclose(mean.get_ydata(), 0.4 * mean.get_xdata(), rtol=1e-5)
 
 
-def test_modes_too_low_for_a_branch_are_left_out(ax: Axes) -> None:
-    """A mode of 1 % of the highest density is none, and a single branch is no "other"."""
+def test_low_modes_are_left_out(ax: Axes) -> None:
+    """A mode of 1 % of the highest density is not drawn, and then there are no "other modes"."""
     dist = mixture([0.99, 0.01], [0.0, 9.0], [1.0, 1.0])
     plot_modes(lambda x: dist.expand((len(x),)), [1.0, 2.0], ax=ax, n_grid=20)
     assert names(ax) == ["highest mode", "mean of y given x"]
@@ -159,7 +152,7 @@ def test_weights_are_a_softmax(ax: Axes) -> None:
 
 
 def test_of_many_components_the_small_ones_are_added_up(ax: Axes) -> None:
-    """Five alone, the other four as one line; together they are 1."""
+    """Five by themselves, the other four as one line; together they are 1."""
     plot_weights(many, [0.1, 1.0], ax=ax)
     assert len(ax.lines) == 6
     assert names(ax)[-1] == "the other 4 together"
@@ -187,14 +180,14 @@ def test_ridges_stand_on_their_rows_and_share_a_scale(ax: Axes) -> None:
 
 
 def test_ridges_in_front_hide_those_behind(ax: Axes) -> None:
-    """A lower row is drawn over the feet of the row above it, curve and area."""
+    """A lower row is drawn over the lower part of the row behind it, curve and area."""
     plot_ridge(fork, [1.0, 2.0, 3.0], ax=ax)
     orders = [line.get_zorder() for line in ax.lines]
     assert orders == sorted(orders) and len(set(orders)) == 3
 
 
 def test_ridge_labels_come_from_the_user_then_from_x_then_from_the_row() -> None:
-    """What tells the rows apart, in this order."""
+    """What distinguishes the rows, in this order."""
     dist = fork(torch.tensor([[1.0], [2.0]], dtype=torch.float64))
 
     def ticks(ax: Axes) -> list[str]:
@@ -230,7 +223,7 @@ def test_contours_of_a_gaussian_are_ellipses_of_the_right_coverage(ax: Axes) -> 
 
 
 def test_draws_are_as_many_as_wanted_and_the_same_each_time(ax: Axes) -> None:
-    """A seed of its own; with none wanted none are shown."""
+    """They have a fixed seed; with n_samples=0 none are shown."""
     first = labelled(plot_contours(OVAL, n_samples=50), "50 draws").get_offsets()
     again = labelled(plot_contours(OVAL, n_samples=50, ax=ax), "50 draws").get_offsets()
     np.testing.assert_array_equal(first, again)

@@ -1,4 +1,4 @@
-"""The gallery: its page, its pictures and the module belong together."""
+"""The gallery: the page, its pictures and mdn.plot agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = DOCS / "gallery.md"
 
 @pytest.fixture(scope="module")
 def gallery() -> ModuleType:
-    """docs/gallery.py, which is in no package."""
+    """docs/gallery.py as a module, which is in no package."""
     spec = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,7 +34,7 @@ def test_every_function_has_its_picture(gallery: ModuleType) -> None:
 
 
 def test_pictures_are_those_of_the_page(gallery: ModuleType) -> None:
-    """Every picture named is there, of a size that a page bears, and no other lies about."""
+    """Every picture of the page exists and is small enough, and there is no other file."""
     text = PAGE.read_text("utf-8")
     named = [b.picture for b in gallery.blocks(text) if b.picture]
     assert len(named) == len(set(named)) == len(re.findall(r"^!\[", text, re.M))
@@ -46,7 +46,7 @@ def test_pictures_are_those_of_the_page(gallery: ModuleType) -> None:
 
 
 def test_script_saves_what_a_page_draws(gallery: ModuleType, tmp_path: Path) -> None:
-    """Blocks share their names, only those followed by a picture are saved, no figure stays open.
+    """Blocks share their variables, only those before a picture are saved, no figure stays open.
 
     And the same page gives the same file.
     """

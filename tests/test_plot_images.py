@@ -1,9 +1,9 @@
-"""Pictures as a whole, against small ones that were looked at: ``python -m tests.test_plot_images``
-makes those anew, to be looked at again.
+"""Whole pictures against small ones that were checked by eye; ``python -m tests.test_plot_images``
+makes new ones, to be checked again.
 
 The pictures are compared as thumbnails of 40 by 30 pixels, by the root-mean-square difference of
-their colours.  That holds through other fonts and another smoothing of edges, and not through a
-curve, an area or a legend that is elsewhere; both are tested here.
+their colours.  Other fonts and another smoothing of edges change it little, a curve, an area or a
+legend in another place changes it much; both are tested here.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ def drawn(name: str, finer: int = 1, **changed: Any) -> np.ndarray:
 
 
 def smaller(picture: np.ndarray, factor: int) -> np.ndarray:
-    """Means of squares of so many pixels."""
+    """Means over squares of pixels."""
     height, width = (n // factor for n in picture.shape[:2])
     return picture.reshape(height, factor, width, factor, 3).mean((1, 3))
 
 
 def baseline(name: str) -> np.ndarray:
-    """The thumbnail of the picture that was looked at."""
+    """The thumbnail of the stored picture."""
     stored = image.imread(BASELINE / f"{name}.png")[..., :3] * 255.0
     return smaller(stored, COMPARED // STORED)
 
@@ -121,21 +121,21 @@ def distance(picture: np.ndarray, name: str) -> float:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_picture_is_the_one_that_was_looked_at(name: str) -> None:
-    """Nothing has moved since, up to what another version of Matplotlib may change."""
+def test_picture_matches_its_baseline(name: str) -> None:
+    """Nothing has moved, up to what another version of Matplotlib may change."""
     assert distance(drawn(name), name) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_other_fonts_and_another_raster_are_no_difference(name: str) -> None:
-    """Letters of other shapes and widths, and edges smoothed in another way, are tolerated."""
+def test_other_fonts_and_another_resolution_are_tolerated(name: str) -> None:
+    """Letters have other shapes and widths, and edges are smoothed differently."""
     with mpl.rc_context({"font.family": "serif", "text.antialiased": False}):
         assert distance(drawn(name, finer=2), name) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_picture_of_other_data_is_another(name: str) -> None:
-    """The comparison can fail: it does for the same plot of somewhat different numbers."""
+def test_picture_of_other_data_does_not_match(name: str) -> None:
+    """The comparison can fail: it does for the same plot of slightly different numbers."""
     assert distance(drawn(name, shift=0.5), name) > TOLERANCE
 
 

@@ -20,9 +20,8 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from mdn import GaussianMixture, MDNRegressor, Mixture, plot
-from mdn.distribution import DiscretizedMixture
-from tests.test_plot import SCALES, WEIGHTS, fork, fork_cdf, image
+from mdn import DiscretizedMixture, GaussianMixture, MDNRegressor, Mixture, TruncatedMixture, plot
+from tests.test_plot import SCALES, WEIGHTS, fork, fork_cdf, fork_pdf, image
 
 X = np.linspace(1.0, 4.0, 30)[:, None]
 Y = np.where(np.arange(30) % 3 == 0, -X[:, 0], X[:, 0])
@@ -52,7 +51,7 @@ DRAW = OVER_A_FEATURE | AT_ROWS | TWO_TARGETS
 
 
 def test_every_plot_of_a_model_is_here() -> None:
-    """A new function that takes a model must show what it takes."""
+    """A new function that takes a model must be added here."""
     given = {"coverage", "history", "pit", "sharpness", "units", "waterfall"}
     assert {f"plot_{name}" for name in (DRAW.keys() - {"conditionals"}) | given} == {
         *plot.__all__
@@ -190,7 +189,7 @@ def test_a_regressor_fitted_on_mixed_columns_is_drawn(kind: str) -> None:
 
 
 def test_rows_of_objects_are_taken_by_value() -> None:
-    """A list of rows that mix numbers and text is no data frame, and is drawn all the same."""
+    """A list of rows with numbers and text is drawn although it is no data frame."""
     rows = [[float(x), site] for x, site in zip(X[:, 0], COLUMNS["site"], strict=True)]
     model = Regressor()
     model.predict_distribution = lambda X: fork(torch.as_tensor(X[:, :1].astype(float)))
@@ -220,6 +219,7 @@ def counts(x: torch.Tensor) -> Mixture:
 
 
 LAWS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "truncated": lambda x: TruncatedMixture(fork(x), -2.5, 2.0),
     "discretized": lambda x: DiscretizedMixture(fork(x), 0.25),
     "mixture": student,
     "counts": counts,
@@ -263,7 +263,7 @@ def test_the_region_of_a_count_covers_whole_steps(ax: Axes) -> None:
 
 @pytest.mark.parametrize("n_grid", [30, 200])
 def test_cells_of_a_discrete_image_hold_equally_many_values(n_grid: int, ax: Axes) -> None:
-    """So no stripe comes from the grid: density times height is the probability by SciPy's cdf."""
+    """The grid causes no stripes: density times height is the probability by SciPy's cdf."""
     plot.plot_density(LAWS["discretized"], X, Y, ax=ax, n_grid=n_grid)
     x, y, density = image(ax)
     step = np.diff(y).mean()
@@ -274,7 +274,11 @@ def test_cells_of_a_discrete_image_hold_equally_many_values(n_grid: int, ax: Axe
         np.testing.assert_allclose(density[:, i] * step, mass, atol=1e-5)
 
 
-@pytest.fixture
-def ax() -> Axes:
-    """Axes of a figure that pyplot knows nothing of."""
-    return Figure().subplots()
+def test_a_truncated_curve_ends_at_its_bounds(ax: Axes) -> None:
+    """It is the density of the mixture over the probability between the bounds, by SciPy."""
+    plot.plot_conditional(LAWS["truncated"](torch.tensor([[2.0]])), ax=ax)
+    y, p = ax.lines[0].get_data()
+    assert y.min() >= -2.5 and y.max() <= 2.0
+    inside = fork_cdf(2.0, 2.0) - fork_cdf(-2.5, 2.0)
+    np.testing.assert_allclose(p, fork_pdf(y, np.full_like(y, 2.0)) / inside, rtol=1e-4)
+    assert np.trapezoid(p, y) == pytest.approx(0.999, abs=1e-3)

@@ -20,14 +20,14 @@ from ._inputs import Floats
 __all__ = ["plot_history", "plot_units", "plot_waterfall"]
 
 _WORST_EPOCHS = 0.05  # share of the epochs, at least one, that may leave the frame at the top
-_ZERO_IN_REACH = 3.0  # heights of the curves from which on the line at 0 would squash them
-_SQUASH = 10.0  # they do if they make the range of the loss more than this times as large
+_NEAR_ZERO = 3.0  # heights of the curves within which the line at 0 is drawn
+_CUT_RANGE = 10.0  # they do if the range of the loss would be more than this times as large
 
 
 def plot_history(
     history: Any, *, y_unit: str | None = None, ax: Axes | None = None, **style: Any
 ) -> Axes:
-    """Draws the NLL of every epoch, mark the best one, and say what zero means.
+    """Draws the NLL of every epoch, marks the best one, and says what zero means.
 
     The line at 0 is drawn unless it lies farther from the curves than three times their height;
     then the legend says where it is.  If the worst 5 % of the epochs (at least one) would leave
@@ -79,7 +79,7 @@ def plot_history(
 
     low, high, cut = _frame(train, val)
     away = max(low, -high, 0.0)
-    if away <= _ZERO_IN_REACH * (high - low):
+    if away <= _NEAR_ZERO * (high - low):
         text = "0: a density may exceed 1,\nso the loss may go below"
         ax.axhline(0.0, color=look.BLACK, lw=1, ls=":", label=text, zorder=1)
         low, high = min(low, 0.0), max(high, 0.0)
@@ -144,13 +144,13 @@ def plot_waterfall(
     """Draws how the loss falls from one model to the next, as bars from each to the one before.
 
     The steps are what can be compared: they are the same in any unit of y, and 1 nat means that the
-    data are e times as likely a row.  Where the loss itself lies depends on the unit, so no bar
-    starts at 0.  A step for the worse is hatched.
+    data are e times as likely per row.  Where the loss itself lies depends on the unit, so no bar
+    starts at 0.  A step that increases the loss is hatched.
 
     Args:
-        nll: NLL in nats per row by the name of the model, from the plainest to the richest, all on
-            the same rows, such as marginal, homoscedastic Gaussian, heteroscedastic Gaussian,
-            mixture.
+        nll: NLL in nats per row by the name of the model, from the simplest to the most flexible,
+            all on the same rows, such as marginal, homoscedastic Gaussian, heteroscedastic
+            Gaussian, mixture.
         y_unit: unit of y, as "min"; the NLL depends on it.
         ax: where to draw; a new figure if None.
         **style: keywords of ``Axes.barh``, as ``color``.
@@ -224,7 +224,7 @@ def _frame(train: Floats, val: Floats) -> tuple[float, float, str | None]:
     low = float(both[np.isfinite(both)].min())
     n_cut = math.ceil(_WORST_EPOCHS * n)
     kept = np.sort(worst)[-1 - n_cut] if n > n_cut else low
-    limit = low + _SQUASH * (kept - low) if kept > low else math.inf
+    limit = low + _CUT_RANGE * (kept - low) if kept > low else math.inf
     out = np.flatnonzero((worst > limit) | np.isinf(worst))
     shown = np.delete(both, out, axis=1)
     high = float(shown.max()) if shown.size else low

@@ -1,4 +1,4 @@
-"""What all plots have in common: whose Axes, whose settings, whose words."""
+"""What all plots have in common: Axes, settings, labels and style."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mdn import GaussianMixture, History, plot
 from mdn.calibration import CoverageCurve, PITHistogram
@@ -55,14 +54,8 @@ STYLE: dict[str, tuple[dict[str, object], Callable[[Axes], object], object]] = {
 every = pytest.mark.parametrize("name", DRAW)
 
 
-@pytest.fixture
-def ax() -> Axes:
-    """Axes of a figure that pyplot knows nothing of."""
-    return Figure().subplots()
-
-
 def test_every_plot_is_here() -> None:
-    """A new function of the module must show its manners too."""
+    """A new function of the module must be added here."""
     assert {f"plot_{name}" for name in DRAW} == set(plot.__all__) - {"panels"}
 
 
@@ -98,7 +91,7 @@ def test_labels_the_user_has_set_are_kept(name: str, ax: Axes) -> None:
 
 @every
 def test_numbers_have_their_unit_or_say_what_they_are(name: str, ax: Axes) -> None:
-    """No axis of numbers is without words."""
+    """No axis of numbers is without a label."""
     DRAW[name](ax=ax)
     assert ax.get_xlabel()
     assert ax.get_ylabel() or len(ax.get_yticklabels()) > 1
