@@ -30,6 +30,7 @@ from scipy.special import expit, log_ndtr, ndtr, owens_t
 from torch.distributions import StudentT
 
 from .distribution import GaussianMixture, Mixture
+from .train._options import check_integer
 
 __all__ = [
     "ArmaJump",
@@ -64,10 +65,9 @@ class Simulator(ABC):
             random_state: seed or ``numpy.random.Generator``; None for fresh entropy.
 
         Raises:
-            ValueError: n is not a positive whole number.
+            TypeError, ValueError: n is not an integer of at least 1.
         """
-        if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"n must be a positive whole number; got {n!r}")
+        check_integer("n", n)
         rng = np.random.default_rng(random_state)
         X = self._features(int(n), rng)
         return X, self._targets(X, rng)

@@ -187,7 +187,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     ) -> MDNRegressor:
         """Fits p(y|x).
 
-        The order of the rows plays no part, and a row of weight 2 counts as two rows.
+        The order of the rows plays no part, and a row of weight 2 counts as two rows.  Ctrl-C while
+        the networks train does not raise: it warns, and the model has the networks trained so far,
+        with their best weights; ``history_.stopped`` is then ``"interrupted"``.
 
         Args:
             X: (N, F) array or DataFrame (pandas, polars, pyarrow).  Numbers, booleans and

@@ -71,11 +71,6 @@ class Family(NamedTuple):
     targets: str = "real"
 
     @property
-    def n_parameters(self) -> int:
-        """P."""
-        return len(self.parameters)
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters."""
         return tuple(parameter.name for parameter in self.parameters)

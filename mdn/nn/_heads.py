@@ -153,7 +153,7 @@ class Layout:
         self._sizes = [k, k * d, scales, off.get(covariance_type, 0)]
         self._kind = covariance_type
         if self.components is not None:
-            self._sizes = [k, k * self.components.n_parameters]
+            self._sizes = [k, k * len(self.components.parameters)]
         self.n_outputs = sum(self._sizes)
 
     def parameters(
