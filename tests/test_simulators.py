@@ -251,5 +251,5 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("n", [0, -1, 2.0, True, "3"])
 def test_a_number_of_rows_that_is_none_is_refused(n: object) -> None:
     """It is an integer of at least 1."""
-    with pytest.raises((TypeError, ValueError), match="n must be (an integer|at least 1); got"):
+    with pytest.raises((TypeError, ValueError), match=r"n must be (an integer|at least 1); got"):
         ArmaJump().sample(n)  # type: ignore[arg-type]
