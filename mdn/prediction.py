@@ -263,6 +263,7 @@ def target_tensor(dist: Any, y: Any, X: Any = None) -> Tensor:
         )
     target = numeric_tensor(y, "y", like=dist)
     if X is not None:
+        target = target.to(dist.mean.device)
         if target.ndim == 1 and dist.event_shape[0] == 1:
             target = target.unsqueeze(-1)
         if target.ndim and len(target) != n_rows(X):

@@ -13,11 +13,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
-from sklearn.compose import TransformedTargetRegressor
+from sklearn.compose import TransformedTargetRegressor, make_column_transformer
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
@@ -118,6 +119,28 @@ def test_a_pipeline_may_end_in_a_module_or_a_callable(data: Any) -> None:
         predict_distribution(pipeline, data[0]).mean,
         line(torch.tensor(scaler.transform(data[0]), dtype=torch.float32)).mean,
     )
+
+
+@pytest.mark.parametrize("target", ["real", "interval", "positive"])
+def test_scorers_take_pipelines_of_every_target_and_mixed_columns(target: Any) -> None:
+    """The score is that of the regressor on the transformed columns."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=N), "b": rng.choice(["u", "v"], N)})
+    y = np.exp(rng.normal(size=N))
+    y = np.stack([y - 0.1, y + 0.1], 1) if target == "interval" else y
+    encoder = make_column_transformer(
+        (StandardScaler(), ["a"]), (OneHotEncoder(sparse_output=False), ["b"])
+    )
+    pipeline = make_pipeline(encoder, small().set_params(target=target)).fit(frame, y)
+    expected = -pipeline[-1].nll(pipeline[:-1].transform(frame), y)
+    for model in (pipeline, FrozenEstimator(pipeline)):
+        assert nll_scorer(model, frame, y) == pytest.approx(expected, rel=1e-12)
+    if target == "interval":
+        with pytest.raises(ValueError, match="needs one number a row; got intervals"):
+            scoring.crps_scorer(pipeline, frame, y)
+    else:
+        score = scoring.crps(pipeline, y, X=frame).mean()
+        assert scoring.crps_scorer(pipeline, frame, y) == pytest.approx(-score, rel=1e-12)
 
 
 def test_a_search_is_its_best_estimator(data: Any) -> None:
@@ -249,9 +272,9 @@ def fitted(data: Any) -> dict[str, Any]:
         if kind != "pyarrow":  # which StandardScaler does not take
             found[f"Pipeline, {kind}"] = make_pipeline(StandardScaler(), small()).fit(X, data[1])
     torch.manual_seed(0)
-    found |= {f"{name}, {kind}": m for name, m in (("module", Line()), ("callable", line))
-              for kind in ("array", "tensor", "pandas", "polars", "pyarrow")}  # fmt: skip
-    return found
+    module = Line()
+    found |= {f"module, {kind}": module for kind in ("array", "pandas", "pyarrow")}
+    return found | {f"callable, {kind}": line for kind in ("tensor", "polars")}
 
 
 @pytest.mark.parametrize("name", [*SCORES, *CALIBRATION])

@@ -74,15 +74,16 @@ def out_of_fold(
 
 
 def _fitted_copy(model: Any, X: Any, y: Any, weight: Any) -> Any:
-    weights = [] if weight is None else [weight]
     if hasattr(model, "get_params") and hasattr(model, "fit") and not isinstance(model, type):
         clone = getattr(model, "__sklearn_clone__", None)
         copy = clone() if clone else type(model)(**model.get_params(deep=False))
+        if weight is None:
+            return copy.fit(X, y)
         steps = getattr(getattr(model, "estimator", model), "steps", None)  # of a Pipeline
         name = "sample_weight" if steps is None else f"{steps[-1][0]}__sample_weight"
-        return copy.fit(X, y, **dict.fromkeys([name] * len(weights), weight))
+        return copy.fit(X, y, **{name: weight})
     if callable(model) and not isinstance(model, nn.Module | type):
-        return model(X, y, *weights)
+        return model(X, y) if weight is None else model(X, y, weight)
     raise TypeError(
         "model must be one that can be fitted again, or a function fit(X, y) that returns a fitted "
         f"model; got {kind_of(model)}"

@@ -384,4 +384,4 @@ def _apply(
     # a distribution without an event axis, such as one of classes, checks its y itself
     t = target_tensor(dist, y, X) if dist.event_shape else numeric_tensor(y, "y", like=dist)
     found = score(dist, t)
-    return found if isinstance(y, Tensor) else found.detach().cpu().numpy()
+    return found.to(y.device) if isinstance(y, Tensor) else found.detach().cpu().numpy()
