@@ -1,4 +1,4 @@
-"""Real data sets as plain arrays with their units: a small one that ships, nine read from disk.
+"""Real data sets as plain arrays with their units: one in the package, nine read from disk.
 
 And the images of MNIST, read from disk or downloaded.
 
@@ -14,7 +14,7 @@ And the images of MNIST, read from disk or downloaded.
 
     images, labels, _ = load_mnist(train=True)  # uint8 (60000, 28, 28), int64 (60000,)
 
-NumPy only (pooch where something is downloaded): nothing here knows a model.
+NumPy only (and pooch for downloads); nothing here depends on a model.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ __all__ = [
     "load_mnist",
 ]
 
-DATA_VARIABLE = "MDN_DATA"  # environment variable: the folder with the data that does not ship
+DATA_VARIABLE = "MDN_DATA"  # environment variable: the folder with the data outside the package
 
 
 class Dataset(NamedTuple):
     """Features and a target, with the names and units that a plot or a report needs.
 
     Attributes:
-        X: Features, shape (N, F), float64, each column in its unit of `x_units`.
-        y: Target, shape (N,), float64, in `y_unit`.
-        feature_names: F names, in the order of the columns of `X`.
+        X: Features, shape (N, F), float64, each column in its unit of ``x_units``.
+        y: Target, shape (N,), float64, in ``y_unit``.
+        feature_names: F names, in the order of the columns of ``X``.
         target_name: Name of the target.
-        x_units: F units, in the order of the columns of `X`.
+        x_units: F units, in the order of the columns of ``X``.
         y_unit: Unit of the target.
         description: What was observed, where and when.
         source: The publication the data come from.
@@ -71,28 +71,28 @@ class Dataset(NamedTuple):
 
 
 def load_old_faithful() -> Dataset:
-    """Load 299 eruptions of Old Faithful: how long one lasts, given the wait before it.
+    """Loads 299 eruptions of Old Faithful: the duration of each, and the wait before it.
 
     The feature is the waiting time from the previous eruption to this one, the target the
     duration of this eruption, both in minutes. All 92 eruptions after a wait of less than 65 min
     are long ones (over 3 min). After a wait of 70 min or more, 85 of 191 are long (about 4 min)
     and the others short (about 2 min), and only 11 last between 2.5 and 3.5 min: the conditional
-    mean is a duration that hardly ever happens. So this is a small real case for a mixture, with
-    one mode at the left of the plot and two at the right.
+    mean is a duration that is rarely observed. So this is a small real example of a mixture: the
+    conditional density has one mode after short waits and two after long ones.
 
-    Two things to know before reading a likelihood off these data:
+    Two properties of these data affect a likelihood:
 
-    - Durations were timed to the second, so `y` lies on a grid of 1/60 min.
+    - Durations were timed to the second, so ``y`` is a multiple of 1/60 min.
     - Some durations at night were noted only as "short", "medium" or "long", and the source codes
       them as 2, 3 and 4 minutes. So 4 occurs 53 times and 2 occurs 23 times (3 occurs twice); the
-      record does not say which of these were timed. A density model that may be as narrow as it
-      likes puts a spike on such ties and gains log likelihood without learning anything.
+      source does not say which of these were timed. A density model without a scale floor can gain
+      log likelihood with spikes at such ties, which do not help on new rows.
 
-    Rows are in order of time and successive eruptions are dependent (a wait follows from the
+    Rows are in order of time and successive eruptions are dependent (a wait depends on the
     duration before it), so the rows are not independent draws.
 
     Returns:
-        A `Dataset` with `X` (299, 1), waiting time in min, and `y` (299,), duration in min.
+        A ``Dataset`` with ``X`` (299, 1), waiting time in min, and ``y`` (299,), duration in min.
 
     Example:
         >>> from mdn.datasets import load_old_faithful
@@ -127,16 +127,16 @@ def load_old_faithful() -> Dataset:
 
 
 class SplitDataset(NamedTuple):
-    """A data set with the standard splits into training and test rows that methods share.
+    """A data set with its standard splits into training and test rows.
 
     Attributes:
         name: The name it is loaded by.
         X: Features, shape (N, F), float64, in their raw units.
-        y: Target, shape (N,), float64, in `y_unit`.
-        splits: Pairs of row indices, training rows and test rows; each pair holds every row once.
+        y: Target, shape (N,), float64, in ``y_unit``.
+        splits: Pairs of row indices, training rows and test rows; each pair has every row once.
         target_name: Name of the target.
         y_unit: Unit of the target; empty if it has none or the source states none.
-        description: What was observed, and what to know before reading a likelihood off it.
+        description: What was observed, and properties of the data that affect a likelihood.
         source: Where the data come from and under which licence.
     """
 
@@ -151,7 +151,7 @@ class SplitDataset(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What is known of a set of the benchmark besides its numbers."""
+    """The metadata of a set of the benchmark, and the hash of its file."""
 
     sha256: str
     target_name: str
@@ -233,24 +233,24 @@ UCI_SETS = tuple(_UCI)
 
 
 def load_uci(name: str, folder: str | os.PathLike[str] | None = None) -> SplitDataset:
-    """Load a set of the UCI regression benchmark with its 20 standard splits (protein: 5).
+    """Loads a set of the UCI regression benchmark with its 20 standard splits (protein: 5).
 
-    Each split is 90 % training and 10 % test rows. They are those of Hernandez-Lobato and Adams as
+    Each split has 90 % training and 10 % test rows. They are those of Hernandez-Lobato and Adams as
     published by Gal and Ghahramani: with ``rng = numpy.random.RandomState(1)``, one split after
-    another is ``rng.choice(N, N, replace=False)`` cut at row ``round(0.9 N)``. Nothing is
-    standardised. Scores are compared in the unit of `y`, as mean and standard error over the
+    another is ``rng.choice(N, N, replace=False)``, split at row ``round(0.9 N)``. Nothing is
+    standardised. Scores are compared in the unit of ``y``, as mean and standard error over the
     splits.
 
-    The files are read, not downloaded: there is no stable public address at which these copies
-    could be checked.
+    The files are read from disk, not downloaded, because there is no stable public address of
+    these copies.
 
     Args:
-        name: One of `UCI_SETS`.
+        name: One of ``UCI_SETS``.
         folder: The folder with ``uci/<name>.npz`` (arrays ``X``, ``y``, ``train``, ``test``); by
             default the one that the environment variable ``MDN_DATA`` names.
 
     Returns:
-        A `SplitDataset`.
+        A ``SplitDataset``.
 
     Raises:
         ValueError: An unknown name, or a file that is not the published copy (by SHA-256).
@@ -327,7 +327,7 @@ _MNIST = {  # SHA-256 of the files as compressed by their authors
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
     ),
 }
-_MIRRORS = (  # that of PyTorch's and that of TensorFlow's loaders; the authors' page serves no more
+_MIRRORS = (  # those of PyTorch and TensorFlow; the page of the authors is no longer available
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
@@ -340,23 +340,23 @@ def load_mnist(
     download: bool = True,
     timeout: float = 10.0,
 ) -> ImageDataset:
-    """Load MNIST: 60,000 handwritten digits to train with, 10,000 to test with, 28 x 28 pixels.
+    """Loads MNIST: 60,000 training and 10,000 test images of handwritten digits, 28 x 28 pixels.
 
-    The files are looked for in the folder ``mnist`` of the one that the environment variable
-    ``MDN_DATA`` names, then in pooch's cache, and then downloaded into it (11 MB, once; pooch comes
-    with ``pip install mdn[data]``). They are checked by SHA-256. With `folder` they are read from
-    there and nowhere else and only their form is checked, so that sets of the same form can be
-    read, such as Fashion-MNIST.
+    The files are searched in the subfolder ``mnist`` of the folder that the environment variable
+    ``MDN_DATA`` names, then in pooch's cache, and then downloaded into it (11 MB, once; pooch is
+    installed by ``pip install mdn[data]``). They are checked by SHA-256. With ``folder`` they are
+    read from this folder only and just their format is checked, so that sets of the same format can
+    be read, for example Fashion-MNIST.
 
     Args:
-        train: The training images, or those for the test.
+        train: Whether to load the training images or the test images.
         folder: A folder with ``train-images-idx3-ubyte.gz``, ``train-labels-idx1-ubyte.gz`` and
             the same two for ``t10k``.
-        download: Whether to use the network where the files are not found.
-        timeout: How long to wait for an answer of a server, in seconds.
+        download: Whether to download files that are not found.
+        timeout: Time to wait for an answer of a server, in seconds.
 
     Returns:
-        An `ImageDataset`.
+        An ``ImageDataset``.
 
     Raises:
         OSError: There are no such files, and they could not be downloaded.
@@ -389,7 +389,7 @@ def load_mnist(
 
 
 def _find_mnist(name: str, download: bool, timeout: float) -> Path:
-    """Return the path of a file of MNIST, from the disk or, if need be, from the network."""
+    """Returns the path of a file of MNIST, on the disk or, if necessary, after a download."""
     root = os.environ.get(DATA_VARIABLE)
     path = Path(root) / "mnist" / name if root else None
     if path is not None and path.is_file():
@@ -431,7 +431,7 @@ def _find_mnist(name: str, download: bool, timeout: float) -> Path:
 
 
 def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
-    """Return the bytes of a compressed IDX file as an array of its shape.
+    """Returns the bytes of a compressed IDX file as an array of its shape.
 
     The header: two zeros, the code of the type (8 is uint8), the number of axes, and then the
     length of each as a big-endian 32-bit integer.
@@ -457,7 +457,7 @@ def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
 
 
 def _read_csv(name: str) -> NDArray[np.float64]:
-    """Return the numbers below the header of a file in mdn/data; lines with # are comments."""
+    """Returns the numbers below the header of a file in mdn/data; lines with # are comments."""
     text = (files("mdn") / "data" / name).read_text(encoding="utf-8")
     rows = list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))
     return np.array(rows[1:], dtype=np.float64)  # rows[0] is the header

@@ -221,7 +221,7 @@ def test_quantiles_have_a_crps_but_no_nll() -> None:
     assert rounded["coverage"] == pytest.approx(whole["coverage"], abs=0.01)
 
 
-def test_pit_deviation_tells_exact_from_narrow_and_wide() -> None:
+def test_pit_deviation_distinguishes_exact_from_narrow_and_wide() -> None:
     """Evenly spread PITs give 0 to the spacing; those of other scales give what the normal says."""
     n = 4000
     z = stats.norm.ppf((np.arange(n) + 0.5) / n)
@@ -478,7 +478,7 @@ def test_uci_interrupted_keeps_what_is_finished(
     assert [r["split"] for r in _records(out)] == [0, 1, 2]
 
 
-def test_jobs_in_processes_of_their_own_give_the_same_numbers() -> None:
+def test_parallel_jobs_give_the_same_numbers() -> None:
     """Two processes of one thread each; only the seconds and the order differ."""
     asked = _run.tasks([_small("yacht"), _small("wine_red")], [PLANE], 1)
 

@@ -77,7 +77,7 @@ def test_old_faithful_durations_lie_on_a_grid_of_one_second() -> None:
     np.testing.assert_allclose(seconds, np.round(seconds), atol=60 * 0.5e-7)
 
 
-def test_old_faithful_has_the_ties_its_docstring_tells_of() -> None:
+def test_old_faithful_has_the_ties_described_in_its_docstring() -> None:
     """Night-time codes: 4 min 53 times, 2 min 23 times, 3 min twice, and nothing else so often."""
     values, counts = np.unique(load_old_faithful().y, return_counts=True)
     count = dict(zip(values.tolist(), counts.tolist(), strict=True))
@@ -226,7 +226,7 @@ def test_load_uci_finds_the_folder_of_the_environment(
         load_uci("yacht", data_folder / "uci")
 
 
-def test_load_uci_says_what_to_do_where_there_is_no_file(
+def test_load_uci_names_the_remedy_if_there_is_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The variable, the file and where the sets come from."""
@@ -338,7 +338,7 @@ def test_mnist_is_read_from_a_folder_in_the_form_idx(few: Path) -> None:
     ],
     ids=["no gzip", "cut", "empty", "images", "too short", "too few"],
 )
-def test_files_that_are_not_idx_are_told(few: Path, content: bytes, text: str) -> None:
+def test_files_that_are_not_idx_are_refused(few: Path, content: bytes, text: str) -> None:
     """Which file, and what is wrong with it."""
     (few / "train-labels-idx1-ubyte.gz").write_bytes(content)
     with pytest.raises(ValueError, match=f"train-labels-idx1-ubyte.gz .*{text}"):
@@ -364,9 +364,7 @@ def test_mnist_is_downloaded_once_and_checked(
         load_mnist(train=False)
 
 
-def test_mnist_says_what_to_do_where_it_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_mnist_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable, the file, and how else."""
     monkeypatch.delenv("MDN_DATA", raising=False)
     cure = "let MDN_DATA name a folder with mnist/train-images-idx3-ubyte.gz"

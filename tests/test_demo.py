@@ -73,7 +73,7 @@ def test_long_waits_are_bimodal(demo: Any) -> None:
     assert b["example_density_at_mean"] < 0.3 * b["example_density_at_mode"]
 
 
-def test_text_says_what_the_file_says(demo: Any) -> None:
+def test_the_printed_text_agrees_with_the_file(demo: Any) -> None:
     """The numbers printed are those of demo.json."""
     _, text, numbers = demo
     for u in numbers["units"].values():

@@ -25,14 +25,14 @@ def small(**more: Any) -> SimpleNamespace:
         (out / "dot.png").write_bytes(b"dot")
         return {"seed": seed, "fast": fast, "data": data, "odd": [math.nan, math.inf], 3: (1, 2)}
 
-    told = {
+    result = {
         "__doc__": "Dots.\n\nMore of them.",
         "MINUTES": 2.0,
         "DATA": "none",
         "run": run,
         "report": lambda numbers: f"seed {numbers['seed']}, odd {numbers['odd']}",
     }
-    return SimpleNamespace(**{**told, **more})
+    return SimpleNamespace(**{**result, **more})
 
 
 @pytest.fixture
@@ -69,18 +69,18 @@ def test_a_run_leaves_numbers_and_figures_in_its_folder(
 ) -> None:
     """JSON without NaN, with the command that made it; the terminal shows the report."""
     assert __main__.main(["dots", "--fast", "--seed", "7", "--data", "digits"]) == 0
-    told = json.loads(Path("mdn-experiments/dots/results.json").read_text())
-    assert told["numbers"] == {
+    result = json.loads(Path("mdn-experiments/dots/results.json").read_text())
+    assert result["numbers"] == {
         "seed": 7,
         "fast": True,
         "data": "digits",
         "odd": ["nan", "inf"],
         "3": [1, 2],
     }
-    assert told["command"] == "mdn experiment dots --data digits --fast --seed 7"
-    assert told["figures"] == ["dot.png"]
-    assert told["seconds"] >= 0
-    assert {"commit", "versions", "fast"} <= set(told)
+    assert result["command"] == "mdn experiment dots --data digits --fast --seed 7"
+    assert result["figures"] == ["dot.png"]
+    assert result["seconds"] >= 0
+    assert {"commit", "versions", "fast"} <= set(result)
     shown = capsys.readouterr().out
     assert "seed 7, odd ['nan', 'inf']" in shown
     assert "results.json and dot.png" in shown
@@ -119,7 +119,7 @@ def test_one_that_fails_does_not_keep_the_others_from_running(
         (["dots", "--backbone", "x"], 2, "dots takes no --backbone"),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(
+def test_wrong_usage_prints_one_line(
     dots: dict[str, Any],
     capsys: pytest.CaptureFixture[str],
     args: list[str],
@@ -131,7 +131,7 @@ def test_wrong_usage_is_told_in_one_line(
     assert text in capsys.readouterr().err
 
 
-def test_the_list_tells_of_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     """What it shows, how long it takes, what data it needs."""
     assert __main__.main(["--list"]) == 0
     shown = capsys.readouterr().out
@@ -146,10 +146,10 @@ def test_the_pages_of_the_docs_are_those_of_the_stored_results() -> None:
     done = [p.parent for p in sorted(__main__.RESULTS.glob("*/results.json"))]
     assert done
     for folder in done:
-        told = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        assert not told["fast"], f"{folder.name} holds the small version"
-        assert all((folder / figure).exists() for figure in told["figures"])
-        page = __main__.PAGES / f"{told['experiment']}.md"
+        result = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        assert not result["fast"], f"{folder.name} holds the small version"
+        assert all((folder / figure).exists() for figure in result["figures"])
+        page = __main__.PAGES / f"{result['experiment']}.md"
         assert page.read_text(encoding="utf-8") == __main__.page(folder)
     assert {p.name for p in done} == {p.stem for p in __main__.PAGES.glob("*.md")} - {"index"}
 
@@ -170,12 +170,12 @@ def test_the_loss_moves_with_the_unit_and_nothing_else_does(
     numbers, out = signs
     units = numbers["units"]
     minutes = units["minutes"]
-    for told in units.values():
-        assert told["nll"] == pytest.approx(minutes["nll"] + math.log(told["factor"]), abs=0.02)
-        assert told["median_of_medians_in_minutes"] == pytest.approx(
+    for result in units.values():
+        assert result["nll"] == pytest.approx(minutes["nll"] + math.log(result["factor"]), abs=0.02)
+        assert result["median_of_medians_in_minutes"] == pytest.approx(
             minutes["median_of_medians_in_minutes"], abs=0.02
         )
-        assert told["verdict"].startswith("fine")
+        assert result["verdict"].startswith("fine")
     assert units["hours"]["nll"] < 0 < units["seconds"]["nll"]
     # 0.5 log(2 pi e s^2) averaged over x, s = 0.1 + 0.2 x, within three standard errors
     exact = (
@@ -196,13 +196,15 @@ def test_a_mass_has_no_negative_loss_and_its_ratio_has(
     assert classes["share_ratio_below_zero"] == classes["share_mass_above_half"] > 0
 
 
-def test_models_broken_on_purpose_are_told_apart(signs: tuple[dict[str, Any], Path]) -> None:
+def test_models_broken_on_purpose_get_the_right_verdicts(
+    signs: tuple[dict[str, Any], Path],
+) -> None:
     """Collapse, overfitting and a discrete y, whatever the sign of the loss."""
     numbers = signs[0]
-    words = [told["word"] for told in numbers["broken"].values()]
+    words = [result["word"] for result in numbers["broken"].values()]
     assert words == ["collapse", "overfitting", "not meaningful"]
-    for told in numbers["broken"].values():
-        assert told["verdict"] in negative_nll.report(numbers)
+    for result in numbers["broken"].values():
+        assert result["verdict"] in negative_nll.report(numbers)
 
 
 # -- uci ----------------------------------------------------------------------------------------
@@ -217,9 +219,9 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
 def test_uci_small_version_beats_a_constant_width(fits: tuple[dict[str, Any], Path]) -> None:
     """On the diabetes rows, as their noise grows with y; in bits that are few."""
     numbers, out = fits
-    told = numbers["sets"]["diabetes"]
-    assert told["nll"]["mdn"]["mean"] < told["nll"]["constant"]["mean"]
-    assert f"{told['nll']['mdn']['mean']:.4g}" in uci.report(numbers)
+    result = numbers["sets"]["diabetes"]
+    assert result["nll"]["mdn"]["mean"] < result["nll"]["constant"]["mean"]
+    assert f"{result['nll']['mdn']['mean']:.4g}" in uci.report(numbers)
     assert {p.name for p in out.iterdir()} == {"ranks.png", "sets.png"}
 
 

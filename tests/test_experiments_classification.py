@@ -45,13 +45,13 @@ Results = dict[Any, dict[str, Any]]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The small version of each on scikit-learn's digits, through JSON and back."""
-    told = {}
+    result = {}
     for module, figures in FIGURES.items():
         out = tmp_path_factory.mktemp("out")
         numbers = module.run(0, True, out=out, data="digits")
         assert {p.name for p in out.iterdir()} == figures
-        told[module] = json.loads(json.dumps(numbers))
-    return told
+        result[module] = json.loads(json.dumps(numbers))
+    return result
 
 
 # -- what they share -----------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_images_of_a_folder_are_shares_of_brightness_or_normalised(tmp_path: Pat
     np.testing.assert_allclose(images.x_test.numpy(), want, rtol=1e-5)
 
 
-def test_without_mnist_the_digits_are_taken_and_it_is_said(
+def test_without_mnist_the_digits_are_used_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fast run does not even try the network; MNIST by name is an error."""
@@ -146,7 +146,7 @@ def test_training_meets_every_row_once_an_epoch_and_repeats_itself_bit_for_bit()
 @pytest.mark.parametrize(
     ("power", "low", "high"), [(1.0, 0.0, 0.01), (3.0, 0.1, 0.3), (0.3, 0.1, 0.4)]
 )
-def test_ece_tells_exact_from_too_sure_and_too_unsure(
+def test_ece_distinguishes_calibrated_from_over_and_underconfident(
     power: float, low: float, high: float
 ) -> None:
     """Labels are drawn from known probabilities, of which the model gives powers.
@@ -157,9 +157,9 @@ def test_ece_tells_exact_from_too_sure_and_too_unsure(
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(4), 20000)
     y = torch.from_numpy((p.cumsum(1) < rng.random((20000, 1))).sum(1))
-    told = reliability(torch.log_softmax(power * torch.from_numpy(p).log(), -1), y)
-    assert low <= told["ece"] < high
-    sure = np.array(told["confidence"])[-3:] - np.array(told["accuracy"])[-3:]
+    result = reliability(torch.log_softmax(power * torch.from_numpy(p).log(), -1), y)
+    assert low <= result["ece"] < high
+    sure = np.array(result["confidence"])[-3:] - np.array(result["accuracy"])[-3:]
     assert (sure.mean() > 0.05) == (power > 1)
 
 
@@ -294,7 +294,7 @@ def test_nllr_reports_paired_tests_over_the_seeds(results: Results) -> None:
     assert "not higher on digits" in nllr.report(results[nllr])
 
 
-def test_fashion_is_compared_where_it_lies_beside_mnist(
+def test_fashion_mnist_is_used_if_it_is_next_to_mnist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under its own name, and in a diagram of its own."""
@@ -312,7 +312,7 @@ def test_fashion_is_compared_where_it_lies_beside_mnist(
     monkeypatch.setenv("MDN_DATA", str(tmp_path))
     numbers = nllr.run(0, True, out=tmp_path, data="mnist")
     assert list(numbers["sets"]) == ["mnist", "fashion-mnist"]
-    assert {told["rows"] for told in numbers["sets"].values()} == {40}
+    assert {result["rows"] for result in numbers["sets"].values()} == {40}
     assert "was not available" not in nllr.report(numbers)
     assert "**fashion-mnist**" in nllr.report(numbers)
 

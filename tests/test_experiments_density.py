@@ -134,7 +134,7 @@ def test_both_inverse_answers_reach_the_hand_and_one_is_where_it_came_from() -> 
     assert nearest.max() < 1e-6
 
 
-def test_the_second_answer_is_found_by_a_solver_that_knows_no_trigonometry() -> None:
+def test_both_solutions_agree_with_a_numerical_solver() -> None:
     """Root of the forward equations from a start on the other side of theta_2 = pi."""
     position = robot_arm.hand(np.array([0.75, 2.2]))
     found = optimize.root(
@@ -167,7 +167,7 @@ def test_the_most_probable_branch_reaches_what_the_means_miss(
 # -- real -----------------------------------------------------------------------------------------
 
 
-def test_old_faithful_is_better_told_by_two_modes_that_know_the_wait(
+def test_the_mixture_is_better_than_its_rivals_on_old_faithful(
     sets: tuple[dict[str, Any], Path],
 ) -> None:
     """Held out, x is worth something on Old Faithful, and two modes more than one width."""

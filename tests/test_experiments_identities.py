@@ -44,9 +44,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ran]:
         if name not in done:
             out = tmp_path_factory.mktemp(name)
             before = torch.random.get_rng_state()
-            told = MODULES[name].run(0, fast=True, out=out)
+            result = MODULES[name].run(0, fast=True, out=out)
             assert torch.equal(before, torch.random.get_rng_state())
-            done[name] = json.loads(json.dumps(told)), out
+            done[name] = json.loads(json.dumps(result)), out
         return done[name]
 
     return numbers_of
@@ -92,7 +92,7 @@ def test_cross_entropy_is_compared_in_all_its_forms(ran: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, 1.001])
-def test_an_identity_that_fails_is_told(wrong: float, ran: Any) -> None:
+def test_an_identity_that_fails_is_reported(wrong: float, ran: Any) -> None:
     """NaN, infinity and a small difference: none of them passes for equal."""
     row = _identities.row("one thing", [1.0, wrong], 1.0, 1e-6)
     assert not row["holds"]
@@ -131,16 +131,16 @@ def test_classes_that_a_plane_separates_have_no_maximum_likelihood() -> None:
 
 def test_the_formula_by_hand_is_nan_where_the_model_is_right(ran: Any) -> None:
     """0 times log 0; log_softmax keeps the loss and its slope at every gap."""
-    for told in ran("softmax_losses")[0]["by_hand"]:
-        for side in (told["right"], told["wrong"]):
+    for result in ran("softmax_losses")[0]["by_hand"]:
+        for side in (result["right"], result["wrong"]):
             assert side["log_softmax"] == pytest.approx(side["exact"], rel=1e-6, abs=1e-7)
             assert side["slope_log_softmax"] == pytest.approx(side["slope_exact"], abs=1e-6)
-        if told["gap"] > 104:  # exp(-104) is 0 in float32, denormal numbers and all
-            assert math.isnan(told["right"]["by_hand"])
-            assert told["wrong"]["by_hand"] == math.inf
-            assert math.isnan(told["wrong"]["slope_by_hand"])
-        if told["gap"] >= 60:  # the cure that is none: most wrong, and no gradient
-            assert told["wrong"]["slope_with_epsilon"] < 1e-12
+        if result["gap"] > 104:  # exp(-104) is 0 in float32, denormal numbers and all
+            assert math.isnan(result["right"]["by_hand"])
+            assert result["wrong"]["by_hand"] == math.inf
+            assert math.isnan(result["wrong"]["slope_by_hand"])
+        if result["gap"] >= 60:  # the cure that is none: most wrong, and no gradient
+            assert result["wrong"]["slope_with_epsilon"] < 1e-12
 
 
 # -- maximum-likelihood -----------------------------------------------------------------------
@@ -149,22 +149,22 @@ def test_the_formula_by_hand_is_nan_where_the_model_is_right(ran: Any) -> None:
 def test_gradients_find_what_others_find(ran: Any) -> None:
     """Adam, L-BFGS and scipy.stats.fit or EM: the same parameters and the same NLL."""
     numbers, _ = ran("maximum_likelihood")
-    for told in numbers["families"].values():
-        assert told["agree"], told["title"]
-        assert told["apart"]["Adam"] < 0.01
-        assert told["apart"][told["other"]] < 1e-4
-        assert told["nll"]["L-BFGS"] <= min(told["nll"].values()) + 1e-12
-        assert told["arrived"]["L-BFGS"] < told["arrived"]["Adam"] <= numbers["steps"]
+    for result in numbers["families"].values():
+        assert result["agree"], result["title"]
+        assert result["apart"]["Adam"] < 0.01
+        assert result["apart"][result["other"]] < 1e-4
+        assert result["nll"]["L-BFGS"] <= min(result["nll"].values()) + 1e-12
+        assert result["arrived"]["L-BFGS"] < result["arrived"]["Adam"] <= numbers["steps"]
 
 
 def test_the_gaussian_of_greatest_likelihood_has_the_moments_of_the_draws(ran: Any) -> None:
     """Mean, standard deviation (of N, not N - 1) and standard errors in closed form."""
     numbers, _ = ran("maximum_likelihood")
-    told, n = numbers["families"]["gaussian"], numbers["rows"]
+    result, n = numbers["families"]["gaussian"], numbers["rows"]
     y = _families.FAMILIES["gaussian"].draw(np.random.default_rng((0, 0)), n)
-    assert told["parameters"]["L-BFGS"] == pytest.approx([y.mean(), y.std()], abs=1e-8)
+    assert result["parameters"]["L-BFGS"] == pytest.approx([y.mean(), y.std()], abs=1e-8)
     errors = [y.std() / math.sqrt(n), y.std() / math.sqrt(2 * n)]
-    assert told["standard_errors"] == pytest.approx(errors, rel=1e-6)
+    assert result["standard_errors"] == pytest.approx(errors, rel=1e-6)
 
 
 def test_the_gamma_of_greatest_likelihood_solves_its_equations(ran: Any) -> None:
@@ -197,7 +197,7 @@ def test_densities_are_those_of_scipy(name: str) -> None:
     assert torch.allclose(family.natural(raw), p, atol=1e-12)
 
 
-def test_disagreement_is_told(ran: Any) -> None:
+def test_disagreement_is_reported(ran: Any) -> None:
     """The verdict comes from the numbers."""
     numbers, _ = ran("maximum_likelihood")
     assert "do not agree" not in maximum_likelihood.report(numbers)
@@ -233,7 +233,7 @@ def test_the_same_seed_gives_the_same_losses(ran: Any) -> None:
     assert json.loads(json.dumps(image_head.run(0, fast=True))) == numbers
 
 
-def test_heads_have_the_layers_that_were_asked_for() -> None:
+def test_heads_have_the_documented_layers() -> None:
     """Linear 512, ReLU, Dropout 0.2, Linear, LogSoftmax; and its output are probabilities."""
     head = image_head.classifier_head(7, 3)
     kinds = [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.LogSoftmax]
@@ -242,7 +242,7 @@ def test_heads_have_the_layers_that_were_asked_for() -> None:
     assert torch.allclose(head(torch.zeros(2, 7)).exp().sum(-1), torch.ones(2))
 
 
-def test_crops_have_the_areas_and_ratios_that_were_asked_for() -> None:
+def test_crops_have_the_documented_areas_and_ratios() -> None:
     """An image whose colours are its coordinates tells which part was taken."""
     width, height = 300, 200
     red, green = np.meshgrid(np.arange(width) * 255 / width, np.arange(height) * 255 / height)
@@ -329,7 +329,7 @@ def test_a_folder_of_ones_own_and_any_module(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "densities.png").exists()
 
 
-def test_what_a_folder_lacks_is_told(folder: Path, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     """Each of the ways in which a folder cannot be used."""
     with pytest.raises(ValueError, match="two or more classes"):
         image_head.run(0, fast=True, images=folder / "ant")
@@ -391,7 +391,7 @@ def test_a_backbone_is_not_trained() -> None:
     assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
 
 
-def test_heads_that_learn_nothing_are_told(ran: Any) -> None:
+def test_useless_heads_are_reported(ran: Any) -> None:
     """The verdict comes from the numbers: worse than a guess, and better."""
     numbers, _ = ran("image_head")
     guess = numbers["constant_nll"]

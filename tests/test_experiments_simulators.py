@@ -200,7 +200,7 @@ def test_same_seed_same_numbers_and_rivals_may_be_missing(
     assert again["simulators"]["ArmaJump"]["methods"] == first
 
 
-def test_report_tells_the_numbers(numbers: dict[str, Any]) -> None:
+def test_report_has_all_numbers(numbers: dict[str, Any]) -> None:
     """Every regret stands in a table, and each case is counted once."""
     text = simulators.report(numbers)
     for name, result in numbers["simulators"].items():
@@ -220,7 +220,7 @@ def test_report_tells_the_numbers(numbers: dict[str, Any]) -> None:
     assert sum(counts) == cases
 
 
-def test_report_says_where_a_rival_is_ahead(numbers: dict[str, Any]) -> None:
+def test_report_names_the_cases_where_a_rival_is_better(numbers: dict[str, Any]) -> None:
     """Where a paired difference is below minus two standard errors, by name and rows."""
     result = copy.deepcopy(numbers)
     for it in result["simulators"].values():

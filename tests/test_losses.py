@@ -288,7 +288,7 @@ def test_beta_nll_survives_double_backward_and_vmap() -> None:
         (torch.zeros(2, 3), torch.tensor([0, -100]), ValueError, "from 0 to 2: index -100 is out"),
     ],
 )
-def test_wrong_arguments_are_told(
+def test_wrong_arguments_are_refused(
     logits: Tensor, target: Tensor, error: type[Exception], text: str
 ) -> None:
     """By both losses of a classifier."""
@@ -298,7 +298,7 @@ def test_wrong_arguments_are_told(
         deformed_nll_loss(logits, target, 0.5)
 
 
-def test_options_out_of_range_are_told() -> None:
+def test_options_out_of_range_are_refused() -> None:
     """Which, and what was found."""
     logits, target = classes(3)
     with pytest.raises(ValueError, match=r"q must be finite and at least 0; got -0\.1"):

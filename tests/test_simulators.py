@@ -111,7 +111,7 @@ def test_sampler_takes_a_seed_or_a_generator_and_repeats_itself(simulator: Simul
 
 
 @pytest.mark.parametrize("simulator", MIXTURES, ids=repr)
-def test_distribution_tells_the_same_law(simulator: EconDensity) -> None:
+def test_distribution_has_the_same_density_and_cdf(simulator: EconDensity) -> None:
     """The mixture of rows X has batch (N,), event (1,), and the log density and cdf of the rows."""
     X, y = simulator.sample(5, 11)
     dist = simulator.distribution(X)

@@ -442,7 +442,7 @@ def test_the_seed_moves_both_the_order_and_the_dropout() -> None:
     ],
 )
 @pytest.mark.parametrize("start", [0, 3, 4])
-def test_training_error_tells_where_and_keeps_the_weights(
+def test_training_error_names_the_batch_and_keeps_the_weights(
     value: float, cause: str, start: int
 ) -> None:
     """A loss or gradient that is not finite never reaches the weights."""
