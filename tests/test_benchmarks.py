@@ -1,4 +1,4 @@
-"""The benchmarks run, say what they compare, and leave no trace; how fast anything is, is not."""
+"""Tests of the benchmarks: what they compare, print and store; not how fast anything is."""
 
 from __future__ import annotations
 

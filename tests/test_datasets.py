@@ -1,4 +1,4 @@
-"""Tests of mdn.datasets: the shipped numbers are the published ones, and say their units."""
+"""Tests of mdn.datasets: the values are the published ones, with their units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job from the command line: its numbers, files and errors, and what the docs quote."""
+"""Tests of mdn demo: its numbers, files and errors, and the texts the docs quote from it."""
 
 from __future__ import annotations
 

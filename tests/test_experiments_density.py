@@ -1,4 +1,4 @@
-"""The experiments on conditional densities against what can be known without their models."""
+"""Tests of the experiments on conditional densities, against results that need no model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the experiment on simulated densities: its distances, its rivals and what it says."""
+"""Tests of the experiment on simulated densities: its distances, its rivals and its report."""
 
 from __future__ import annotations
 

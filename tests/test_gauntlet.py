@@ -1,8 +1,8 @@
-"""Mistakes found in other implementations of mixture densities: none of them is made here.
+"""Mistakes found in other implementations of mixture densities are not made here.
 
-D1 to D15, "lesser" and "style" name the rows of a survey of that code. Each docstring says what the
-row saw; each test puts our objects in the same situation and judges them by an independent oracle.
-Monte Carlo bounds lie six standard errors out: one check fails in 5e8 streams of random numbers.
+D1 to D15, "lesser" and "style" name the entries of a survey of that code. Each docstring describes
+a mistake; each test checks our objects in the same situation by an independent reference.
+Monte Carlo bounds are six standard errors: one check fails in 5e8 streams of random numbers.
 """
 
 from __future__ import annotations

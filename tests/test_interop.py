@@ -1,4 +1,4 @@
-"""Tests of the adapters: skpro's own checks and an exact CRPS; sbi on two moons, truth known."""
+"""Tests of the adapters: skpro's own checks and an exact CRPS; sbi on two moons."""
 
 from __future__ import annotations
 

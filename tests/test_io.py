@@ -1,4 +1,4 @@
-"""Tests of save and load: bit for bit, no pickle, whole or not at all, and every refusal."""
+"""Tests of save and load: bit for bit, without pickle, atomic, and every refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the heads and of MDN: shapes, floors, first places of the components, units."""
+"""Tests of the heads and of MDN: shapes, scale floors, initial components, units."""
 
 from __future__ import annotations
 

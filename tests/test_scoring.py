@@ -1,4 +1,4 @@
-"""Tests of the scores against scoringrules and SciPy, and on three models that they tell apart."""
+"""Tests of the scores against scoringrules and SciPy, and on exact, narrow and wide models."""
 
 from __future__ import annotations
 

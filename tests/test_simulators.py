@@ -1,4 +1,4 @@
-"""Tests of mdn.simulators: density, cdf and sampler of a process are one law, the published one."""
+"""Tests of mdn.simulators: density, cdf and samples of each process agree, as published."""
 
 from __future__ import annotations
 

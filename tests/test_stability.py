@@ -1,4 +1,4 @@
-"""The log density and its gradients to rounding error, where they are hard; truth from mpmath."""
+"""The log density and its gradients to rounding error on hard inputs, against mpmath."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of mdn.tune: what a score is, never worse than the default, resumed, refusals."""
+"""Tests of mdn.tune: its scores, the comparison with the default, resuming, refusals."""
 
 from __future__ import annotations
 
