@@ -39,7 +39,7 @@ __all__ = [
     "mp",
 ]
 
-# |z| reaches 1e27 in the torture grid, so z^2 eats 54 digits before the point; 46 remain after it.
+# |z| reaches 1e27 in the torture grid, so z^2 has 54 digits before the point; 46 remain after it.
 DIGITS = 100
 mp = mpmath.MPContext()  # a context of our own: mpmath's global precision stays as it was
 mp.dps = DIGITS
@@ -322,7 +322,7 @@ def _faults(
                 huge = value * mp.sign(truth) >= OVERFLOW_SHARE * largest
                 if beyond and huge and name != "value":
                     continue
-                # A finite number cannot lie beyond the largest one: bring the interval inside,
+                # A finite number cannot exceed the largest one: move the interval inside,
                 # except for a value, which has to be infinite when all of its interval is.
                 if name != "value" or not beyond:
                     low, high = (min(max(v, -largest), largest) for v in (low, high))
