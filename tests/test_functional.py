@@ -34,6 +34,7 @@ from mdn.functional._full import (
 )
 from mdn.functional._interval import interval_log_likelihood
 from mdn.functional._sampling import implicit_sample
+from mdn.functional._truncated_quantile import truncated_icdf
 from tests import oracles
 from tests.cases import MIXTURES, Parameters
 from tests.oracles import mp
@@ -305,6 +306,27 @@ def test_every_derivative_of_the_interval_likelihood(low: float, high: float) ->
     rows = [torch.cat([a, a + 0.1]).detach() for a in params]
     each = torch.vmap(lambda *row: interval_log_likelihood(*ends[:, 0], *row))(*rows)
     torch.testing.assert_close(each, interval_log_likelihood(*ends, *rows))
+
+
+def test_forward_mode_of_truncated_quantiles() -> None:
+    """The tangent of a quantile is the one that the backward pass implies, in both tails."""
+    draw = normals(5)
+    p = torch.tensor([1e-12, 0.01, 0.3, 0.7, 1 - 1e-9], dtype=F64)
+    low, high = torch.tensor([-1.0, 2.5], dtype=F64)
+    leaves = [p, low, high, torch.log_softmax(draw(3), -1), draw(3), draw(3).exp()]
+    tangents = [draw(*a.shape) * (1e-3 if a is p else 1.0) for a in leaves]
+
+    def f(p: Tensor, low: Tensor, high: Tensor, *params: Tensor) -> Tensor:
+        return truncated_icdf(p, low, high, params)
+
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(a, t) for a, t in zip(leaves, tangents, strict=True)]
+        moved = forward_ad.unpack_dual(f(*duals)).tangent
+    jacobians = torch.autograd.functional.jacobian(f, tuple(leaves))
+    want = sum(
+        j.reshape(len(p), -1) @ t.flatten() for j, t in zip(jacobians, tangents, strict=True)
+    )
+    torch.testing.assert_close(moved, want)
 
 
 @pytest.mark.parametrize("dims", [1, 3])

@@ -424,6 +424,20 @@ def raw_case(name: str) -> tuple[Tensor, list[Tensor], Tensor]:
     return logits.requires_grad_(), [r.requires_grad_() for r in raw], y
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forward_mode_of_both_tails(name: str) -> None:
+    """The same derivatives forwards as finite differences, incomplete functions included."""
+    logits, raw, y = raw_case(name)
+
+    def f(logits: Tensor, *raw: Tensor) -> tuple[Tensor, Tensor]:
+        dist = Mixture(logits, FAMILIES[name].build(*raw))
+        return dist.log_cdf(y), dist.log_sf(y)
+
+    options = {"rtol": 1e-4, "atol": 1e-6, "check_backward_ad": False}
+    assert torch.autograd.gradcheck(f, (logits, *raw), check_forward_ad=True, **options)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_of_log_prob_cdf_and_crps(name: str) -> None:
     """Finite differences in y, logits and every parameter."""

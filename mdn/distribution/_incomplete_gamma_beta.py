@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,33 +94,59 @@ class _LawTails(Function):
     """Both tails; first derivatives only."""
 
     @staticmethod
-    def forward(ctx: Any, law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, ...]:
-        ctx.law = law
-        ctx.save_for_backward(x, *shapes)
+    def forward(law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, ...]:
         arrays = [a.detach().cpu().numpy() for a in (x, *shapes)]
         return tuple(torch.as_tensor(np.asarray(t), device=x.device) for t in law.tails(*arrays))
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.law = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
         x, *shapes = ctx.saved_tensors
-        lower, upper = grads
+        of_x, *of_shapes = ctx.needs_input_grad[1:]
         found: list[Tensor | None] = [None] * (2 + len(shapes))
-        if ctx.needs_input_grad[1]:
+        if of_x:
             found[1] = (lower - upper) * ctx.law.log_slope(x, *shapes).exp()
-        arrays = [a.detach().cpu().numpy() for a in (x, *shapes)]
-        for i, shape in enumerate(shapes, start=1):
-            if not ctx.needs_input_grad[i + 1]:
-                continue
-            step = _STEP * np.minimum(arrays[i], np.sqrt(arrays[i]))
-            slopes = [np.zeros_like(step), np.zeros_like(step)]
-            for times, factor in _STENCIL:
-                moved = [*arrays[:i], arrays[i] + times * step, *arrays[i + 1 :]]
-                for slope, tail in zip(slopes, ctx.law.tails(*moved), strict=True):
-                    slope += factor * tail / step
-            below, above = (torch.as_tensor(s, device=shape.device) for s in slopes)
-            found[i + 1] = lower * below + upper * above
+        for i, (below, above) in _shape_slopes(ctx.law, x, *shapes, needed=of_shapes).items():
+            found[2 + i] = lower * below + upper * above
         return tuple(found)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, d_x: Tensor | None, *d_shapes: Tensor | None) -> tuple[Tensor, ...]:
+        x, *shapes = ctx.saved_tensors
+        lower = torch.zeros_like(x)
+        if d_x is not None:
+            lower = ctx.law.log_slope(x, *shapes).exp() * d_x
+        upper = -lower
+        moves = {i: d for i, d in enumerate(d_shapes) if d is not None}
+        needed = [i in moves for i in range(len(shapes))]
+        for i, (below, above) in _shape_slopes(ctx.law, x, *shapes, needed=needed).items():
+            lower, upper = lower + below * moves[i], upper + above * moves[i]
+        return lower, upper
+
+
+def _shape_slopes(
+    law: _Law, x: Tensor, *shapes: Tensor, needed: Sequence[bool]
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Derivatives of both tails by the shapes that need them, by central differences."""
+    arrays = [a.detach().cpu().numpy() for a in (x, *shapes)]
+    found = {}
+    for i in (i for i, need in enumerate(needed) if need):
+        shape = arrays[i + 1]
+        step = _STEP * np.minimum(shape, np.sqrt(shape))
+        slopes = [np.zeros_like(step), np.zeros_like(step)]
+        for times, factor in _STENCIL:
+            moved = [*arrays[: i + 1], shape + times * step, *arrays[i + 2 :]]
+            for slope, tail in zip(slopes, law.tails(*moved), strict=True):
+                slope += factor * tail / step
+        below, above = (torch.as_tensor(s, device=x.device) for s in slopes)
+        found[i] = below, above
+    return found
 
 
 def law_tails(law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, Tensor]:

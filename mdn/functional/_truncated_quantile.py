@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._diagonal import component_log_prob, standardize
 from ._interval import Params, interval_log_mass
+from ._numerics import is_transformed
 from ._quantile import mixture_icdf
 
 __all__ = ["LEAST_LEVEL", "truncated_icdf"]
@@ -28,9 +29,11 @@ def truncated_icdf(p: Tensor, low: Tensor, high: Tensor, params: Params) -> Tens
     upper = p > 0.5
     q = torch.where(upper, 1.0 - p, p)  # exact for p in [1/2, 1]
     with torch.no_grad():
-        y = _roots(q, upper, low, high, params)
+        fixed = params[0].detach(), params[1].detach(), params[2].detach()
+        y = _roots(q.detach(), upper, low.detach(), high.detach(), fixed)
     sign = torch.where(upper, -1.0, 1.0).to(p.dtype)
-    if torch.is_grad_enabled() and any(a.requires_grad for a in (p, low, high, *params)):
+    tracked = torch.is_grad_enabled() and any(a.requires_grad for a in (p, low, high, *params))
+    if tracked or is_transformed():
         low, high = torch.where(upper, -high, low), torch.where(upper, -low, high)
         params = params[0], params[1] * sign.unsqueeze(-1), params[2]
         # one step of third order from the root is 0, but its derivatives are those of the root
