@@ -183,35 +183,6 @@ def rain() -> Mixture:
 # --- every family --------------------------------------------------------------------------------
 
 
-@each
-def test_the_log_density_matches_scipy(name: str) -> None:
-    """log p = log sum_k w_k p_k."""
-    y = places(name)
-    np.testing.assert_allclose(
-        mixture(name).log_prob(y[:, None]), np.log(weighted(name, "p", y.numpy())), rtol=1e-11,
-        atol=1e-13,
-    )  # fmt: skip
-
-
-@each
-def test_cdf_and_survival_match_scipy_in_both_tails(name: str) -> None:
-    """Relative, where SciPy is: absolute for the von Mises, which ends where it began."""
-    y = places(name)
-    dist = mixture(name)
-    if name == "von_mises":
-        reference = scipy_cdf(name, y.numpy())
-        np.testing.assert_allclose(dist.cdf(y[:, None]), reference, atol=3e-13)
-        np.testing.assert_allclose(dist.log_sf(y[:, None]).exp(), 1 - reference, atol=3e-13)
-        return
-    np.testing.assert_allclose(dist.cdf(y[:, None]), weighted(name, "cdf", y.numpy()), rtol=1e-10)
-    np.testing.assert_allclose(
-        dist.log_sf(y[:, None]).exp(), weighted(name, "sf", y.numpy()), rtol=1e-10
-    )
-    np.testing.assert_allclose(
-        dist.log_cdf(y[:, None]), np.log(weighted(name, "cdf", y.numpy())), rtol=1e-10, atol=1e-15
-    )
-
-
 @each_continuous
 def test_icdf_is_the_inverse_of_cdf(name: str) -> None:
     """F(icdf(p)) = p from 1e-9 to 1 - 1e-9, in the relative error of the smaller tail."""
@@ -291,27 +262,6 @@ def test_the_probabilities_sum_to_one(name: str) -> None:
 
 
 @each
-def test_draws_follow_the_cdf(name: str) -> None:
-    """Kolmogorov-Smirnov distance of 4000 draws below 2.5 / sqrt(n).
-
-    Fails by chance with probability 2 exp(-2 * 2.5^2) = 7e-6 (whole numbers: less).
-    """
-    dist = mixture(name)
-    n = 4000
-    draws = dist.sample((n,), generator=torch.Generator().manual_seed(1))
-    assert draws.shape == (n, 1)
-    y = draws.sort(dim=0).values
-    below = dist.cdf(y - 1 if CASES[name].whole else y)
-    rank = torch.arange(n, dtype=torch.float64)
-    if CASES[name].whole:
-        values, counts = y[:, 0].unique(return_counts=True)
-        gap = (dist.cdf(values[:, None]) - counts.cumsum(0) / n).abs().max()
-    else:
-        gap = torch.maximum((below - rank / n).abs(), (below - (rank + 1) / n).abs()).max()
-    assert gap.item() < 2.5 / math.sqrt(n)
-
-
-@each
 def test_crps_matches_the_integral_by_scipy(name: str) -> None:
     """Integral of (F(x) - 1{y <= x})^2, to 1e-7 relative."""
     dist = mixture(name)
@@ -362,54 +312,6 @@ def test_crps_of_one_component_matches_its_formula(component: Distribution, want
     dist = Mixture(t(0.0), component)
     for y in (0.01, 0.4, 0.9):
         assert dist.crps(t(y)).item() == pytest.approx(float(want(y)), rel=1e-7)
-
-
-@each
-def test_hdr_holds_its_coverage_and_is_bounded_by_one_density(name: str) -> None:
-    """Mass by the cdf; the density on inner edges is the threshold; fewest whole numbers."""
-    dist = mixture(name)
-    for coverage in (0.5, 0.9, 0.999):
-        intervals, threshold, given = dist.hdr(coverage)
-        assert given == coverage
-        ends = intervals[~intervals[:, 0].isnan()]
-        if CASES[name].whole:
-            k = np.arange(300)
-            p = weighted(name, "p", k)
-            order = np.argsort(-p, kind="stable")
-            count = int(np.searchsorted(np.cumsum(p[order]), coverage)) + 1
-            inside = sorted(order[:count])
-            found = [i for a, b in ends.int().tolist() for i in range(a, b + 1)]
-            assert found == inside
-            continue
-        mass = (dist.cdf(ends[:, 1:]) - dist.cdf(ends[:, :1])).sum()
-        assert mass.item() == pytest.approx(coverage, abs=1e-9)
-        inner = ends.flatten()
-        inner = inner[(inner != CASES[name].low) & (inner != CASES[name].high)]
-        np.testing.assert_allclose(dist.log_prob(inner[:, None]).exp(), threshold, rtol=1e-6)
-
-
-@each
-def test_modes_are_where_scipy_has_no_higher_neighbour(name: str) -> None:
-    """The maxima of SciPy's density on a fine grid, to the step of it."""
-    dist = mixture(name)
-    place, height = dist.modes()
-    found = sorted(place[~place.isnan()].tolist())
-    low, high = (dist.icdf(p).item() for p in (1e-6, 1 - 1e-6))
-    if CASES[name].whole:
-        grid = np.arange(0, 60.0)
-    else:
-        grid = np.linspace(max(low, CASES[name].low), min(high, CASES[name].high), 40001)
-    p = weighted(name, "p", grid)
-    outside = INF if name == "von_mises" else 0.0  # its ends are one place
-    padded = np.concatenate([[outside], p, [outside]])
-    want = grid[(p > padded[:-2]) & (p >= padded[2:])]
-    step = 0.0 if CASES[name].whole else grid[1] - grid[0]
-    np.testing.assert_allclose(found, want, atol=2 * step + 1e-12)
-    finite = height[height.isfinite()]
-    assert torch.equal(finite, finite.sort(descending=True).values)
-    np.testing.assert_allclose(
-        finite, dist.log_prob(place[height.isfinite()]), rtol=1e-12, atol=1e-12
-    )
 
 
 SMOOTH = [n for n in FAMILIES if n not in ("negative_binomial", "poisson")]
@@ -869,20 +771,6 @@ def test_one_mixture_takes_any_batch_of_targets_and_levels() -> None:
     assert counts.hdr(0.5).intervals.shape[:2] == (2, 3)
 
 
-def test_sampling_with_a_generator_repeats_and_leaves_the_global_state_alone() -> None:
-    """The same seed gives the same draws; torch's global generator is neither seeded nor used."""
-    dist = batched()
-    before = torch.get_rng_state()
-    first, second = (
-        dist.sample((3, 2), generator=torch.Generator().manual_seed(8)) for _ in range(2)
-    )
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first, second)
-    assert first.shape == (3, 2, 2, 3, 1)
-    g = torch.Generator().manual_seed(8)
-    assert not torch.equal(dist.sample((3, 2), generator=g), dist.sample((3, 2), generator=g))
-
-
 def test_a_component_of_weight_zero_changes_nothing() -> None:
     """Whatever its parameters: density, quantiles, moments, region, draws."""
     dist = Mixture(t(0.0, -INF), Gamma(t(2, 0.01), t(1, 1e-9)))
@@ -1008,82 +896,6 @@ def test_every_family_is_built_from_raw_numbers_of_any_size(name: str) -> None:
 
 
 # --- errors --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "match"),
-    [
-        (lambda: Mixture([0.0], Normal(t(0), t(1))), TypeError,
-         "logits must be a torch.Tensor; got list"),
-        (lambda: Mixture(torch.tensor([0]), Normal(t(0), t(1))), TypeError,
-         "logits must be of a floating dtype; got torch.int64"),
-        (lambda: Mixture(t(0), []), TypeError,
-         "components must be a torch distribution or a list of at least one; got list"),
-        (lambda: Mixture(t(0), 3), TypeError,
-         "components must be a torch distribution or a list of at least one; got int"),
-        (lambda: Mixture(t(0), [3]), TypeError, "components must be torch distributions; got int"),
-        (lambda: Mixture(t(0), Independent(Normal(torch.zeros(1, 2, 2), 1.0), 2)), ValueError,
-         r"components must have event shape \(\) or \(D,\); got \(2, 2\) of Normal"),
-        (lambda: Mixture(t(0), Normal(0.0, 1.0)), ValueError,
-         r"components must have a last batch axis of K; Normal has batch shape \(\)"),
-        (lambda: Mixture(t(0, 0), [Normal(0.0, 1.0), MultivariateNormal(t(0, 0), torch.eye(2)
-                                                                       .double())]), ValueError,
-         r"components must have one event shape; got \[\(1,\), \(2,\)\]"),
-        (lambda: Mixture(t(0, 0, 0), Normal(t(0, 1), t(1, 1))), ValueError,
-         r"logits must have shape \(\*, 2\) to match the 2 components; got \(3,\)"),
-        (lambda: Mixture(t(0, 0), Normal(torch.zeros(5, 2, 1), 1.0)), ValueError,
-         r"got \(2,\)\. Did you mean Independent\(components, 1\)\?"),
-        (lambda: Mixture(torch.zeros(3, 2), Normal(torch.zeros(4, 2), 1.0)), ValueError,
-         r"the batch axes do not broadcast: logits \(3, 2\), Normal \(4, 2\)"),
-        (lambda: Mixture(t(0, INF), Normal(t(0, 1), t(1, 1)), validate_args=True), ValueError,
-         r"logits must be less than inf and not NaN; got inf at index \(1,\)"),
-        (lambda: Mixture(t(-INF, -INF), Normal(t(0, 1), t(1, 1)), validate_args=True), ValueError,
-         "all 2 components of the mixture have logit -inf"),
-        (lambda: Mixture(t(0, 0), [Normal(0.0, 1.0), Poisson(3.0)]), ValueError,
-         "must all have a density or all a probability mass .* got Normal, Poisson"),
-        (lambda: Mixture(t(0, 0), [PointMass(0.5), Poisson(3.0)]), ValueError,
-         r"a PointMass among whole numbers must be at one; got loc \[0.5\]"),
-        (lambda: Mixture.pool([]), ValueError, "mixtures must hold at least one Mixture; got none"),
-        (lambda: Mixture.pool([mixture("gamma")], weights=[-1.0]), ValueError,
-         r"weights must be 1 finite non-negative numbers, not all 0; got \[-1.0\]"),
-        (lambda: Mixture.pool([mixture("gamma").expand((2,)), mixture("gamma").expand((3,))]),
-         ValueError, r"the batch shapes of mixtures do not broadcast: \(2,\), \(3,\)"),
-        (lambda: Mixture.pool([mixture("gamma"), mixture("poisson")]), ValueError,
-         "must all have a density or all a probability mass"),
-        (lambda: Mixture.pool([mixture("gamma"), Mixture(t(0), Independent(
-            Normal(torch.zeros(1, 2).double(), 1.0), 1))]), ValueError,
-         r"mixtures must have one event shape; got \[\(1,\), \(2,\)\]"),
-    ],
-)  # fmt: skip
-def test_wrong_mixtures_are_refused(make: Any, error: type, match: str) -> None:
-    """One sentence each."""
-    with pytest.raises(error, match=match):
-        make()
-
-
-@pytest.mark.parametrize(
-    ("ask", "error", "match"),
-    [
-        (lambda d: d.log_prob(torch.zeros(64)), ValueError,
-         r"y must have shape \(\*, 1\); got \(64,\)\. Did you mean y\[:, None\]\?"),
-        (lambda d: d.cdf(torch.zeros(64)), ValueError, r"Did you mean y\[:, None\]\?"),
-        (lambda d: d.log_prob(0.5), TypeError, "y must be a torch.Tensor; got float"),
-        (lambda d: d.log_prob(t([0.0], [math.nan])), ValueError, "y must not be NaN; row 1 is"),
-        (lambda d: d.log_prob(torch.zeros(3, 1)), ValueError,
-         r"y with batch shape \(3,\) does not broadcast against the batch shape \(2,\)"),
-        (lambda d: d.icdf(torch.zeros(3)), ValueError, r"p with batch shape \(3,\) does not"),
-        (lambda d: d.icdf(1.5), ValueError, r"p must lie in \[0, 1\]; got 1.5"),
-        (lambda d: d.icdf(t(0.1, -0.5)), ValueError,
-         r"p must lie in \[0, 1\]; got -0.5 at index \(1,\)"),
-        (lambda d: d.hdr(1.0), ValueError, "coverage must lie between 0 and 1; got 1.0"),
-        (lambda d: d.interval(0.0), ValueError, "coverage must lie between 0 and 1; got 0.0"),
-    ],
-)  # fmt: skip
-def test_wrong_arguments_are_refused(ask: Any, error: type, match: str) -> None:
-    """One sentence each, as GaussianMixture has them."""
-    dist = Mixture(torch.zeros(2, 2), Normal(torch.zeros(2, 2), 1.0), validate_args=True)
-    with pytest.raises(error, match=match):
-        ask(dist)
 
 
 def test_a_family_without_a_cdf_says_so() -> None:

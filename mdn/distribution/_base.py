@@ -243,7 +243,7 @@ class MixtureDistribution(Distribution, ABC):
         dtype = self._reference.dtype
         if self.event_shape[0] == 1:
             return self._law().entropy().to(dtype)
-        return self._sampled_entropy()
+        return self._sampled_entropy().to(dtype)
 
     @property
     def mean(self) -> Tensor:

@@ -25,7 +25,8 @@ __all__ = ["ContinuousLaw"]
 # Levels in each tail whose quantiles lie on the grid that is searched for modes.
 _FAR = (1e-30, 1e-20, 1e-13, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3)
 _NEAR = (0.005, *(0.0125 * i for i in range(1, 41)))
-_CUTS = (1e-25, 1e-10, 1e-5, 1e-3, 0.03, 0.2, 0.5)  # of the first panels of an integral
+_MIDDLE = (0.03, 0.2, 0.5)
+_CUTS = (1e-25, 1e-10, 1e-5, 1e-3, *_MIDDLE)  # of the first panels of an integral
 _WIDENINGS = 200  # doublings of a bracket
 _AT_END = math.pi - 1e-6  # radians; beyond, a mode of a circular family is on the cut
 
@@ -297,38 +298,48 @@ class ContinuousLaw(UnivariateLaw):
         if not self.has_density:
             return total
         with torch.no_grad():
-            cuts = self.grid(_FAR + _CUTS[4:])
-            height = self.log_density(cuts)
+            cuts = self.grid(_FAR + _MIDDLE)
+            height = self.log_density(self.grid(_MIDDLE))
             top = torch.where(height.isfinite(), height, -math.inf).amax(0) + 1.0
 
         def excess(x: Tensor) -> Tensor:
             """p (top - log p), which has one sign but next to a pole."""
             log_p = self.log_density(x)
-            some = log_p > -math.inf
+            some = log_p.isfinite()  # on the support, and not at a pole
             return torch.where(some, log_p.exp() * (top - log_p.masked_fill(~some, 0.0)), 0.0)
 
         with torch.no_grad():
             value, x, w = integrate(excess, cuts)
         if torch.is_grad_enabled() and self.requires_grad:
+            x, w = self._without_poles(x, w, cuts)
             value = _with_gradient(value, (w * excess(x)).sum(0))
         return total + value - top * (1.0 - mass.sum(-1))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """By quadrature, of a law without point masses."""
+        """By quadrature on both sides of the median, of a law without point masses."""
         with torch.no_grad():
-            cuts = self.grid(_FAR + _CUTS[4:])
-        centre = self.icdf(torch.full_like(cuts[0], 0.5)).detach()
-        place, weight = [], []
-        for beyond in (torch.minimum(cuts, centre), torch.maximum(cuts, centre)):
-            with torch.no_grad():
-                _, x, w = integrate(
-                    lambda x: self.log_density(x).exp() * (x - centre).abs(), beyond
-                )
-            place.append(x - centre)
-            weight.append(w * self.log_density(x).exp())
-        away, p = torch.cat(place), torch.cat(weight)
+            cuts = self.grid(_FAR + _MIDDLE)
+            centre = self.icdf(torch.full_like(cuts[0], 0.5))
+
+        def distance(x: Tensor) -> Tensor:
+            return self.log_density(x).exp().nan_to_num(posinf=0.0) * (x - centre).abs()
+
+        with torch.no_grad():
+            pieces = [
+                integrate(distance, beyond)[1:]
+                for beyond in (torch.minimum(cuts, centre), torch.maximum(cuts, centre))
+            ]
+        x, w = (torch.cat(pair) for pair in zip(*pieces, strict=True))
+        x, w = self._without_poles(x, w, cuts)
+        away, p = x - centre, w * self.log_density(x).exp()
         shift = (p * away).sum(0)
         return centre + shift, (p * (away - shift).square()).sum(0)
+
+    @torch.no_grad()
+    def _without_poles(self, x: Tensor, w: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
+        """Places and weights of an integral; where no density is finite, in the middle and 0."""
+        some = self.log_density(x).isfinite() & (w > 0)
+        return torch.where(some, x, cuts[len(cuts) // 2]), torch.where(some, w, 0.0)
 
 
 class _AtRoot(Function):

@@ -492,22 +492,6 @@ def test_rejected_draws_of_the_base_follow_the_same_law() -> None:
     assert scipy.stats.ks_2samp(y, got).pvalue > 1e-6
 
 
-@pytest.mark.parametrize("kind", ["truncated", "discretized"])
-def test_samples_depend_on_their_generator_alone(kind: str) -> None:
-    """The same seed gives the same draws; the global generator is not touched."""
-    base = mixture("batched")
-    dist = (
-        TruncatedMixture(base, -1.0, 1.0) if kind == "truncated" else DiscretizedMixture(base, 0.5)
-    )
-    before = torch.get_rng_state()
-    draws = [dist.sample((2, 3), generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
-    assert draws[0].shape == (2, 3, 4, 1)
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-    assert torch.equal(torch.get_rng_state(), before)
-    assert dist.sample(5).shape == (5, 4, 1) and dist.sample().shape == (4, 1)
-    assert not dist.has_rsample
-
-
 @pytest.mark.parametrize("window", ["middle", "lower bound", "tail", "open lower tail"])
 def test_float32_is_the_rounded_float64(window: str) -> None:
     """One rounding at the end: the numbers inside are float64."""
@@ -901,53 +885,6 @@ def test_discrete_float32_is_the_rounded_float64() -> None:
 # -- errors -----------------------------------------------------------------------------------
 
 
-def test_two_dimensions_are_refused_with_the_cure() -> None:
-    """D = 1 only."""
-    base = mixture("two dims")
-    with pytest.raises(
-        ValueError, match=r"^truncate needs one target dimension; .* 2\. .*marginal"
-    ):
-        TruncatedMixture(base, 0.0, 1.0)
-    with pytest.raises(ValueError, match=r"^discretize needs one .* 2\. Take one with \.marginal"):
-        DiscretizedMixture(base, 1.0)
-
-
-def test_bad_bounds_are_refused_with_their_first_row() -> None:
-    """Low below high, (*, 1), and a batch that broadcasts."""
-    base = mixture("batched")
-    low = torch.tensor([[0.0], [0.0], [2.0], [3.0]])
-    with pytest.raises(
-        ValueError, match=r"^low must be less than high; got low 2 and high 2 in row 2$"
-    ):
-        TruncatedMixture(base, low, 2.0)
-    with pytest.raises(ValueError, match=r"^low must be less than high; got low 1 and high 0$"):
-        TruncatedMixture(mixture(), 1.0, 0.0)
-    for low_, high_ in ((math.nan, 1.0), (INF, INF), (-INF, -INF)):
-        with pytest.raises(ValueError, match=r"^low must be less than high; got low"):
-            TruncatedMixture(mixture(), low_, high_)
-    text = r"^low must have shape \(\*, 1\); got \(4,\)\. Did you mean low\[:, None\]\?$"
-    with pytest.raises(ValueError, match=text):
-        TruncatedMixture(base, low[:, 0], 9.0)
-    with pytest.raises(ValueError, match=r"^high must have shape \(\*, 1\); got \(4, 2\)$"):
-        TruncatedMixture(base, -9.0, torch.zeros(4, 2))
-    text = r"^the batch axes do not broadcast: base \(4,\), low \(1,\), high \(3, 1\)$"
-    with pytest.raises(ValueError, match=text):
-        TruncatedMixture(base, -9.0, torch.zeros(3, 1))
-
-
-def test_bad_widths_are_refused() -> None:
-    """A positive finite number, also in a tensor of no axes."""
-    for width in (0.0, -1.0, INF, math.nan):
-        with pytest.raises(
-            ValueError, match=rf"^width must be positive and finite; got {width:g}$"
-        ):
-            DiscretizedMixture(mixture(), width)
-    for wrong in (None, "wide", torch.ones(2)):
-        with pytest.raises(TypeError, match=r"^width must be a number; got (NoneType|str|Tensor)$"):
-            DiscretizedMixture(mixture(), wrong)  # type: ignore[arg-type]
-    assert DiscretizedMixture(mixture(), torch.tensor(0.5)).width == 0.5
-
-
 def test_a_target_off_the_grid_is_refused_with_its_row() -> None:
     """More than 1e-6 widths off; without validation it counts for the nearest cell."""
     base = mixture()
@@ -962,32 +899,6 @@ def test_a_target_off_the_grid_is_refused_with_its_row() -> None:
         dist.log_prob(torch.tensor([INF]))
     loose = DiscretizedMixture(base, 0.1, validate_args=False)
     assert loose.log_prob(column(0.34, INF)).tolist() == [dist.log_prob(column(0.3)).item(), -INF]
-
-
-@pytest.mark.parametrize("kind", ["truncated", "discretized"])
-def test_bad_targets_and_levels_are_refused(kind: str) -> None:
-    """The checks of the base, in the name of this distribution."""
-    base = mixture("batched")
-    dist = (
-        TruncatedMixture(base, -9.0, 9.0) if kind == "truncated" else DiscretizedMixture(base, 1.0)
-    )
-    with pytest.raises(TypeError, match=r"^y must be a torch\.Tensor; got float$"):
-        dist.log_prob(1.0)  # type: ignore[arg-type]
-    with pytest.raises(
-        ValueError, match=r"^y must have shape \(\*, 1\); got \(4,\)\. Did you mean"
-    ):
-        dist.cdf(torch.zeros(4))
-    with pytest.raises(ValueError, match=r"^y with batch shape \(3,\) does not .* of the mixture$"):
-        dist.log_prob(torch.zeros(3, 1))
-    with pytest.raises(ValueError, match=r"^y must not be NaN; row 2 is$"):
-        dist.log_prob(column(0.0, 0.0, math.nan, math.nan))
-    with pytest.raises(ValueError, match=r"^p must lie in \[0, 1\]; got 1\.5 at index \(1,\)$"):
-        dist.icdf(torch.tensor([0.5, 1.5, 0.1, 0.1]))
-    with pytest.raises(ValueError, match=r"^p with batch shape \(3,\) does not broadcast"):
-        dist.icdf(torch.full((3,), 0.5))
-    for coverage in (0.0, 1.0, 1.5):
-        with pytest.raises(ValueError, match=r"^coverage must lie between 0 and 1; got"):
-            dist.interval(coverage)
 
 
 def test_validation_follows_the_base_unless_told() -> None:

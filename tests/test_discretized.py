@@ -149,9 +149,3 @@ def test_the_gradient_of_the_crps_reaches_the_parameters() -> None:
     assert torch.autograd.gradcheck(
         lambda *p: GaussianMixture(*p).discretize(1.0).crps(column(1.0)), params, atol=1e-6
     )
-
-
-def test_a_coverage_outside_0_and_1_is_refused() -> None:
-    """As everywhere."""
-    with pytest.raises(ValueError, match=r"coverage must lie between 0 and 1; got 1\.0"):
-        law("two", 1.0).hdr(1.0)
