@@ -15,7 +15,8 @@ __all__ = ["State", "from_format_2", "join", "split", "split_list"]
 
 State = tuple[dict[str, Any], dict[str, Tensor]]
 
-# Names of tensors in a file of format 2, as regular expressions, and what they have become.
+# Names in a file of format 2, of tensors as regular expressions, and what they have become.
+_RENAMED_OPTIONS = {"waves": "n_frequencies", "unseen": "masked"}  # of the networks
 _RENAMED = (
     (r"^x_(shift|scale)$", r"inputs.\1"),
     (r"^turn$", "inputs.whitening"),
@@ -23,6 +24,8 @@ _RENAMED = (
     (r"^processes\.(\d+)\.become\.", r"processes.\1.scores."),
     (r"^processes\.", "base_models.processes."),
     (r"^trees\.", "base_models.forests."),
+    (r"^networks\.(\d+)\.wave_", r"networks.\1.embedding_"),
+    (r"^networks\.(\d+)\.seen$", r"networks.\1.input_mask"),
     (r"^networks\.(\d+)\.", r"groups.\1.network."),
 )
 
@@ -58,7 +61,10 @@ def split_list(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) ->
 
 def from_format_2(config: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     """Returns the state of an estimator as it is written now, from that of a file of format 2."""
-    networks = config["networks"]
+    networks = [
+        {_RENAMED_OPTIONS.get(key, key): value for key, value in network.items()}
+        for network in config["networks"]
+    ]
     sizes = config.get("parts", [[network["n_members"]] for network in networks])
     groups = {
         str(i): {"network": network, "uses_trees": uses, "subgroup_sizes": own, "history": history}

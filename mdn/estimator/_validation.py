@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, _num_samples
 
-from ..train._options import check_integer
+from ..train._options import check_integer, check_options
 from ._plan import TINY, Settings
 
 __all__ = [
@@ -37,17 +37,11 @@ def checked_settings(params: Mapping[str, Any]) -> Settings:
         raise ValueError(
             f"preset must be one of {', '.join(map(repr, _PRESETS))}; got {params['preset']!r}"
         )
-    for name in ("n_components", "ensemble_size", "batch_size", "max_epochs", "patience"):
-        if params[name] is not None:
-            check_integer(name, params[name])
-    for name in ("learning_rate", "max_time"):
-        value = params[name]
-        if value is not None and not 0 < value < np.inf:
-            raise ValueError(f"{name} must be positive and finite; got {value}")
+    integers = "n_components", "ensemble_size", "batch_size", "max_epochs", "patience"
+    positive = "learning_rate", "max_time", "min_scale"
+    check_options({k: params[k] for k in integers}, {k: params[k] for k in positive}, {})
     if not 0 <= params["weight_decay"] < np.inf:
         raise ValueError(f"weight_decay must be at least 0; got {params['weight_decay']}")
-    if not 0 < params["min_scale"] < np.inf:
-        raise ValueError(f"min_scale must be positive and finite; got {params['min_scale']}")
     hidden: Any = params["hidden"]
     if hidden is not None:
         if isinstance(hidden, str) or not isinstance(hidden, (Sequence, np.ndarray)):

@@ -20,14 +20,6 @@ from ._heads import Layout, check_rows
 
 __all__ = ["MDNEnsemble"]
 
-# names in files of format 2, of arguments and of tensors
-_NAMES_OF_FORMAT_2 = {
-    "waves": "n_frequencies",
-    "unseen": "masked",
-    "seen": "input_mask",
-    "wave_weight": "embedding_weight",
-    "wave_bias": "embedding_bias",
-}
 _FREQUENCY = 0.3  # standard deviation of the first frequencies, per unit of x
 
 
@@ -215,8 +207,6 @@ class MDNEnsemble(nn.Module):
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MDNEnsemble:
         """Returns the ensemble of which :meth:`state` gave this state."""
-        config = {_NAMES_OF_FORMAT_2.get(name, name): value for name, value in config.items()}
-        tensors = {_NAMES_OF_FORMAT_2.get(name, name): a for name, a in tensors.items()}
         module = cls(**config, generator=torch.Generator())
         module.load_state_dict(tensors)
         return module.eval()
