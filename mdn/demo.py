@@ -206,7 +206,7 @@ def _bimodal(model: MDNRegressor, X: np.ndarray) -> dict[str, Any]:
     dist = model.predict_distribution(grid[:, None])
     intervals = dist.hdr(_COVERAGE).intervals  # (G, K, 2)
     ends = intervals.nan_to_num(nan=0.0).movedim(0, 1).unsqueeze(-2)  # (K, G, 1, 2)
-    mass = (dist.cdf(ends[..., 1]) - dist.cdf(ends[..., 0])).t().numpy()  # (G, K)
+    mass = dist.log_mass(ends[..., 0], ends[..., 1]).exp().t().numpy()  # (G, K)
     second = np.sort(mass, axis=1)[:, -2]
     best = int(second.argmax())
     unimodal = np.flatnonzero(second < _SECOND_INTERVAL)

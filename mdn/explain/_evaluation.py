@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
-from ..distribution import DiscretizedMixture, Mixture
-from ..functional._interval import log_mass_between
+from ..distribution import DiscretizedMixture, Mixture, MixtureDistribution
 from ..nn import MDN, MDNHead
 from ..prediction import (
     distribution_and_target,
@@ -22,9 +21,9 @@ from ..prediction import (
     numeric_tensor,
     predict_distribution,
 )
-from ._torch_families import MIXTURES, as_mixture
+from ._torch_families import as_mixture
 
-__all__ = ["Evaluation", "evaluate", "evenly_spaced", "log_mass", "to_latent"]
+__all__ = ["Evaluation", "evaluate", "evenly_spaced", "to_latent"]
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +66,7 @@ class Evaluation:
     @property
     def is_mixture(self) -> bool:
         """Whether y is a vector of numbers under a distribution of this package."""
-        return self.y is not None and isinstance(self.dist, MIXTURES)
+        return self.y is not None and isinstance(self.dist, MixtureDistribution)
 
     @property
     def is_univariate(self) -> bool:
@@ -87,15 +86,6 @@ def to_latent(y: Floats, link: str) -> tuple[Floats, Floats]:
     if link == "logit":
         return np.log(y) - np.log1p(-y), -(np.log(y) + np.log1p(-y)).sum(1)
     return y, np.zeros(len(y))
-
-
-def log_mass(dist: Any, low: Tensor, high: Tensor) -> Tensor:
-    """Returns log P(low < Y <= high), (N,)."""
-    tails = (dist.log_cdf(low), dist.log_cdf(high)), (dist.log_sf(low), dist.log_sf(high))
-    found = log_mass_between(*tails)
-    # both ends of a cell far outside may be 0; then the density at its middle is used
-    middle = dist.log_prob(0.5 * (low + high)) + (high - low)[..., 0].log()
-    return torch.where(found.isfinite(), found, middle).clamp(max=0.0)
 
 
 def evenly_spaced(n: int, most: int) -> NDArray[np.intp]:
@@ -182,7 +172,7 @@ def _module_scale_floor(module: nn.Module, n_targets: int) -> Floats | None:
 def _of_distribution(dist: Any, y: Tensor, name: str) -> Evaluation:
     if isinstance(dist, Categorical):
         return _of_classes(dist, y, name)
-    if not isinstance(dist, MIXTURES):
+    if not isinstance(dist, MixtureDistribution):
         return _of_unknown_family(dist, y, name)
     y = y.unsqueeze(-1) if y.ndim == 1 and dist.event_shape[0] == 1 else y
     _check_finite(y, name)

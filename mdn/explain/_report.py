@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from ._calibration import calibration, gap, outliers
 from ._components import health
-from ._evaluation import Evaluation, evaluate, log_mass, to_latent
+from ._evaluation import Evaluation, evaluate, to_latent
 from ._resolution import find_grid
 from ._sections import sections
 from ._sign import sign
@@ -204,7 +204,7 @@ def _floor(evaluation: Evaluation) -> dict[str, Any]:
     found["grid"] = grid._asdict()
     if evaluation.measure == "density" and evaluation.is_univariate and grid.spacing is not None:
         half = 0.5 * grid.spacing
-        log_p = log_mass(evaluation.dist, evaluation.y - half, evaluation.y + half)
+        log_p = evaluation.dist.log_mass(evaluation.y - half, evaluation.y + half)
         cell_nll = -log_p.double().numpy()
         found["cell_nll"] = float(cell_nll.mean())
         finite = np.isfinite(evaluation.nll) & np.isfinite(cell_nll)

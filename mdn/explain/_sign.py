@@ -12,7 +12,7 @@ from scipy.integrate import quad_vec
 from scipy.optimize import brentq
 
 from ..distribution import GaussianMixture
-from ._evaluation import Evaluation, log_mass
+from ._evaluation import Evaluation
 
 __all__ = ["sign"]
 
@@ -114,7 +114,7 @@ def _interval(evaluation: Evaluation, row: int) -> dict[str, float]:
     y = evaluation.y
     assert y is not None
     width = _INTERVAL * (float(y.std(correction=0)) or abs(float(y[0])) or 1.0)
-    inside = log_mass(evaluation.dist, y - 0.5 * width, y + 0.5 * width).exp().double().numpy()
+    inside = evaluation.dist.log_mass(y - 0.5 * width, y + 0.5 * width).exp().double().numpy()
     return {
         "interval_width": width,
         "interval_probability_mean": float(inside.mean()),

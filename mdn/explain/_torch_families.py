@@ -15,16 +15,14 @@ from torch.distributions import (
     Normal,
 )
 
-from ..distribution import DiscretizedMixture, GaussianMixture, Mixture, TruncatedMixture
+from ..distribution import GaussianMixture, Mixture, MixtureDistribution
 
-__all__ = ["MIXTURES", "as_mixture"]
-
-MIXTURES = (GaussianMixture, Mixture, DiscretizedMixture, TruncatedMixture)
+__all__ = ["as_mixture"]
 
 
 def as_mixture(dist: Any) -> Any:
     """Returns the same law as a distribution of this package; ``dist`` itself if there is none."""
-    if isinstance(dist, (*MIXTURES, Categorical)):
+    if isinstance(dist, MixtureDistribution | Categorical):
         return dist
     if isinstance(dist, MixtureSameFamily):
         logits, components = dist.mixture_distribution.logits, dist.component_distribution

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..distribution import GaussianMixture
-from ._evaluation import Evaluation, evenly_spaced, log_mass, to_latent
+from ._evaluation import Evaluation, evenly_spaced, to_latent
 
 __all__ = ["unit"]
 
@@ -169,7 +169,7 @@ def _kernel_log_prob(
 def _log_prob(dist: GaussianMixture, z: Floats, width: float) -> Floats:
     """Returns the log density at z (N, D), or the log mass of the cells around it; (N,)."""
     at = torch.from_numpy(z)
-    log_p = log_mass(dist, at - 0.5 * width, at + 0.5 * width) if width else dist.log_prob(at)
+    log_p = dist.log_mass(at - 0.5 * width, at + 0.5 * width) if width else dist.log_prob(at)
     return log_p.numpy()
 
 
