@@ -7,15 +7,20 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from scipy import stats
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.distributions import (
     Categorical,
@@ -33,6 +38,7 @@ from torch.distributions.transforms import ExpTransform
 import mdn
 from benchmarks import verdicts
 from mdn import GaussianMixture, cli, explain_nll
+from mdn.prediction import predict_distribution
 
 N = 400
 VERDICTS = {"fine", "suspicious", "collapse", "overfitting", "not meaningful", "misspecified"}
@@ -550,6 +556,63 @@ def test_module_is_called_in_evaluation_mode_and_its_mode_restored() -> None:
     assert first.verdict == second.verdict and first.word == "fine"
     assert first.fit["kind"] == "HDR values"
     assert first.unit["gaussian_scale"] == pytest.approx([1, 1], abs=0.2)
+
+
+KINDS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # of X and of y
+    "array": (np.asarray, np.asarray),
+    "list": (np.ndarray.tolist, np.ndarray.tolist),
+    "tensor": (torch.as_tensor, torch.as_tensor),
+    "pandas": (lambda X: pd.DataFrame(X, columns=["load", "speed"]), pd.Series),
+    "polars": (lambda X: pl.DataFrame(X, schema=["load", "speed"]), pl.Series),
+    "pyarrow": (lambda X: pa.table({"load": X[:, 0], "speed": X[:, 1]}), pa.array),
+}
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    """One of each kind of model of two features; regressors with and without feature names."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 2))
+    y = X[:, 0] + (0.2 + 2 * (X[:, 1] > 0)) * rng.normal(size=120)
+
+    def regressor() -> mdn.MDNRegressor:
+        return mdn.MDNRegressor(
+            1, (4,), preset="fast", ensemble_size=2, trees=False, max_epochs=3, random_state=0
+        )
+
+    found: dict[str, Any] = {"X": X, "y": y, "module": _Twice().train()}
+    found["module"].linear = nn.Linear(2, 1)
+    found["callable"] = lambda x: Normal(x[:, :1], 1.0)
+    for kind in ("array", "pandas"):
+        of_kind = KINDS[kind][0](X)
+        found[f"regressor, {kind}"] = regressor().fit(of_kind, y)
+        found[f"pipeline, {kind}"] = make_pipeline(StandardScaler(), regressor()).fit(of_kind, y)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", ["regressor", "pipeline", "module", "callable", "distribution"])
+def test_every_model_takes_every_kind_of_rows(
+    model: str, kind: str, models: dict[str, Any]
+) -> None:
+    """The report is that of the predicted distribution; a data frame names its columns."""
+    named = kind in ("pandas", "polars", "pyarrow")
+    if model == "pipeline" and kind == "pyarrow":
+        pytest.skip("scikit-learn's StandardScaler does not take it")
+    X, y = (convert(models[name]) for convert, name in zip(KINDS[kind], ("X", "y"), strict=True))
+    if model == "distribution":
+        asked: Any = predict_distribution(models["callable"], models["X"])
+    else:
+        fitted = f"{model}, {'pandas' if named else 'array'}"
+        asked = models[fitted if model in ("regressor", "pipeline") else model]
+    report = explain_nll(asked, X, y, train=None if model == "distribution" else (X, y))
+    dist = predict_distribution(asked, X)
+    nll = -dist.log_prob(torch.as_tensor(models["y"])[:, None]).double().mean()
+    assert report.unit["nll"] == pytest.approx(float(nll), rel=1e-5)
+    if model in ("regressor", "pipeline"):
+        assert report.health["networks"] == 2 and report.health["floor_known"]
+    if model in ("callable", "distribution"):  # of constant scale, which the second feature shows
+        assert report.fit["where"] == ("speed" if named else "column 1 of X")
 
 
 # -- the report -----------------------------------------------------------------------------------
