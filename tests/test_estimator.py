@@ -195,7 +195,7 @@ def test_a_change_of_unit_changes_the_nll_by_its_logarithm(factor: float, dims: 
     )
 
 
-@pytest.mark.filterwarnings("ignore:.* of y sits on heaps:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* of y are tied values:UserWarning")
 def test_a_rounded_target_keeps_the_law_of_units() -> None:
     """Minutes to hours: the floor of a rounded y moves with it."""
     X, y = rows()
@@ -414,7 +414,7 @@ CHECKED: dict[str, Any] = {
     "max_epochs": 15,
     "random_state": 0,
 }
-TOLD = ("y is constant", ".* of y sits on heaps", ".* rows are few")  # true of the data of checks
+TOLD = ("y is constant", ".* of y are tied values", ".* rows are few")  # true of the data of checks
 
 
 def passes(check: Any, estimator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,7 +617,7 @@ def test_any_layout_of_the_data_gives_the_same_model(change: Any) -> None:
     np.testing.assert_array_equal(model.log_prob(change(X), change(y)), expected.log_prob(X, y))
 
 
-@pytest.mark.filterwarnings("ignore:.* of y sits on heaps:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* of y are tied values:UserWarning")
 def test_integers_are_cast() -> None:
     """Integer X and y are the numbers they are; float32 X too."""
     X, y = rows()
@@ -1189,7 +1189,7 @@ def test_a_y_with_ties_is_warned_of_once_and_the_cure_named(dims: int) -> None:
     X, y = rows(400, dims=dims)
     y = np.round(2 * y) / 2
     cure = "" if dims else r".*resolution=0\.5 "  # a rounded target has one column
-    with pytest.warns(UserWarning, match=r"% of y sits on heaps" + cure) as caught:
+    with pytest.warns(UserWarning, match=r"% of y are tied values" + cure) as caught:
         regressor(max_epochs=1).fit(X, y)
     assert len(caught) == 1 and caught[0].filename == __file__
     if not dims:
@@ -1330,7 +1330,7 @@ def floor_of(model: MDNRegressor) -> float:
     return floor
 
 
-@pytest.mark.filterwarnings("ignore:.* of y sits on heaps:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* of y are tied values:UserWarning")
 @pytest.mark.parametrize("step", [0.1, 0.5])
 def test_a_rounded_y_raises_the_floor_to_a_twentieth_of_its_step(step: float) -> None:
     """In standard deviations of y; the user's larger floor stands; an exact y has the default."""
@@ -1342,7 +1342,7 @@ def test_a_rounded_y_raises_the_floor_to_a_twentieth_of_its_step(step: float) ->
     assert floor_of(regressor(max_epochs=1).fit(X, y)) == 1e-3
 
 
-@pytest.mark.filterwarnings("ignore:.* of y sits on heaps:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* of y are tied values:UserWarning")
 def test_the_coarsest_target_sets_the_floor_of_several() -> None:
     """D = 3, two of them rounded: in standard deviations, by the step of the coarser."""
     X, y = rows(400, dims=3)
@@ -1352,7 +1352,7 @@ def test_the_coarsest_target_sets_the_floor_of_several() -> None:
     assert floor_of(model) == pytest.approx(0.05 * 0.5 / y[:, 0].std(), rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.* of y sits on heaps:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* of y are tied values:UserWarning")
 def test_a_rounded_y_cannot_send_the_nll_to_minus_infinity() -> None:
     """Whole numbers, 100 epochs: no density exceeds the one of a component at the floor.
 

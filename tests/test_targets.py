@@ -613,7 +613,7 @@ def test_one_gaussian_without_features_is_scipys_censored_fit(kind: str) -> None
     assert model.nll(nothing, y) == pytest.approx(-want / n, abs=2e-4)
 
 
-# -- a density on heaps ---------------------------------------------------------------------------
+# -- a density on ties ----------------------------------------------------------------------------
 
 
 def warnings_of(y: np.ndarray) -> list[str]:
@@ -641,12 +641,10 @@ GAUSS = RNG.normal(size=3000)
     ],
     ids=["counts", "150 steps", "Old Faithful", "many zeros", "two columns"],
 )
-def test_heaps_of_equal_values_are_warned_of_once_with_a_cure_that_works(
-    y: np.ndarray, cure: str
-) -> None:
+def test_large_ties_are_warned_of_once_with_a_remedy_that_works(y: np.ndarray, cure: str) -> None:
     """A step is named only if y lies on its multiples; then that fit goes through in silence."""
     (message,) = warnings_of(y)
-    assert re.search(f"sits on heaps of equal values.*{cure}", message)
+    assert re.search(f"are tied values.*{cure}", message)
     named = re.search(r"resolution=([0-9.]+) ", message)
     if named:
         Target.fit(y, None, "real", float(named[1]))
@@ -663,7 +661,7 @@ def test_heaps_of_equal_values_are_warned_of_once_with_a_cure_that_works(
     ids=["Gaussian", "three digits", "near a grid", "prices"],
 )
 def test_a_y_that_repeats_itself_little_gives_no_warning(y: np.ndarray) -> None:
-    """Ties alone are no heaps."""
+    """Small ties give no warning."""
     assert warnings_of(y) == []
 
 

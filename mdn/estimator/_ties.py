@@ -69,8 +69,8 @@ def warn_of_ties(target: Target, y: Floats, min_scale: float) -> None:
                     cure = "; round y to multiples of a step and name that with resolution=, for"
                 cure += " the probability of the rounding cell instead"
             warnings.warn(
-                f"{share:.0%} of y sits on heaps of equal values ({len(values)} distinct ones in "
-                f"{len(column)} rows): a density may stand on them, so its NLL is not meaningful"
+                f"{share:.0%} of y are tied values ({len(values)} distinct ones in {len(column)} "
+                "rows): a density may have a spike at each of them, so its NLL is not meaningful"
                 f"{cure}",
                 UserWarning,
                 stacklevel=3,
