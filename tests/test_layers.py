@@ -58,6 +58,9 @@ LAZY = {
     "__main__",
 }
 
+# Private attributes of torch's distributions that mdn's own set as well.
+LIBRARY_ATTRIBUTES = {"_validate_args"}
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -74,14 +77,16 @@ def module_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(source: str, package: str) -> Iterator[Import]:
+def imports_of(source: str, package: str, *, typing_too: bool = False) -> Iterator[Import]:
     """Yield every import that can run, with relative ones resolved against `package`.
 
-    Imports under `if TYPE_CHECKING:` never run and cannot close a circle, so they do not count.
+    Imports under `if TYPE_CHECKING:` never run; they count only if `typing_too`.
     """
 
     def walk(node: ast.AST, at_import_time: bool) -> Iterator[Import]:
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if typing_only and not typing_too:
+            assert isinstance(node, ast.If)
             for child in node.orelse:
                 yield from walk(child, at_import_time)
             return
@@ -133,10 +138,160 @@ def violations(module: str, source: str, package: str) -> list[str]:
     return found
 
 
+def is_private(name: str) -> bool:
+    """Whether a name begins with one underscore."""
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_imports(module: str, source: str, package: str) -> list[str]:
+    """Return one line for each private name that is imported from another folder.
+
+    A file of a folder may have a private name; what is taken out of it may not.
+    """
+    return [
+        f"line {item.line}: {item.name} is private to mdn.{target_module(item.name)}"
+        for item in imports_of(source, package, typing_too=True)
+        if target_module(item.name) not in (None, module) and is_private(item.name.split(".")[-1])
+    ]
+
+
+def private_definitions(source: str) -> set[str]:
+    """Return the private names that a file defines: functions, classes, methods, attributes."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+    return {name for name in found if is_private(name)}
+
+
+def private_attributes(source: str) -> list[tuple[int, str]]:
+    """Return line and name of each private attribute that is asked of another object than self."""
+    return [
+        (node.lineno, node.attr)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and is_private(node.attr)
+        if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Return the names along a circle of imports; empty if there is none."""
+    finished: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in finished:
+            return []
+        for other in sorted(imports.get(name, ())):
+            if found := visit(other, [*path, name]):
+                return found
+        finished.add(name)
+        return []
+
+    return next((found for name in sorted(imports) if (found := visit(name, []))), [])
+
+
+def imports_inside(folder: Path) -> dict[str, set[str]]:
+    """Return for each file of a folder the files of that folder that it imports."""
+    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    prefix = f"mdn.{folder.name}."
+    found: dict[str, set[str]] = {}
+    for path in folder.glob("*.py"):
+        items = imports_of(path.read_text(encoding="utf-8"), package_of(path), typing_too=True)
+        inside = {
+            i.name.removeprefix(prefix).split(".")[0] for i in items if i.name.startswith(prefix)
+        }
+        # a name that is no file is one of the folder's public names, which its __init__ collects
+        found[path.stem] = {name if name in names else "__init__" for name in inside}
+    return found
+
+
 def test_every_file_has_a_floor() -> None:
     """A module without a floor escapes the rules, so a new one must be entered in the table."""
     assert FILES
     assert {module_of(path) for path in FILES} - {FACE} <= FLOORS.keys()
+
+
+def test_every_floor_has_a_file() -> None:
+    """A floor of a module that is gone describes a building that does not stand."""
+    assert FLOORS.keys() <= {module_of(path) for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_private_name_is_imported_from_another_folder(path: Path) -> None:
+    """What another folder uses has a public name, which its file lists."""
+    source = path.read_text(encoding="utf-8")
+    assert private_imports(module_of(path), source, package_of(path)) == []
+
+
+def test_no_private_attribute_is_asked_of_an_object_of_another_folder() -> None:
+    """An attribute with an underscore is asked only where a file of the same folder defines it.
+
+    Private attributes of other libraries, which no file of mdn defines, are not looked at.
+    """
+    sources = {path: path.read_text(encoding="utf-8") for path in FILES}
+    defined: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        defined.setdefault(module_of(path), set()).update(private_definitions(source))
+    everywhere = set().union(*defined.values())
+    found = [
+        f"{path.relative_to(PACKAGE)}, line {line}: {name}"
+        for path, source in sources.items()
+        for line, name in private_attributes(source)
+        if name in everywhere - defined[module_of(path)] - LIBRARY_ATTRIBUTES
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [path for path in sorted(PACKAGE.iterdir()) if (path / "__init__.py").is_file()],
+    ids=lambda path: path.name,
+)
+def test_no_circle_inside_a_folder(folder: Path) -> None:
+    """The files of a folder have an order too, in which a reader can read them."""
+    assert circle(imports_inside(folder)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "n_found"),
+    [
+        ("nn", "from ..distribution import GaussianMixture", 0),
+        ("nn", "from ..distribution._base import Base", 0),
+        ("nn", "from ._heads import _raw", 0),
+        ("nn", "from mdn.nn._heads import _raw", 0),
+        ("nn", "from torch.distributions import _private", 0),
+        ("nn", "from ..distribution._base import __doc__", 0),
+        ("nn", "from ..distribution._base import _checked", 1),
+        ("nn", "from ..distribution import _base", 1),
+        ("nn", "def f():\n    from mdn.functional._full import _solve", 1),
+        ("nn", "if TYPE_CHECKING:\n    from ..functional._full import _solve, solve", 1),
+    ],
+)
+def test_the_check_of_private_imports_finds_what_it_looks_for(
+    module: str, source: str, n_found: int
+) -> None:
+    """The checker itself: it counts private names of other folders and lets all others pass."""
+    assert len(private_imports(module, source, f"mdn.{module}")) == n_found
+
+
+def test_the_check_of_private_attributes_finds_what_it_looks_for() -> None:
+    """Attributes of self pass; those of anything else are listed with their line."""
+    source = (
+        "class A:\n    def f(self, other):\n        self._x = other._y\n        return g()._z.w"
+    )
+    assert private_attributes(source) == [(3, "_y"), (4, "_z")]
+    assert private_definitions(source + "\n_k = 1\ndef _h(): pass") == {"_x", "_k", "_h"}
+
+
+def test_the_check_of_circles_finds_what_it_looks_for() -> None:
+    """A circle of three, one of a file with itself, and none."""
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
+    assert circle({"a": {"b"}, "b": {"b"}}) == ["b", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize(
