@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
@@ -58,8 +59,8 @@ LAZY = {
     "__main__",
 }
 
-# Private attributes of torch's distributions that mdn's own set as well.
-LIBRARY_ATTRIBUTES = {"_validate_args"}
+# Private attributes of torch that files of mdn define as well.
+LIBRARY_ATTRIBUTES = {"_C", "_validate_args"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -218,6 +219,19 @@ def test_every_file_has_a_floor() -> None:
 def test_every_floor_has_a_file() -> None:
     """A floor of a module that is gone describes a building that does not stand."""
     assert FLOORS.keys() <= {module_of(path) for path in FILES}
+
+
+def test_the_picture_of_the_architecture_shows_every_module_on_its_floor() -> None:
+    """docs/architecture.md shows the floors of this test; __main__ is the door of the cli."""
+    root = ElementTree.parse(ROOT / "docs" / "images" / "architecture.svg").getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    shown = {
+        text.text: int(group.attrib["id"].removeprefix("floor-"))
+        for group in root.iter(f"{svg}g")
+        for text in group.iter(f"{svg}text")
+        if text.get("class") == "name"
+    }
+    assert shown == {name: floor for name, floor in FLOORS.items() if name != "__main__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
