@@ -33,12 +33,12 @@ __all__ = [
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]
 _EVENTS = (1, 1, 2, 2)  # axes before the batch: D, K, (K, D), (K, D)
 # |z| is held below this so that z * z stays finite.  A component that far out has weight zero
-# unless all are, and then _exact_rows takes the row.
+# unless all are, and then _exact_rows computes the row.
 _Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}
 # 1/scale is held below this so that z / scale stays finite wherever the weight is not zero.
 _INVERSE_MAX = {torch.float32: 3e34, torch.float64: 1e304}
-# A row whose best component lies below -(64 + 8 D) nats goes to _exact_rows: rounding in z^2 / 2
-# enters the responsibilities as a factor exp(error).
+# A row whose best component lies below -(64 + 8 D) nats is computed by _exact_rows: rounding in
+# z^2 / 2 enters the responsibilities as a factor exp(error).
 _EXACT_BELOW, _EXACT_BELOW_PER_DIM = -64.0, -8.0
 
 
@@ -90,7 +90,7 @@ def standardize(y: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 
 class LogWeights(Function):
-    """Normalised log weights, (*, K): log-softmax that refuses a row with nothing in it."""
+    """Normalised log weights, (*, K): log-softmax that raises where a row has no component."""
 
     @staticmethod
     def forward(logits: Tensor) -> Tensor:
@@ -277,7 +277,7 @@ class _LogProb(Function):
 class _TransformedLogProb(Function):
     """The same for torch.func and forward mode, in a form that costs more per call.
 
-    Also hands out responsibilities r, z, 1/scale and weights, without gradient, for the others.
+    Also returns responsibilities r, z, 1/scale and weights, without gradient.
     """
 
     @staticmethod

@@ -36,7 +36,7 @@ __all__ = [
     "log_mass_between",
 ]
 
-_Z_MAX = 1e150  # in scales; an infinite end stands here, and its square is finite
+_Z_MAX = 1e150  # in scales; replaces an infinite end, and its square is finite
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
 # exact to rounding for exp(-m t - t^2 / 2) with |m t| and |t| at most 1, even in t
 _SHORT_RULE = [
@@ -148,7 +148,7 @@ def interval_log_likelihood(
 
     Args:
         low, high: ends, (*); ``-inf`` and ``inf`` leave a side open.
-        width: high - low, (*), by itself since the ends may have lost its digits.
+        width: high - low, (*), as the difference of the ends may have lost digits.
         logits, loc, scale: (*, K); gradients reach these three only.
     """
     args = low.detach(), high.detach(), width.detach(), logits, loc, scale

@@ -32,7 +32,7 @@ def find_root(
     A value of at most ``noise`` is a root, and a bracket of ``share`` of the first one is enough:
     for roots near 0, where the numbers are much denser.
 
-    Inverse quadratic interpolation that gives way to bisection (T. R. Chandrupatla, Adv. Eng.
+    Inverse quadratic interpolation, and bisection where that fails (T. R. Chandrupatla, Adv. Eng.
     Softw. 28 (1997)); f may jump.  Where the signs agree, the end with the smaller value.
     """
     x1, x2 = low, high
