@@ -249,7 +249,7 @@ def test_tests_tell_three_models_apart(three: tuple[Models, Tensor, Tensor]) -> 
             assert outcome.p_value > 1e-3 if name == "exact" else outcome.p_value < 1e-6
 
 
-def test_a_certain_miss_gives_a_finite_statistic() -> None:
+def test_a_pit_of_zero_or_one_gives_a_finite_statistic() -> None:
     """A PIT that rounds to 0 or 1 is no logarithm of 0."""
     found = pit_test(np.array([0.0, 0.3, 0.6, 1.0]))
     assert math.isfinite(found.anderson_darling.statistic)
@@ -306,7 +306,7 @@ def test_coverage_tells_three_models_apart(kind: Any, three: tuple[Models, Tenso
     assert (found["wide"].observed > exact.high).all()
 
 
-def test_hdr_coverage_sees_a_gap_that_central_intervals_do_not() -> None:
+def test_hdr_coverage_shows_a_gap_that_central_intervals_do_not() -> None:
     """Two far peaks, predicted as the one flat stretch that has the same quartiles and tails."""
     g = torch.Generator().manual_seed(0)
     x = torch.rand(N, 1, generator=g, dtype=torch.float64)
@@ -355,7 +355,7 @@ def test_sharpness_is_the_width_of_the_intervals(three: tuple[Models, Tensor, Te
 # -- where in x ---------------------------------------------------------------------------------
 
 
-def test_a_model_that_is_wrong_in_two_halves_is_found_out_in_x() -> None:
+def test_conditional_calibration_finds_the_feature_along_which_a_model_is_wrong() -> None:
     """Too high for x < 1/2 and too low above: nothing over all rows, everything along x."""
     g = torch.Generator().manual_seed(0)
     X = torch.rand(N, 2, generator=g, dtype=torch.float64)
@@ -373,7 +373,7 @@ def test_a_model_that_is_wrong_in_two_halves_is_found_out_in_x() -> None:
     assert [r.p_adjusted for r in found] == sorted(r.p_adjusted for r in found)
 
 
-def test_an_exact_model_is_called_wrong_somewhere_in_at_most_the_stated_share() -> None:
+def test_an_exact_model_is_rejected_in_at_most_the_stated_share_of_samples() -> None:
     """Holm at 20 %: of 200 samples at most 20 % + 4 standard errors, and not none."""
     g = torch.Generator().manual_seed(1)
     flagged = 0
@@ -420,7 +420,7 @@ def test_p_values_of_a_bin_are_those_of_many_uniform_samples() -> None:
 
 
 @pytest.mark.parametrize("library", [pd, pl])
-def test_data_frames_bring_their_names_categories_and_gaps(library: Any) -> None:
+def test_data_frames_give_names_categories_and_missing_values(library: Any) -> None:
     """A wrong category is named; a missing value is a bin of its own."""
     g = torch.Generator().manual_seed(2)
     town = torch.rand(600, 1, generator=g) < 0.4
@@ -537,7 +537,7 @@ def test_a_calibrated_model_stays_as_it_is(method: Any, n: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["affine", "monotone"])
-def test_recalibration_is_never_worse_on_the_rows_it_learnt_from(method: Any) -> None:
+def test_recalibration_is_never_worse_on_the_rows_of_its_fit(method: Any) -> None:
     """Any model on any y, few rows: the gain is at least 0 and is the one that is stated."""
     g = torch.Generator().manual_seed(0)
     for n in (2, 5, 40, 200):
@@ -670,7 +670,7 @@ def test_conformal_correction_is_the_order_statistic_of_the_misses(
         assert bounds[name][0] < adjusted < bounds[name][1]
 
 
-def test_conformal_regions_are_those_that_contain_says(
+def test_conformal_regions_agree_with_contains(
     three: tuple[Models, Tensor, Tensor],
 ) -> None:
     """y lies in one of the intervals of predict() exactly if contains() says so."""
@@ -701,7 +701,7 @@ def test_conformal_hdr_covers_several_targets() -> None:
         found.predict(model)
 
 
-def test_an_interval_that_would_turn_inside_out_is_its_middle() -> None:
+def test_an_interval_whose_ends_would_cross_is_its_middle() -> None:
     """A far too wide model and a row with a narrow interval."""
     y = torch.full((99, 1), 0.0).double() + torch.linspace(-0.1, 0.1, 99).double()[:, None]
     wide = normals(99).affine(0.0, 10.0)
@@ -880,7 +880,7 @@ def test_out_of_fold_rows_are_predicted_by_models_that_have_not_seen_them(kind: 
     assert not hasattr(model, "seen")
 
 
-def test_out_of_fold_refuses_what_it_cannot_deal_with() -> None:
+def test_out_of_fold_refuses_wrong_arguments_and_other_families() -> None:
     """Too many folds, rows that do not match, and mixtures of another family."""
 
     class Other(Recalling):
