@@ -881,8 +881,11 @@ def test_targets_outside_the_range_of_a_family_are_refused(
 ) -> None:
     """Their likelihood is 0: it would be found in training as a loss that is not finite."""
     y = torch.tensor([[draws_of(family)[0].item()], [value]])
+    model = MDN(1, family=family)
+    before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=message):
-        MDN(1, family=family).standardize_(torch.zeros(2, 1), y)
+        model.standardize_(torch.ones(2, 1), y)
+    assert all(torch.equal(a, before[name]) for name, a in model.state_dict().items())
     with pytest.raises(ValueError, match=message):
         MDNHead(1, family=family).initialize_from(y)
 
@@ -1302,6 +1305,17 @@ def test_ensemble_is_rebuilt_from_its_state() -> None:
     a, b = (m.eval()(x).numpy() for m in (module, again))
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_ensemble_reads_the_names_of_format_2() -> None:
+    """Files of format 2 have waves, unseen, seen and wave_weight."""
+    module = ensemble(2, 3, embedded=[0], masked=(1, 2), n_frequencies=4)
+    config, tensors = module.state()
+    config["waves"], config["unseen"] = config.pop("n_frequencies"), config.pop("masked")
+    old = {"input_mask": "seen", "embedding_weight": "wave_weight", "embedding_bias": "wave_bias"}
+    again = MDNEnsemble.from_state(config, {old.get(k, k): a for k, a in tensors.items()})
+    x = torch.randn(6, 3, generator=seeded(1))
+    assert torch.equal(again(x).loc, module.eval()(x).loc)
 
 
 @pytest.mark.parametrize(

@@ -115,20 +115,20 @@ class MDN(nn.Module):
         check_rows("y", y, self.head.out_features)
         if len(x) != len(y):
             raise ValueError(f"x and y must have one length; got {len(x)} and {len(y)} rows")
-        shift, scale = standardization(x if x.ndim == 2 else x.reshape(-1))
-        device = self.y_shift.device
-        self.x_shift, self.x_scale = shift.to(device), scale.to(device)
         family = self.head.layout.components
         if family is not None:
             family.check_targets(self.head.family, y)
+        x_shift, x_scale = standardization(x if x.ndim == 2 else x.reshape(-1))
         shift, scale = standardization(y) if family is None else family.standardization(y)
-        constant = scale == 0
-        scale = torch.where(constant, shift.abs(), scale)
-        self.y_shift, self.y_scale = shift.to(device), torch.where(scale > 0, scale, 1.0).to(device)
-        self.x_scale = torch.where(self.x_scale > 0, self.x_scale, 1.0)
+        scale = torch.where(scale == 0, shift.abs(), scale)
+        scale = torch.where(scale > 0, scale, 1.0)
+        device, dtype = self.y_shift.device, self.head.linear.weight.dtype
         # in the dtype of forward: a change of unit alters the last digit of float64 only
-        standard = (y.to(device) - self.y_shift) / self.y_scale
-        self.head.initialize_from(standard.to(self.head.linear.weight.dtype))
+        standard = (y.to(device) - shift.to(device)) / scale.to(device)
+        self.head.initialize_from(standard.to(dtype))  # which may refuse: before the units change
+        self.x_shift = x_shift.to(device)
+        self.x_scale = torch.where(x_scale > 0, x_scale, 1.0).to(device)
+        self.y_shift, self.y_scale = shift.to(device), scale.to(device)
         return self
 
     def standard_units(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
