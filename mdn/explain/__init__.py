@@ -1,4 +1,4 @@
-"""Why is my loss negative, is my density right, and show me: one call, on the user's own rows.
+"""Explains a loss on the user's own rows: why it may be negative, and whether the density is right.
 
 ::
 

@@ -126,7 +126,7 @@ def evaluate(model: Any, X: Any, y: Any, name: str = "") -> Evaluation:
 
 
 def _of_regressor(model: Any, X: Any, y: Any, name: str) -> Evaluation:
-    """A fitted MDNRegressor knows the kind of its target, its networks and their scale floor."""
+    """Returns the evaluation of an MDNRegressor, which knows its target and its scale floor."""
     dist = model.predict_distribution(X)
     target = model.target_
     values = numeric_array(y, f"{name}y").astype(np.float64)
@@ -183,7 +183,7 @@ def _of_distribution(dist: Any, y: Tensor, name: str) -> Evaluation:
 
 
 def _of_unknown_family(dist: Distribution, y: Tensor, name: str) -> Evaluation:
-    """Of a family that no mixture of this package can hold nothing but log_prob is used."""
+    """Returns the evaluation of a family that no mixture here can hold, by its log_prob alone."""
     n = len(y)
     if y.ndim == 1 and tuple(dist.batch_shape) == (n, 1):
         y = y.unsqueeze(-1)

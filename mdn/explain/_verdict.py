@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from ._sections import number
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["judge"]
 
 # The limits were set on simulations with seeds from 1000; `python -m benchmarks.verdicts` counts
 # the verdicts on other seeds.
@@ -28,22 +28,12 @@ _WORST_ROWS = 1.0  # nats of the mean that the worst hundredth of the rows may c
 _DEVIATES_P = 1e-3  # p-value of the test of the PIT that is worth a remark
 
 
-class Judgement(NamedTuple):
-    """A verdict with its remedy and remarks.
+def judge(parts: dict[str, dict[str, Any]]) -> tuple[str, str, list[str]]:
+    """Returns the verdict of the first check that fails, its remedy, and remarks.
 
-    Attributes:
-        verdict: its name, a colon and the reason.
-        remedy: what to do.
-        remarks: further sentences.
+    Args:
+        parts: sign, unit, floor, health and fit of an NLLReport.
     """
-
-    verdict: str
-    remedy: str
-    remarks: list[str]
-
-
-def judge(parts: dict[str, dict[str, Any]]) -> Judgement:
-    """Returns the verdict of the first check that fails; parts are those of an NLLReport."""
     found = (
         _no_density(parts)
         or _few_values(parts)
@@ -53,7 +43,7 @@ def judge(parts: dict[str, dict[str, Any]]) -> Judgement:
         or _dominated(parts)
     )
     verdict, remedy = found or _fine(parts)
-    return Judgement(verdict, remedy, _remarks(parts))
+    return verdict, remedy, _remarks(parts)
 
 
 Found = tuple[str, str] | None
