@@ -1,7 +1,7 @@
-"""Make the pictures of gallery.md by running its code: ``python docs/gallery.py``.
+"""Makes the pictures of gallery.md by running its code: ``python docs/gallery.py``.
 
-Every block of the page that leaves an Axes ``ax`` is followed by the picture of it, so the page is
-the only place where the code stands and the two cannot differ.
+Every block of the page that leaves an Axes ``ax`` is followed by its picture.  The code stands only
+on the page, so code and pictures agree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n!\[[^\]]*\]\(([^)]*)\))?", re.
 
 
 class Block(NamedTuple):
-    """Code of the page, the line before its first one, and the file of its picture, if any."""
+    """Code of the page, the line before its first line, and the file of its picture, if any."""
 
     code: str
     line: int
@@ -25,13 +25,13 @@ class Block(NamedTuple):
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """The blocks of a page, in their order."""
+    """Yields the blocks of a page in their order."""
     for found in _BLOCK.finditer(text):
         yield Block(found[1], text.count("\n", 0, found.start()) + 1, found[2])
 
 
 def draw(page: Path = PAGE) -> list[Path]:
-    """Run the page and write its pictures beside it; returns their files."""
+    """Runs the page, writes its pictures beside it and returns their files."""
     from matplotlib import pyplot as plt
     from matplotlib.axes import Axes
 
