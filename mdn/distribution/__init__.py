@@ -1,4 +1,4 @@
-"""Mixture distributions: everything one asks of p(y|x), exact where there is a formula."""
+"""Mixture distributions with one contract, exact where there is a formula."""
 
 from __future__ import annotations
 

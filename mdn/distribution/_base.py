@@ -27,7 +27,7 @@ from ._results import HDR, Modes
 __all__ = ["DRAWS", "MixtureDistribution"]
 
 DRAWS = 4096  # of Monte Carlo estimates that have no other setting
-_SEED = 6_364_136_223  # of draws that nobody gave a generator for; one that nobody else takes
+_SEED = 6_364_136_223  # of draws without a generator; an unusual number, unlike those of users
 
 
 class MixtureDistribution(Distribution, ABC):
@@ -45,7 +45,7 @@ class MixtureDistribution(Distribution, ABC):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
 
-    # -- what a subclass says of itself -------------------------------------------------------
+    # -- what a subclass defines --------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -61,9 +61,9 @@ class MixtureDistribution(Distribution, ABC):
     def _law(self) -> UnivariateLaw:
         """The distribution as a law on the line; D = 1."""
 
+    @abstractmethod
     def _log_prob(self, y: Tensor) -> Tensor:
         """Log density at checked y, (*, D), of at least as many axes as the batch."""
-        return self._law().log_prob(y[..., 0])
 
     def _mean(self) -> Tensor:
         """Mean, (*, D)."""
@@ -105,7 +105,7 @@ class MixtureDistribution(Distribution, ABC):
         """The parameters by name."""
 
     def _repr(self) -> dict[str, str]:
-        """What the repr says besides the shapes."""
+        """Fields of the repr besides the shapes."""
         return {"n_components": str(self.n_components)}
 
     # -- density ------------------------------------------------------------------------------
@@ -119,15 +119,15 @@ class MixtureDistribution(Distribution, ABC):
 
     def cdf(self, y: Tensor) -> Tensor:
         """P(Y <= y), (*); D = 1, y is (*, 1)."""
-        return self._ask("cdf", y, lambda law, at: law.log_cdf(at).exp())
+        return self._answer("cdf", y, lambda law, at: law.log_cdf(at).exp())
 
     def log_cdf(self, y: Tensor) -> Tensor:
         """Log of P(Y <= y), (*), accurate in both tails; D = 1, y is (*, 1)."""
-        return self._ask("log_cdf", y, lambda law, at: law.log_cdf(at))
+        return self._answer("log_cdf", y, lambda law, at: law.log_cdf(at))
 
     def log_sf(self, y: Tensor) -> Tensor:
         """Log of P(Y > y), (*), accurate in both tails; D = 1, y is (*, 1)."""
-        return self._ask("log_sf", y, lambda law, at: law.log_sf(at))
+        return self._answer("log_sf", y, lambda law, at: law.log_sf(at))
 
     def log_mass(self, low: Tensor | float, high: Tensor | float) -> Tensor:
         """Log of P(low <= Y <= high), (*), both ends included; D = 1.
@@ -229,7 +229,7 @@ class MixtureDistribution(Distribution, ABC):
         Infinite where the mean is not defined for tails as heavy as Student's with df <= 1/2; then
         meaningless here.
         """
-        return self._ask("crps", y, lambda law, at: law.crps(at))
+        return self._answer("crps", y, lambda law, at: law.crps(at))
 
     # -- integrals ----------------------------------------------------------------------------
 
@@ -349,7 +349,9 @@ class MixtureDistribution(Distribution, ABC):
     def _need_one_dimension(self, what: str) -> None:
         check_univariate(what, self.event_shape[0], ". Take one with .marginal(dims)")
 
-    def _ask(self, what: str, y: Tensor, of: Callable[[UnivariateLaw, Tensor], Tensor]) -> Tensor:
+    def _answer(
+        self, what: str, y: Tensor, of: Callable[[UnivariateLaw, Tensor], Tensor]
+    ) -> Tensor:
         """An answer of the law at y, (*); ``what`` is the method that was called."""
         self._need_one_dimension(what)
         y, dtype = self._check_value(y)
@@ -368,5 +370,5 @@ class MixtureDistribution(Distribution, ABC):
         return torch.Size((sample_shape,) if isinstance(sample_shape, int) else sample_shape)
 
     def _fixed_generator(self) -> torch.Generator:
-        """A generator of its own, always the same, and not that of a user's manual_seed(0)."""
+        """A new generator of a fixed seed, which is not that of a user's manual_seed(0)."""
         return torch.Generator(self._reference.device).manual_seed(_SEED)

@@ -1,4 +1,4 @@
-"""What mixtures that are made of components and weights have in common."""
+"""The abstract base of mixtures that are made of components and weights."""
 
 from __future__ import annotations
 

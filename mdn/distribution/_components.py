@@ -50,24 +50,24 @@ class ComponentGroup(NamedTuple):
 
     def log_tails(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logs of P(Y <= y) and P(Y > y), (*, k) each; y is (*)."""
-        base, y = self._against(y)
+        base, y = self._without_event(y)
         lower, upper = families.log_tails(base, y)
         return self._per_component(lower), self._per_component(upper)
 
     def log_interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Logs of P(low <= Y <= high) and of the rest, (*, k) each; ends are (*)."""
-        base, low = self._against(low)
-        inside, outside = families.log_interval(base, low, self._against(high)[1])
+        base, low = self._without_event(low)
+        inside, outside = families.log_interval(base, low, self._without_event(high)[1])
         return self._per_component(inside), self._per_component(outside)
 
     def quantile(self, q: Tensor, upper: Tensor) -> Tensor:
         """Quantile of the components at q in a tail, (*, k); roughly, for the von Mises."""
-        base, q = self._against(q)
-        return self._per_component(families.quantile(base, q, self._against(upper)[1]))
+        base, q = self._without_event(q)
+        return self._per_component(families.quantile(base, q, self._without_event(upper)[1]))
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """Ends of the support of each component, (*, k) or fewer axes."""
-        base = self._against(torch.zeros(()))[0]
+        base = self._without_event(torch.zeros(()))[0]
         shape = base.batch_shape
         low, high = (a.double().expand(shape) for a in families.bounds(base))
         return self._per_component(low), self._per_component(high)
@@ -89,7 +89,7 @@ class ComponentGroup(NamedTuple):
         moved = families.affine(self.dist, shift, scale)
         return None if moved is None else ComponentGroup(moved, self.stacked)
 
-    def _against(self, y: Tensor) -> tuple[Distribution, Tensor]:
+    def _without_event(self, y: Tensor) -> tuple[Distribution, Tensor]:
         """The family without event axis, and y with as many axes more as there are behind (*)."""
         more = int(self.stacked)
         base = self.dist

@@ -44,7 +44,7 @@ class ContinuousLaw(UnivariateLaw):
     has_density = True
     circular = False
 
-    # -- what a law says of itself ------------------------------------------------------------
+    # -- what a subclass defines --------------------------------------------------------------
 
     @abstractmethod
     def log_density(self, y: Tensor) -> Tensor:
@@ -92,9 +92,6 @@ class ContinuousLaw(UnivariateLaw):
         return []
 
     # -- probabilities ------------------------------------------------------------------------
-
-    def log_prob(self, y: Tensor) -> Tensor:
-        return self.log_density(y)
 
     def log_cdf(self, y: Tensor) -> Tensor:
         return log_from_smaller_tail(*self.log_tails(y))

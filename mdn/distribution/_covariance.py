@@ -1,6 +1,6 @@
 """Covariances of the components: diagonal, full by either factor, low rank plus diagonal.
 
-Each kind answers the same questions, so that GaussianMixture asks and never looks which it is.
+Each kind has the same methods, so that GaussianMixture does not depend on which it is.
 Shapes: (*, K, ...) with * the batch, K components and D dimensions.
 """
 
@@ -32,7 +32,7 @@ __all__ = ["Covariance", "Diagonal", "Full", "LowRank", "Packed", "Precision"]
 
 
 class Covariance:
-    """What a mixture asks of the covariances of its components.
+    """The covariances of the components of a mixture.
 
     Attributes:
         kind: what the user knows it as.
@@ -284,7 +284,7 @@ class LowRank(Covariance):
 
 
 def joined(parts: Sequence[Covariance], axis: int) -> Covariance:
-    """Those of several mixtures one after the other.
+    """The covariances of several mixtures, concatenated.
 
     Args:
         parts: alike in every axis but that one.

@@ -81,7 +81,7 @@ class Logistic(Distribution):
         return self.scale.log() + 2.0
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws that carry the gradient of loc and scale."""
+        """Draws, differentiable in loc and scale."""
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.icdf(u.clamp(min=torch.finfo(u.dtype).tiny))
@@ -171,7 +171,7 @@ class LogitNormal(Distribution):
         return torch.sigmoid(self.loc + self.scale * torch.special.ndtri(value))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws that carry the gradient of loc and scale, never 0 or 1."""
+        """Draws, never 0 or 1, differentiable in loc and scale."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         y = torch.sigmoid(self.loc + self.scale * noise)
@@ -265,7 +265,7 @@ class PointMass(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """The point, again and again."""
+        """Copies of the point."""
         return self.loc.expand(self._extended_shape(torch.Size(sample_shape))).clone()
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> PointMass:

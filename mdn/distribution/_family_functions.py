@@ -48,7 +48,7 @@ from ._incomplete_gamma_beta import (
     LOGIT,
     STUDENT,
     law_tails,
-    log_or_nothing,
+    safe_log,
     student_log_slope,
 )
 from ._von_mises import (
@@ -105,10 +105,10 @@ def parameters(dist: Distribution) -> Parameters | None:
     }
 
 
-def _made(like: Distribution, found: Parameters) -> Distribution:
+def _remade(like: Distribution, found: Parameters) -> Distribution:
     """A distribution of the same kind with other parameters."""
     if isinstance(like, td.Independent):
-        base = _made(like.base_dist, found)
+        base = _remade(like.base_dist, found)
         return td.Independent(base, like.reinterpreted_batch_ndims, validate_args=False)
     make: Callable[..., Distribution] = type(like)
     new = make(**found, validate_args=False)
@@ -123,7 +123,7 @@ def rebuilt(dist: Distribution, change: Callable[[Tensor], Tensor]) -> Distribut
     the dtype or the device.
     """
     found = parameters(dist)
-    return None if found is None else _made(dist, {n: change(p) for n, p in found.items()})
+    return None if found is None else _remade(dist, {n: change(p) for n, p in found.items()})
 
 
 def joined(dists: list[Distribution]) -> Distribution | None:
@@ -135,7 +135,7 @@ def joined(dists: list[Distribution]) -> Distribution | None:
         return None
     axis = len(first.batch_shape) - 1
     columns = zip(*((p or {}).values() for p in every), strict=True)
-    return _made(first, {n: torch.cat(c, axis) for n, c in zip(every[0], columns, strict=True)})
+    return _remade(first, {n: torch.cat(c, axis) for n, c in zip(every[0], columns, strict=True)})
 
 
 def affine(dist: Distribution, shift: Tensor, scale: Tensor) -> Distribution | None:
@@ -150,7 +150,7 @@ def affine(dist: Distribution, shift: Tensor, scale: Tensor) -> Distribution | N
     if found is None or change is None:
         return None
     moved = change(found, shift, scale)
-    return None if moved is None else _made(dist, {**found, **moved})
+    return None if moved is None else _remade(dist, {**found, **moved})
 
 
 def requires_grad(dist: Distribution) -> bool:
@@ -192,7 +192,7 @@ def bounds(dist: Distribution) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(low, dtype=torch.float64), torch.as_tensor(high, dtype=torch.float64)
 
 
-def _somewhere(low: Tensor, high: Tensor) -> Tensor:
+def _inner_point(low: Tensor, high: Tensor) -> Tensor:
     """A point inside the support; a whole number if only the lower end is finite."""
     middle = torch.where(high.isfinite(), 0.5 * (low + high), low + 1.0)
     return torch.where(low.isfinite(), middle, torch.where(high.isfinite(), high - 1.0, 0.0))
@@ -224,21 +224,21 @@ def log_prob(dist: Distribution, y: Tensor) -> Tensor:
         hit = torch.where(y == dist.loc, 0.0, -math.inf).to(y.dtype)
         return torch.where(y.isnan(), y, hit)
     known = functions_of(dist)
-    ask = dist.log_prob if known.log_prob is None else known.log_prob(dist)
+    density = dist.log_prob if known.log_prob is None else known.log_prob(dist)
     y = y.expand(torch.broadcast_shapes(y.shape, dist.batch_shape))
     low, high = bounds(dist)
-    inside = _somewhere(low, high).to(y)
+    inside = _inner_point(low, high).to(y)
     if isinstance(dist, td.VonMises):
         outside = y.abs() > _PI_ROUNDED_UP
     else:
         outside = y.isinf() | ~_supports(dist, torch.where(y.isnan(), inside, y))
     bad = outside | y.isnan()
-    value = ask(torch.where(bad, inside, y))
+    value = density(torch.where(bad, inside, y))
     # a density of 0 inside, such as on an end, would turn the gradient into 0 * inf
     zero = value.detach() == -math.inf
     if bool(zero.any()):
         bad = bad | zero
-        value = ask(torch.where(bad, inside, y))
+        value = density(torch.where(bad, inside, y))
     return torch.where(y.isnan(), y, value.masked_fill(bad, -math.inf))
 
 
@@ -260,7 +260,7 @@ def log_tails(dist: Distribution, y: Tensor) -> tuple[Tensor, Tensor]:
         below = y <= low
     above = y >= high
     lower, upper = functions_of(dist).tails(
-        dist, torch.where(below | above, _somewhere(low, high), y)
+        dist, torch.where(below | above, _inner_point(low, high), y)
     )
     return (
         lower.masked_fill(below, -math.inf).masked_fill(above, 0.0),
@@ -290,7 +290,7 @@ def log_interval(dist: Distribution, low: Tensor, high: Tensor) -> tuple[Tensor,
     if bool(thin.any()):
         x, w = (a.to(low) for a in gauss_legendre(_THIN_NODES))
         half = 0.5 * torch.where(thin, high - low, 1.0)
-        at = torch.where(thin, 0.5 * low + 0.5 * high, _somewhere(*bounds(dist)).to(low))
+        at = torch.where(thin, 0.5 * low + 0.5 * high, _inner_point(*bounds(dist)).to(low))
         terms = log_prob(dist, (at.unsqueeze(0) + (half * thin).unsqueeze(0) * _column(x, half)))
         integral = log_sum_exp(terms + _column(w, half).log(), 0) + half.log()
         inside = torch.where(thin, integral, inside)
@@ -515,7 +515,7 @@ def _other_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
             f"components must have a cdf for this; {type(d).__name__} has none in torch or here"
         ) from None
     p = p.clamp(0.0, 1.0)  # the support may be smaller than its transform says
-    return log_or_nothing(p), log_or_nothing(1.0 - p)
+    return safe_log(p), safe_log(1.0 - p)
 
 
 _SYMMETRIC: dict[type, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {

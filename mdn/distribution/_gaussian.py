@@ -1,4 +1,4 @@
-"""Mixture distributions: everything one asks of p(y|x), exact where there is a formula."""
+"""Mixtures of Gaussians, with diagonal, full or low-rank covariances."""
 
 from __future__ import annotations
 
@@ -430,7 +430,7 @@ class GaussianMixture(ComponentMixture):
             logits = torch.where(logits == -math.inf, logits, scaled)
         return self._new(logits, loc, covariance)
 
-    # -- what the base asks -------------------------------------------------------------------
+    # -- hooks of the base class --------------------------------------------------------------
 
     @property
     def _reference(self) -> Tensor:

@@ -14,10 +14,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-__all__ = ["BETA", "GAMMA", "LOGIT", "STUDENT", "law_tails", "log_or_nothing", "student_log_slope"]
+__all__ = ["BETA", "GAMMA", "LOGIT", "STUDENT", "law_tails", "safe_log", "student_log_slope"]
 
 
-def log_or_nothing(p: Tensor) -> Tensor:
+def safe_log(p: Tensor) -> Tensor:
     """Log of a probability, with gradient 0 where it is 0."""
     return torch.where(p > 0, p.clamp(min=5e-324).log(), -math.inf)
 
@@ -152,4 +152,4 @@ def _shape_slopes(
 def law_tails(law: _Law, x: Tensor, *shapes: Tensor) -> tuple[Tensor, Tensor]:
     """Logs of both tails."""
     lower, upper = _LawTails.apply(law, *torch.broadcast_tensors(x, *shapes))
-    return log_or_nothing(lower), log_or_nothing(upper)
+    return safe_log(lower), safe_log(upper)

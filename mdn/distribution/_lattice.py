@@ -32,7 +32,7 @@ class LatticeLaw(UnivariateLaw):
     width = 1.0
     tail = 1e-15
 
-    # -- what a law says of itself ------------------------------------------------------------
+    # -- what a subclass defines --------------------------------------------------------------
 
     @abstractmethod
     def cell_log_mass(self, first: Tensor, last: Tensor | None = None) -> Tensor:
@@ -61,20 +61,11 @@ class LatticeLaw(UnivariateLaw):
         """The last cell whose value is at most y."""
         return y.double().floor()
 
-    def cell_at_least(self, y: Tensor) -> Tensor:
-        """The first cell whose value is at least y."""
-        return -self.cell_at_most(-y)
-
     def mode_cells(self) -> tuple[Tensor, Tensor]:
         """Sorted cells (C, *) with all modes, each between two that are less likely, and a mask."""
         return self.cells()
 
     # -- probabilities ------------------------------------------------------------------------
-
-    def log_prob(self, y: Tensor) -> Tensor:
-        cell = self.cell_at_most(y)
-        off = cell != self.cell_at_least(y)
-        return self.cell_log_mass(cell).masked_fill(off, -math.inf)
 
     def log_cdf(self, y: Tensor) -> Tensor:
         return log_from_smaller_tail(*self.cell_log_tails(self.cell_at_most(y)))
@@ -84,7 +75,7 @@ class LatticeLaw(UnivariateLaw):
         return log_from_smaller_tail(upper, lower)
 
     def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
-        return self.cell_log_mass(self.cell_at_least(low), self.cell_at_most(high))
+        return self.cell_log_mass(-self.cell_at_most(-low), self.cell_at_most(high))
 
     # -- quantiles ----------------------------------------------------------------------------
 

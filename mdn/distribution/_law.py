@@ -1,4 +1,4 @@
-"""What is asked of a probability law on the line, and the order in which its modes are given."""
+"""The abstract probability law on the line, and the order of its modes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,6 @@ class UnivariateLaw(ABC):
     """
 
     n_components: int
-
-    @abstractmethod
-    def log_prob(self, y: Tensor) -> Tensor:
-        """Log density, or log probability of a discrete law."""
 
     @abstractmethod
     def log_cdf(self, y: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ def merged(
     # share of each component in its group; a group of weight 0 takes equal ones
     equal = torch.where(dead.unsqueeze(-2), member / member.sum(-2, keepdim=True), 0.0)
     share = (log_w - out.masked_fill(dead, 0.0).unsqueeze(-2)).exp() + equal
-    heart = share.detach().argmax(-2).unsqueeze(-1).expand(*dead.shape, d)
-    origin = loc.detach().gather(-2, heart)  # (*, n, D), so that a common offset does not cancel
+    heaviest = share.detach().argmax(-2).unsqueeze(-1).expand(*dead.shape, d)
+    origin = loc.detach().gather(-2, heaviest)  # (*, n, D), so that a common offset does not cancel
     gap = loc.unsqueeze(-2) - origin.unsqueeze(-3)  # (*, K, n, D)
     gap = gap.masked_fill(~member.unsqueeze(-1), 0.0)
     shift = (share.unsqueeze(-1) * gap).sum(-3)  # (*, n, D)
@@ -51,7 +51,7 @@ def merged(
 def _labels(weights: Tensor, loc: Tensor, covariance: Tensor, n: int) -> Tensor:
     """Which of n groups each component joins, (rows, K), by Runnalls' greedy rule.
 
-    Time and again the two groups are joined whose merging costs least: the bound
+    Repeatedly, the two groups are joined whose merging costs least: the bound
     ``(w_i + w_j) log|S_ij| - w_i log|S_i| - w_j log|S_j|`` on twice the divergence it causes.
 
     Args:

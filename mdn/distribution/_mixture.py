@@ -1,4 +1,4 @@
-"""Mixtures of any families: the contract of GaussianMixture, by numerics where no formula is."""
+"""Mixtures of any families, by numerics where there is no formula."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class Mixture(ComponentMixture):
         alike = all(repr(other) == repr(first) for other in found)
         return first if alike and len(found) == len(self._groups) else constraints.real_vector
 
-    # -- what the base asks -------------------------------------------------------------------
+    # -- hooks of the base class --------------------------------------------------------------
 
     @property
     def _reference(self) -> Tensor:
@@ -185,7 +185,7 @@ class Mixture(ComponentMixture):
             self._float64 = []
             for group in self._groups:
                 dist = rebuilt(group.dist, lambda p: p.double()) or group.dist
-                self._float64.append(ComponentGroup(_lenient(dist), group.stacked))
+                self._float64.append(ComponentGroup(_unvalidated(dist), group.stacked))
         return Components(log_weights(self._raw_logits.double()), self._float64)
 
     def _law(self) -> MixtureLaw | WholeNumberLaw:
@@ -232,7 +232,7 @@ class Mixture(ComponentMixture):
             first += group.size
             if not len(row):
                 continue
-            chosen = rebuilt(group.dist, partial(_picked, index=index, lead=lead))
+            chosen = rebuilt(group.dist, partial(_select_rows, index=index, lead=lead))
             if chosen is not None:
                 value = chosen.sample()
             else:  # its parameters are unknown: draw of all
@@ -332,7 +332,7 @@ def _rebuilt(dist: Distribution, change: Callable[[Tensor], Tensor]) -> Distribu
     return new
 
 
-def _picked(parameter: Tensor, index: Tensor, lead: int) -> Tensor:
+def _select_rows(parameter: Tensor, index: Tensor, lead: int) -> Tensor:
     """Rows of a parameter whose first ``lead`` axes are one."""
     if not lead:
         return parameter.expand(len(index), *parameter.shape)
@@ -344,12 +344,12 @@ def _expanded(dist: Distribution, batch: Sequence[int]) -> Distribution:
     return dist if dist.batch_shape == batch else dist.expand(batch)
 
 
-def _lenient(dist: Distribution) -> Distribution:
+def _unvalidated(dist: Distribution) -> Distribution:
     """The same distribution, not validating its arguments."""
     new = copy.copy(dist)
     new._validate_args = False
     if hasattr(new, "base_dist"):
-        new.base_dist = _lenient(new.base_dist)
+        new.base_dist = _unvalidated(new.base_dist)
     return new
 
 

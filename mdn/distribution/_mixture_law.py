@@ -31,9 +31,6 @@ class MixtureLaw(ContinuousLaw):
     def requires_grad(self) -> bool:
         return self.components.requires_grad
 
-    def log_prob(self, y: Tensor) -> Tensor:
-        return log_sum_exp(self.components.log_terms(y.double().unsqueeze(-1)))
-
     def log_density(self, y: Tensor) -> Tensor:
         terms = self.components.gather(lambda group: group.log_prob(y.double().unsqueeze(-1)))
         return log_sum_exp((terms + self.log_w).masked_fill(self.components.is_atom, -math.inf))
@@ -97,12 +94,9 @@ class WholeNumberLaw(LatticeLaw):
         self.components = components
         self.n_components = components.log_w.shape[-1]
 
-    def log_prob(self, y: Tensor) -> Tensor:
-        return log_sum_exp(self.components.log_terms(y.double().unsqueeze(-1)))
-
     def cell_log_mass(self, first: Tensor, last: Tensor | None = None) -> Tensor:
         if last is None:
-            return self.log_prob(first)
+            return log_sum_exp(self.components.log_terms(first.unsqueeze(-1)))
         return _log_mass(self.components, first, last)
 
     def cell_log_tails(self, cell: Tensor) -> tuple[Tensor, Tensor]:

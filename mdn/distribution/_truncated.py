@@ -130,6 +130,9 @@ class TruncatedMixture(MixtureDistribution):
             return _TruncatedGaussianLaw(law, *ends)
         return _TruncatedLaw(law, *ends)
 
+    def _log_prob(self, y: Tensor) -> Tensor:
+        return self._law().log_density(y[..., 0])
+
     def _sample(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         """Quantiles of uniform levels."""
         u = torch.rand(

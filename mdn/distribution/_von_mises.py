@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..functional._numerics import HALF_LOG_2PI
 from ..functional._quadrature import gauss_legendre
-from ._incomplete_gamma_beta import log_or_nothing
+from ._incomplete_gamma_beta import safe_log
 
 __all__ = ["von_mises_log_prob", "von_mises_moments", "von_mises_quantile", "von_mises_tails"]
 
@@ -49,15 +49,15 @@ def _log_density(theta: Tensor, concentration: Tensor) -> Tensor:
     return -2.0 * concentration * half_sine * half_sine - 2.0 * HALF_LOG_2PI - norm
 
 
-def _turned(y: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
-    """Cdf over the whole line, which rises by 1 a turn, and 1 minus it."""
-    turns = torch.round(y.detach() / (2.0 * math.pi))
-    theta = y - 2.0 * math.pi * turns
+def _unwrapped_tails(y: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
+    """Cdf over the whole line, which rises by 1 every 2 pi, and 1 minus it."""
+    revolutions = torch.round(y.detach() / (2.0 * math.pi))
+    theta = y - 2.0 * math.pi * revolutions
     tail = _tail(-theta.abs(), concentration)
     left = theta <= 0
     return (
-        turns + torch.where(left, tail, 1.0 - tail),
-        torch.where(left, 1.0 - tail, tail) - turns,
+        revolutions + torch.where(left, tail, 1.0 - tail),
+        torch.where(left, 1.0 - tail, tail) - revolutions,
     )
 
 
@@ -68,8 +68,8 @@ def _wrapped(loc: Tensor) -> Tensor:
 
 def von_mises_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     loc = _wrapped(d.loc)
-    here, start, end = (_turned(a - loc, d.concentration) for a in (y, -math.pi, math.pi))
-    return log_or_nothing((here[0] - start[0]).clamp(0.0, 1.0)), log_or_nothing(
+    here, start, end = (_unwrapped_tails(a - loc, d.concentration) for a in (y, -math.pi, math.pi))
+    return safe_log((here[0] - start[0]).clamp(0.0, 1.0)), safe_log(
         (here[1] - end[1]).clamp(0.0, 1.0)
     )
 
@@ -89,15 +89,15 @@ def von_mises_moments(d: Any) -> tuple[Tensor, Tensor]:
     loc, k = _wrapped(d.loc).double(), d.concentration.double()
     x, w = _rule(loc)
     reach = _reach(torch.ones_like(k), k)
-    turn = torch.where(loc >= 0, 1.0, -1.0).double()
-    cut = torch.minimum(torch.maximum(turn * math.pi - loc, -reach), reach)
+    side = torch.where(loc >= 0, 1.0, -1.0).double()
+    cut = torch.minimum(torch.maximum(side * math.pi - loc, -reach), reach)
     first = second = torch.zeros_like(loc)
     # from one end of the reach over the mean to the cut, and from the cut to the other end
     for low, high in ((-reach, torch.zeros_like(cut)), (torch.zeros_like(cut), reach)):
         for a, b in ((low, cut.clamp(low, high)), (cut.clamp(low, high), high)):
             theta = a.unsqueeze(-1) + (b - a).unsqueeze(-1) * x
             middle = 0.5 * (a + b)
-            beyond = torch.where((middle - cut) * turn > 0, 2.0 * math.pi * turn, 0.0)
+            beyond = torch.where((middle - cut) * side > 0, 2.0 * math.pi * side, 0.0)
             mass = (b - a).unsqueeze(-1) * w
             mass = mass * _log_density(theta, k.unsqueeze(-1)).exp()
             off = theta - beyond.unsqueeze(-1)  # y - loc
