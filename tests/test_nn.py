@@ -1307,17 +1307,6 @@ def test_ensemble_is_rebuilt_from_its_state() -> None:
         np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_ensemble_reads_the_names_of_format_2() -> None:
-    """Files of format 2 have waves, unseen, seen and wave_weight."""
-    module = ensemble(2, 3, embedded=[0], masked=(1, 2), n_frequencies=4)
-    config, tensors = module.state()
-    config["waves"], config["unseen"] = config.pop("n_frequencies"), config.pop("masked")
-    old = {"input_mask": "seen", "embedding_weight": "wave_weight", "embedding_bias": "wave_bias"}
-    again = MDNEnsemble.from_state(config, {old.get(k, k): a for k, a in tensors.items()})
-    x = torch.randn(6, 3, generator=seeded(1))
-    assert torch.equal(again(x).loc, module.eval()(x).loc)
-
-
 @pytest.mark.parametrize(
     ("args", "options", "message"),
     [
