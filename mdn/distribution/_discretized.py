@@ -203,6 +203,11 @@ class _RoundedLaw(LatticeLaw):
         cell = torch.cat([place - 1, place, place + 1]).sort(dim=0).values
         return cell, torch.ones_like(cell, dtype=torch.bool)
 
+    def masses(self, cell: Tensor, known: Tensor) -> Tensor:
+        """Differences of the cdf."""
+        edges = torch.cat([cell[:1] - 0.5, cell + 0.5]) * self.width
+        return self.base.log_cdf(edges).exp().diff(dim=0).masked_fill(~known, 0.0)
+
     def hdr(self, coverage: float) -> tuple[Tensor, Tensor]:
         if not self._is_fine():
             return super().hdr(coverage)

@@ -133,12 +133,15 @@ class LatticeLaw(UnivariateLaw):
     def hdr(self, coverage: float) -> tuple[Tensor, Tensor]:
         """The likeliest cells until they hold the coverage."""
         cell, known = self.cells()
-        falling, order = self._log_masses(cell, known).sort(dim=0, descending=True, stable=True)
-        p = falling.exp()
+        p, order = self.masses(cell, known).sort(dim=0, descending=True, stable=True)
         chosen = (p.cumsum(0) - p < coverage * (1 - 1e-12)) & (p > 0)
-        level = torch.where(chosen, falling, math.inf).amin(0)
+        level = torch.where(chosen, p, math.inf).amin(0).log()
         intervals = _runs(cell, torch.zeros_like(chosen).scatter(0, order, chosen))
         return padded(intervals * self.width, self.n_components, -2), level
+
+    def masses(self, cell: Tensor, known: Tensor) -> Tensor:
+        """Probabilities of rising cells, (C, *), to an absolute error."""
+        return self._log_masses(cell, known).exp()
 
     def _log_masses(self, cell: Tensor, known: Tensor) -> Tensor:
         return self.cell_log_mass(cell).masked_fill(~known, -math.inf)
