@@ -516,7 +516,23 @@ BAD_EXAMPLES: list[Bad] = [
     Bad(lambda: Mixture.pool([_gamma(), Mixture(t(0), Independent(
            Normal(torch.zeros(1, 2).double(), 1.0), 1))]), ValueError,
         r"mixtures must have one event shape; got \[\(1,\), \(2,\)\]"),
+    Bad(lambda: MixtureDistribution.cat([_rows(), _gamma()]), TypeError,
+        "^mixtures must be mixture distributions of one class; got GaussianMixture, Mixture$"),
+    Bad(lambda: MixtureDistribution.cat([Normal(0.0, 1.0)]), TypeError,
+        "of one class; got Normal$"),
+    Bad(lambda: Mixture.cat([_gamma().expand((2,)), _gamma().expand((2, 3))]), ValueError,
+        "one event shape and one batch shape but for axis 0; got"),
+    *(
+        Bad(lambda other=other: Mixture.cat([_gamma().expand((2,)), other.expand((1,))]), TypeError,
+            r"^mixtures must have components of the same families in one order.* got Gamma; "
+            r"\[?(Laplace|Gamma).* Give all of them every family")
+        for other in (Mixture(t(0.0), Laplace(t(0), t(1))),
+                      Mixture(t(0.0), [Gamma(t(2)[0], t(1)[0])]),
+                      Mixture(t(0, 0), [Gamma(t(2)[0], t(1)[0]), Gamma(t(2)[0], t(1)[0])]))
+    ),
     # truncation and rounding
+    Bad(lambda: DiscretizedMixture.cat([_rows().discretize(1.0), _rows().discretize(0.5)]),
+        ValueError, r"^mixtures must be rounded to one width; got \[1\.0, 0\.5\]$"),
     Bad(lambda: _one().expand((2,)).truncate(1.0, 0.0), ValueError,
         r"^low must be less than high; got low 1 and high 0 in row 0$"),
     Bad(lambda: TruncatedMixture(_one(), 1.0, 0.0), ValueError,

@@ -893,5 +893,5 @@ def test_out_of_fold_refuses_wrong_arguments_and_other_families() -> None:
             out_of_fold(Recalling(), x, x[:, 0], cv=cv)
     with pytest.raises(ValueError, match="one length; got 10 and 9 rows"):
         out_of_fold(Recalling(), x, x[:9, 0])
-    with pytest.raises(TypeError, match=r"must predict Gaussian mixtures, .* got Normal"):
+    with pytest.raises(TypeError, match=r"must predict mixture distributions, .* got Normal"):
         out_of_fold(Other(), x, x[:, 0])

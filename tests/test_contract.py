@@ -12,7 +12,7 @@ import pytest
 import scipy.integrate
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal, Uniform
+from torch.distributions import Distribution, Gamma, Independent, Normal, Uniform
 
 import mdn
 from mdn.distribution import (
@@ -273,6 +273,43 @@ def test_answers_have_the_shape_of_the_batch_and_agree_with_the_row(example: Exa
     assert wide.interval(0.5).shape == (2, 3, 2) and wide.entropy().shape == (2, 3)
     for got, want in ((wide.modes().loc, dist.modes().loc), (wide.hdr(0.8)[0], dist.hdr(0.8)[0])):
         torch.testing.assert_close(got, want.expand_as(got), equal_nan=True, rtol=1e-6, atol=1e-8)
+
+
+@each
+def test_cat_puts_batches_one_after_the_other(example: Example) -> None:
+    """Along any axis of the batch, of the same class."""
+    dist = example.dist
+    y = dist.sample(generator=torch.Generator().manual_seed(4))
+    for dim, batch, shape in ((0, (1, 3), (3, 3)), (-1, (2, 5), (2, 8)), (-2, (0, 3), (2, 3))):
+        whole = dist.cat([batch_of(dist), dist.expand(batch)], dim)
+        assert type(whole) is type(dist) and whole.batch_shape == shape
+        torch.testing.assert_close(whole.log_prob(y), dist.log_prob(y).expand(shape))
+
+
+def test_cat_keeps_the_parameters_of_every_row() -> None:
+    """Also of mixtures of fewer components, bounds and list of families; the rest is refused."""
+    y = t([0.5], [1.5], [2.0])
+    one = Mixture(t([0.0]), Independent(Gamma(t([[2.0]]), t([[1.0]])), 1))
+    two = Mixture(
+        t([0.0, 1.0]).expand(2, 2),
+        Independent(Gamma(t([[2.0], [9.0]], [[1.0], [3.0]]), t([[1.0]])), 1),
+    )
+    for parts in (
+        [one, two],
+        [one.truncate(0.1, 3.0), two.truncate(t([0.2], [0.3]), 4.0)],
+        [one.discretize(0.5), two.discretize(0.5)],
+        [
+            UNIVARIATE["point mass and gamma"].dist.expand((n,)).affine(0.0, c)
+            for n, c in ((1, 1.0), (2, 2.0))
+        ],
+    ):
+        whole = parts[0].cat(parts)
+        want = torch.cat(
+            [part.log_prob(y[i]) for part, i in zip(parts, (slice(1), slice(1, 3)), strict=True)]
+        )
+        torch.testing.assert_close(whole.log_prob(y), want)
+    assert Mixture.cat([one, two]).n_components == 2
+    assert isinstance(Mixture.cat([one, two]).components, Independent)
 
 
 @each

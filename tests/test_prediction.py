@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression
@@ -315,6 +316,38 @@ def test_out_of_fold_fits_pipelines_and_searches_anew(kind: str, data: Any) -> N
     )
     expected = predict_distribution(other, take_rows(X, rows))
     assert torch.equal(dist[torch.as_tensor(rows)].loc, expected.loc)
+
+
+@pytest.mark.parametrize("pipeline", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "link"),
+    [
+        ({"target": "positive"}, np.exp),
+        ({"target": "unit"}, lambda y: 1 / (1 + np.exp(-y))),
+        ({"target": "integer"}, np.round),
+        ({"resolution": 0.5}, lambda y: np.round(2 * y) / 2),
+        ({"target": "interval"}, lambda y: np.column_stack([y - 0.5, y])),
+        ({"target": "positive"}, lambda y: np.column_stack([y, -y]) ** 2),
+    ],
+)
+def test_out_of_fold_predicts_every_kind_of_target(
+    settings: dict[str, Any], link: Callable[[Any], Any], pipeline: bool, data: Any
+) -> None:
+    """Each row has the distribution that the model of its fold gives it."""
+    X, y = data[0], link(0.1 * data[1])
+    model: Any = small().set_params(**settings)
+    model = make_pipeline(StandardScaler(), model) if pipeline else model
+    dist = out_of_fold(model, X, y, cv=3)
+    assert dist.batch_shape == (N,)
+    fold = np.random.default_rng(0).permutation(N) % 3
+    for b in range(3):
+        inside, outside = np.flatnonzero(fold != b), np.flatnonzero(fold == b)
+        one = predict_distribution(clone(model).fit(X[inside], y[inside]), X[outside])
+        at = torch.as_tensor(y[outside]).reshape(len(outside), -1)[:, : one.event_shape[0]]
+        found = dist[torch.as_tensor(outside)]
+        assert type(found) is type(one)
+        assert torch.equal(found.log_prob(at), one.log_prob(at))
+        assert torch.equal(found.mean, one.mean)
 
 
 def test_out_of_fold_fits_any_model_by_a_function(data: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..distribution import GaussianMixture
+from ..distribution import MixtureDistribution
 from ..prediction import kind_of, n_rows, predict_distribution, take_rows
 
 __all__ = ["out_of_fold"]
@@ -16,7 +16,7 @@ __all__ = ["out_of_fold"]
 
 def out_of_fold(
     model: Any, X: Any, y: Any, *, cv: int = 5, sample_weight: Any = None, seed: int = 0
-) -> GaussianMixture:
+) -> MixtureDistribution:
     """Returns the distribution of every row, predicted by a model that was fitted without it.
 
     For whatever needs held-out rows where there are too few to hold any out: PIT tests, coverage,
@@ -40,8 +40,7 @@ def out_of_fold(
 
     Raises:
         ValueError: cv below 2 or above N, or X and y of different lengths.
-        TypeError: a model that cannot be fitted again, or that does not predict Gaussian mixtures,
-            such as one with ``target="positive"``.
+        TypeError: a model that cannot be fitted again, or that predicts no mixture distribution.
 
     Example:
         >>> from mdn import MDNRegressor
@@ -63,14 +62,14 @@ def out_of_fold(
         inside, outside = np.flatnonzero(fold != b), np.flatnonzero(fold == b)
         data = [None if a is None else take_rows(a, inside) for a in (X, target, weight)]
         part = predict_distribution(_fitted_copy(model, *data), take_rows(X, outside))
-        if not isinstance(part, GaussianMixture):
+        if not isinstance(part, MixtureDistribution):
             raise TypeError(
-                "model must predict Gaussian mixtures, which alone can be concatenated; "
+                "model must predict mixture distributions, which can be concatenated; "
                 f"got {kind_of(part)}"
             )
         parts.append(part)
     order = np.argsort(np.argsort(fold, kind="stable"), kind="stable")
-    return GaussianMixture.cat(parts)[torch.as_tensor(order)]
+    return parts[0].cat(parts)[torch.as_tensor(order)]
 
 
 def _fitted_copy(model: Any, X: Any, y: Any, weight: Any) -> Any:

@@ -101,6 +101,10 @@ class MixtureDistribution(Distribution, ABC):
         """The same kind with f(tensor, axes behind the batch) applied to every parameter."""
 
     @abstractmethod
+    def _cat(self, mixtures: Sequence[Self], dim: int) -> Self:
+        """Checked mixtures of this class, with this one first, along a batch axis."""
+
+    @abstractmethod
     def _named(self) -> dict[str, Tensor]:
         """The parameters by name."""
 
@@ -311,6 +315,41 @@ class MixtureDistribution(Distribution, ABC):
     def detach(self) -> Self:
         """The same distribution, cut from the autograd graph."""
         return self._map(lambda a, e: a.detach())
+
+    @classmethod
+    def cat(cls, mixtures: Sequence[Self], dim: int = 0) -> Self:
+        """Batches of mixtures one after the other, as ``torch.cat`` does with tensors.
+
+        Mixtures of fewer components than others get more, of weight 0; Gaussian ones with different
+        forms of covariance get full ones.
+
+        Args:
+            mixtures: of one class and one event shape, with batch shapes that differ along ``dim``
+                only; components of the same families, and roundings of the same width.
+            dim: axis of the batch.
+
+        Raises:
+            ValueError: no mixture, shapes that do not fit, or different widths.
+            TypeError: different classes, or components of different families.
+        """
+        mixtures = list(mixtures)
+        if not all(isinstance(m, MixtureDistribution) and type(m) is type(mixtures[0])
+                   for m in mixtures):  # fmt: skip
+            names = ", ".join(dict.fromkeys(type(m).__name__ for m in mixtures))
+            raise TypeError(f"mixtures must be mixture distributions of one class; got {names}")
+        shapes = [(*m.batch_shape, *m.event_shape) for m in mixtures]
+        rank = len(shapes[0]) - 1 if shapes else 0
+        if not -rank <= dim < rank:
+            raise ValueError(
+                f"mixtures must hold at least one with a batch axis {dim}; got shapes {shapes}"
+            )
+        dim %= rank
+        if len({(len(s), *s[:dim], *s[dim + 1 :]) for s in shapes}) > 1:
+            raise ValueError(
+                f"mixtures must have one event shape and one batch shape but for axis {dim}; "
+                f"got {shapes}"
+            )
+        return mixtures[0]._cat(mixtures, dim)
 
     def numpy(self) -> dict[str, np.ndarray]:
         """The parameters as arrays by name, log weights normalised."""

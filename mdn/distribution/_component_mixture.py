@@ -14,7 +14,7 @@ from ._base import MixtureDistribution
 from ._discretized import DiscretizedMixture
 from ._truncated import TruncatedMixture
 
-__all__ = ["ComponentMixture"]
+__all__ = ["ComponentMixture", "with_components"]
 
 
 class ComponentMixture(MixtureDistribution):
@@ -134,3 +134,13 @@ class ComponentMixture(MixtureDistribution):
         if not found or not inside or len({d % n for d in found}) < len(found):
             raise ValueError(f"dims must be distinct and within 0..{n - 1}; got {dims}")
         return [d % n for d in found]
+
+
+def with_components(a: Tensor, axis: int, n: int, fill: float | None = None) -> Tensor:
+    """At least n components along an axis: ``fill`` at the end, or the first one again if None."""
+    shape = list(a.shape)
+    shape[axis] = n - a.shape[axis]
+    if shape[axis] <= 0:
+        return a
+    more = a.narrow(axis, 0, 1).expand(shape) if fill is None else a.new_full(shape, fill)
+    return torch.cat([a, more], axis)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -138,13 +138,21 @@ class DiscretizedMixture(MixtureDistribution):
                 f"no multiples of a width; got scale {scale.tolist()} and shift {shift.tolist()} "
                 f"for width {self.width:g}. Change the base, and discretize that"
             )
-        new = DiscretizedMixture.__new__(DiscretizedMixture)
-        new._init_checked(self.base.affine(shift, scale), width, self._validate_args)
-        return new
+        return self._new(self.base.affine(shift, scale), width)
 
     def _map(self, f: Callable[[Tensor, int], Tensor]) -> DiscretizedMixture:
+        return self._new(self.base._map(f), self.width)
+
+    def _cat(self, mixtures: Sequence[DiscretizedMixture], dim: int) -> DiscretizedMixture:
+        widths = [m.width for m in mixtures]
+        if len(set(widths)) > 1:
+            raise ValueError(f"mixtures must be rounded to one width; got {widths}")
+        return self._new(self.base.cat([m.base for m in mixtures], dim), self.width)
+
+    def _new(self, base: MixtureDistribution, width: float) -> DiscretizedMixture:
+        """One of checked parameters that validates its arguments if this one does."""
         new = DiscretizedMixture.__new__(DiscretizedMixture)
-        new._init_checked(self.base._map(f), self.width, self._validate_args)
+        new._init_checked(base, width, self._validate_args)
         return new
 
     def _named(self) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,14 +126,13 @@ def rebuilt(dist: Distribution, change: Callable[[Tensor], Tensor]) -> Distribut
     return None if found is None else _remade(dist, {n: change(p) for n, p in found.items()})
 
 
-def joined(dists: list[Distribution]) -> Distribution | None:
-    """One distribution with the last batch axes one after the other; None if of several kinds."""
+def joined(dists: Sequence[Distribution], axis: int) -> Distribution | None:
+    """One distribution with a batch axis of each one after the other; None if of several kinds."""
     every = [parameters(dist) for dist in dists]
     first = dists[0]
     kinds = {(type(d), type(_base(d)), tuple(p or ())) for d, p in zip(dists, every, strict=True)}
     if every[0] is None or len(kinds) > 1:
         return None
-    axis = len(first.batch_shape) - 1
     columns = zip(*((p or {}).values() for p in every), strict=True)
     return _remade(first, {n: torch.cat(c, axis) for n, c in zip(every[0], columns, strict=True)})
 

@@ -15,7 +15,7 @@ from ..functional._modes import mixture_modes
 from ..functional._sampling import implicit_sample, mixture_sample
 from ._base import DRAWS
 from ._checks import check_shapes, check_values
-from ._component_mixture import ComponentMixture
+from ._component_mixture import ComponentMixture, with_components
 from ._covariance import Covariance, Diagonal, Full, LowRank, Packed, Precision, joined
 from ._gaussian_law import GaussianLaw
 from ._merging import merged
@@ -349,41 +349,6 @@ class GaussianMixture(ComponentMixture):
         )
         return self._new(logits, loc, covariance).to(self.loc.dtype)
 
-    @staticmethod
-    def cat(mixtures: Sequence[GaussianMixture], dim: int = 0) -> GaussianMixture:
-        """Batches of mixtures one after the other, as ``torch.cat`` does with tensors.
-
-        Mixtures of fewer components than others get more, of weight 0; different forms of
-        covariance become full ones.
-
-        Args:
-            mixtures: of one event shape, with batch shapes that differ along ``dim`` only.
-            dim: axis of the batch.
-
-        Raises:
-            ValueError: no mixture, or shapes that do not fit.
-        """
-        mixtures = list(mixtures)
-        shapes = [(*m.batch_shape, *m.event_shape) for m in mixtures]
-        rank = len(shapes[0]) - 1 if shapes else 0
-        if not -rank <= dim < rank:
-            raise ValueError(
-                f"mixtures must hold at least one with a batch axis {dim}; got shapes {shapes}"
-            )
-        dim %= rank
-        if len({(len(s), *s[:dim], *s[dim + 1 :]) for s in shapes}) > 1:
-            raise ValueError(
-                f"mixtures must have one event shape and one batch shape but for axis {dim}; "
-                f"got {shapes}"
-            )
-        k = max(m.n_components for m in mixtures)
-        logits = [torch.nn.functional.pad(m.logits, (0, k - m.n_components), value=-math.inf)
-                  for m in mixtures]  # fmt: skip
-        padded = [m._map(lambda a, e: _with_components(a, -e, k)) for m in mixtures]
-        covariance = joined([m._covariance for m in padded], rank - dim)
-        loc = torch.cat([m.loc for m in padded], dim)
-        return mixtures[0]._new(torch.cat(logits, dim), loc, covariance)
-
     def rescale(
         self,
         scale: Tensor | float = 1.0,
@@ -512,6 +477,14 @@ class GaussianMixture(ComponentMixture):
     def _map(self, f: Callable[[Tensor, int], Tensor]) -> GaussianMixture:
         return self._new(f(self._raw_logits, 1), f(self.loc, 2), self._covariance.map(f))
 
+    def _cat(self, mixtures: Sequence[GaussianMixture], dim: int) -> GaussianMixture:
+        k = max(m.n_components for m in mixtures)
+        logits = [with_components(m.logits, -1, k, -math.inf) for m in mixtures]
+        padded = [m._map(lambda a, e: with_components(a, -e, k)) for m in mixtures]
+        covariance = joined([m._covariance for m in padded], len(self.batch_shape) - dim)
+        loc = torch.cat([m.loc for m in padded], dim)
+        return self._new(torch.cat(logits, dim), loc, covariance)
+
     def _named(self) -> dict[str, Tensor]:
         """The covariance as it was given."""
         return {"logits": self.logits, **self._located()}
@@ -526,10 +499,3 @@ class GaussianMixture(ComponentMixture):
         new = GaussianMixture.__new__(GaussianMixture)
         new._init_checked(logits, loc, covariance, self._validate_args)
         return new
-
-
-def _with_components(a: Tensor, axis: int, n: int) -> Tensor:
-    """At least n components along an axis: the first one again at the end."""
-    shape = list(a.shape)
-    shape[axis] = n - a.shape[axis]
-    return torch.cat([a, a.narrow(axis, 0, 1).expand(shape)], axis) if shape[axis] > 0 else a

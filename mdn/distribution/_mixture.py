@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Distribution, Independent, constrai
 
 from ..functional._diagonal import log_weights
 from ..functional._numerics import log_sum_exp
-from ._component_mixture import ComponentMixture
+from ._component_mixture import ComponentMixture, with_components
 from ._components import (
     ComponentGroup,
     Components,
@@ -276,7 +276,7 @@ class Mixture(ComponentMixture):
         groups = [group for m in mixtures for group in m._groups]
         check_measure(groups)
         if all(group.stacked for group in groups):  # one family again, if they are of one
-            whole = joined([group.dist for group in groups])
+            whole = joined([group.dist for group in groups], len(self.batch_shape))
             groups = groups if whole is None else [ComponentGroup(whole, True)]
         return self._new(logits, groups, self.batch_shape)
 
@@ -292,6 +292,24 @@ class Mixture(ComponentMixture):
         ]
         logits = f(self._raw_logits, 1)
         return self._new(logits, groups, logits.shape[:-1])
+
+    def _cat(self, mixtures: Sequence[Mixture], dim: int) -> Mixture:
+        columns = list(zip(*(m._groups for m in mixtures), strict=False))
+        groups = [group for group in (_concatenated(c, dim) for c in columns) if group is not None]
+        if any(len(m._groups) != len(groups) for m in mixtures):
+            kinds = "; ".join(dict.fromkeys(m._repr()["components"] for m in mixtures))
+            raise TypeError(
+                "mixtures must have components of the same families in one order, given by the "
+                f"same parameters; got {kinds}. Give all of them every family, with logit -inf "
+                "where one has none"
+            )
+        logits = []
+        for m in mixtures:
+            parts = zip(m.logits.split([g.size for g in m._groups], -1), groups, strict=True)
+            wide = [with_components(log_w, -1, g.size, -math.inf) for log_w, g in parts]
+            logits.append(torch.cat(wide, -1))
+        whole = torch.cat(logits, dim)
+        return self._new(whole, groups, whole.shape[:-1])
 
     def _named(self) -> dict[str, Tensor]:
         """By name if the components are of one group, else by number and name."""
@@ -330,6 +348,20 @@ def _rebuilt(dist: Distribution, change: Callable[[Tensor], Tensor]) -> Distribu
             "Index or convert its parameters, and make the mixture from those"
         )
     return new
+
+
+def _concatenated(groups: Sequence[ComponentGroup], dim: int) -> ComponentGroup | None:
+    """One after the other along a batch axis; None if of several kinds."""
+    stacked = groups[0].stacked
+    if any(group.stacked != stacked for group in groups):
+        return None
+    size = max(group.size for group in groups) if stacked else 0  # which leaves the batch as it is
+    dists = [
+        _rebuilt(g.dist, partial(with_components, axis=len(g.dist.batch_shape) - 1, n=size))
+        for g in groups
+    ]
+    whole = joined(dists, dim)
+    return None if whole is None else ComponentGroup(whole, stacked)
 
 
 def _select_rows(parameter: Tensor, index: Tensor, lead: int) -> Tensor:

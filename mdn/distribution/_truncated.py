@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -150,6 +150,13 @@ class TruncatedMixture(MixtureDistribution):
 
     def _map(self, f: Callable[[Tensor, int], Tensor]) -> TruncatedMixture:
         return self._new(self.base._map(f), f(self.low, 1), f(self.high, 1))
+
+    def _cat(self, mixtures: Sequence[TruncatedMixture], dim: int) -> TruncatedMixture:
+        low, high = (
+            torch.cat([m.low for m in mixtures], dim),
+            torch.cat([m.high for m in mixtures], dim),
+        )
+        return self._new(self.base.cat([m.base for m in mixtures], dim), low, high)
 
     def _new(self, base: MixtureDistribution, low: Tensor, high: Tensor) -> TruncatedMixture:
         """One of checked parameters that validates its arguments if this one does."""
