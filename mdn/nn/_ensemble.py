@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -86,8 +87,9 @@ class MDNEnsemble(nn.Module):
             out_features, n_components, covariance_type=covariance_type, min_scale=min_scale
         )
         self.n_members, self.in_features = n_members, in_features
+        self.out_features, self.n_components = out_features, n_components
         self.hidden, self.dropout = tuple(hidden), float(dropout)
-        self.covariance_type = covariance_type
+        self.covariance_type, self.min_scale = covariance_type, float(min_scale)
         self.embedded = list(embedded) if embedding else []
         self.embedding = embedding if self.embedded else 0
         leading = self.embedded == list(range(len(self.embedded)))
@@ -100,7 +102,7 @@ class MDNEnsemble(nn.Module):
                 f"masked must be two whole numbers, of members and of columns; got {masked!r}"
             ) from error
         self.masked = members, columns
-        if not (0 <= self.masked[0] <= n_members and 0 <= self.masked[1] <= in_features):
+        if not (0 <= members <= n_members and 0 <= columns <= in_features):
             raise ValueError(
                 f"masked must count at most {n_members} members and {in_features} columns; "
                 f"got {tuple(masked)}"
@@ -129,13 +131,13 @@ class MDNEnsemble(nn.Module):
         self.register_parameter("input_mask", None)
         if all(self.masked):  # a parameter, so that it has the axis of members; it is not trained
             mask = torch.ones(n_members, in_features, 1)
-            mask[: self.masked[0], in_features - self.masked[1] :] = 0
+            mask[:members, in_features - columns :] = 0
             self.input_mask = nn.Parameter(mask, requires_grad=False)
 
     @torch.no_grad()
     def initialize_from(self, y: Tensor) -> MDNEnsemble:
         """Spreads the components of each member over the targets, (N, D); returns self."""
-        check_rows("y", y, self.layout.out_features)
+        check_rows("y", y, self.out_features)
         self.head_bias.copy_(self.layout.bias_from(y).unsqueeze(-1))
         return self
 
@@ -148,7 +150,9 @@ class MDNEnsemble(nn.Module):
         Raises:
             ValueError: x of another shape.
         """
-        return self._mixture(self._head_outputs(x))
+        out = self._head_outputs(x).transpose(0, 1)  # (P, M, B)
+        params = self.layout.parameters(out.flatten(1), out.shape[1:])
+        return cast(GaussianMixture, self.layout.distribution(params))
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns the log density (M, B) of y (M, B, D): ``self(x).log_prob(y)``, in fewer steps.
@@ -156,18 +160,7 @@ class MDNEnsemble(nn.Module):
         Raises:
             ValueError: x or y of another shape.
         """
-        out = self._head_outputs(x)
-        own_rows = y.shape == (len(out), out.shape[2], self.layout.out_features)
-        plain = own_rows and not y.requires_grad and not is_traced()
-        if plain and self.layout.has_log_prob(out):
-            return self.layout.log_prob(out.transpose(0, 1).contiguous(), y)
-        return self._mixture(out).log_prob(y)
-
-    def _mixture(self, out: Tensor) -> GaussianMixture:
-        """The mixtures of the head's outputs (M, P, B)."""
-        batch = torch.Size((len(out), out.shape[2]))
-        params = self.layout.parameters(out.transpose(0, 1).flatten(1), batch)
-        return cast(GaussianMixture, self.layout.distribution(params))
+        return self.layout.log_prob(self._head_outputs(x).transpose(0, 1), y)
 
     def _head_outputs(self, x: Tensor) -> Tensor:
         """The head's outputs (M, P, B)."""
@@ -188,21 +181,8 @@ class MDNEnsemble(nn.Module):
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Returns the constructor's arguments, in plain numbers and strings, and the tensors."""
-        config = {
-            "n_members": self.n_members,
-            "in_features": self.in_features,
-            "out_features": self.layout.out_features,
-            "n_components": self.layout.n_components,
-            "hidden": list(self.hidden),
-            "embedded": self.embedded,
-            "embedding": self.embedding,
-            "n_frequencies": self.n_frequencies,
-            "dropout": self.dropout,
-            "masked": list(self.masked),
-            "covariance_type": self.covariance_type,
-            "min_scale": self.layout.min_scale,
-        }
-        return config, dict(self.state_dict())
+        names = [name for name in signature(MDNEnsemble).parameters if name != "generator"]
+        return {name: getattr(self, name) for name in names}, dict(self.state_dict())
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MDNEnsemble:
@@ -266,9 +246,7 @@ class _Outputs(Function):
         p = dict(zip(names, params, strict=True))
         ctx.module, ctx.names, ctx.x = module, names, x
         out, ctx.periodic, ctx.layers, ctx.before = _outputs(module, p, x)
-        ctx.save_for_backward(
-            *params
-        )  # autograd then checks that they do not change before backward
+        ctx.save_for_backward(*params)  # autograd then checks that they stay as they are
         return out
 
     @staticmethod

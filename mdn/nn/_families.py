@@ -121,9 +121,9 @@ class Family(NamedTuple):
             )
 
 
-def inverse_softplus(value: Floats) -> Floats:
-    """The raw number whose softplus is ``value``; that of 1e-6 for less, as it does not reach 0."""
-    value = np.maximum(value, 1e-6)
+def inverse_softplus(value: Floats, floor: float = 0.0) -> Floats:
+    """The raw number of softplus ``value - floor``; that of 1e-6 for less: it does not reach 0."""
+    value = np.maximum(value - floor, 1e-6)
     raw: Floats = value + np.log(-np.expm1(-value))
     return raw
 
@@ -135,10 +135,6 @@ def _positive(raw: Tensor, floor: float) -> Tensor:
     return softplus(raw) + floor
 
 
-def _inverse(value: Floats, floor: float) -> Floats:
-    return inverse_softplus(value - floor)
-
-
 def _identity(value: Any, floor: float) -> Any:
     return value
 
@@ -147,18 +143,20 @@ _LOC = Parameter("loc", _identity, _identity, lambda m, shift, scale: shift + sc
 _LOG_LOC = Parameter("loc", _identity, _identity, lambda m, shift, scale: m + scale.log())
 _ANGLE = Parameter("loc", _identity, _identity)
 _LOGITS = Parameter("logits", _identity, _identity)
-_SCALE = Parameter("scale", _positive, _inverse, lambda s, shift, scale: scale * s)
-_LOG_SCALE = Parameter("scale", _positive, _inverse)
-_GAMMA_RATE = Parameter("rate", _positive, _inverse, lambda rate, shift, scale: rate / scale)
-_RATE = Parameter("rate", _positive, _inverse)
+_SCALE = Parameter("scale", _positive, inverse_softplus, lambda s, shift, scale: scale * s)
+_LOG_SCALE = Parameter("scale", _positive, inverse_softplus)
+_GAMMA_RATE = Parameter("rate", _positive, inverse_softplus, lambda r, shift, scale: r / scale)
+_RATE = Parameter("rate", _positive, inverse_softplus)
 # above 2, so that the variance is finite
-_DF = Parameter("df", lambda a, f: 2.0 + _positive(a, f), lambda v, f: _inverse(v - 2.0, f))
+_DF = Parameter("df", lambda a, f: 2.0 + _positive(a, f), lambda v, f: inverse_softplus(v - 2.0, f))
 # the floor is one of the width, in radians
 _WIDTH = Parameter(
-    "concentration", lambda a, f: _positive(a, f) ** -2.0, lambda v, f: _inverse(v**-0.5, f)
+    "concentration",
+    lambda a, f: _positive(a, f) ** -2.0,
+    lambda v, f: inverse_softplus(v**-0.5, f),
 )
 _SHAPE, _SHAPE_1, _SHAPE_0, _COUNT = (
-    Parameter(name, _positive, _inverse)
+    Parameter(name, _positive, inverse_softplus)
     for name in ("concentration", "concentration1", "concentration0", "total_count")
 )
 
@@ -196,11 +194,7 @@ FAMILIES: dict[str, Family] = {
     "logistic": Family(Logistic, (_LOC, _SCALE), lambda m, s: (m, s * math.sqrt(3) / math.pi)),
     "log_normal": Family(td.LogNormal, (_LOG_LOC, _LOG_SCALE), _log_normal, "scale", "positive"),
     "gamma": Family(
-        td.Gamma,
-        (_SHAPE, _GAMMA_RATE),
-        lambda m, s: ((m / s) ** 2, m / s**2),
-        "scale",
-        "positive",
+        td.Gamma, (_SHAPE, _GAMMA_RATE), lambda m, s: ((m / s) ** 2, m / s**2), "scale", "positive"
     ),
     "beta": Family(td.Beta, (_SHAPE_1, _SHAPE_0), _beta, "none", "unit"),
     "weibull": Family(td.Weibull, (_SCALE, _SHAPE), _weibull, "scale", "positive"),
@@ -213,6 +207,5 @@ FAMILIES: dict[str, Family] = {
 """Families by name.
 
 Positive parameters are ``softplus(raw) + floor``; means, the log-normal's ``loc`` and the logits of
-the negative binomial are the raw numbers themselves.  Without a floor the likelihood has no
-maximum.
+the negative binomial are the raw numbers themselves.
 """

@@ -68,15 +68,14 @@ class MDN(nn.Module):
         if not isinstance(hidden, Iterable):
             raise TypeError(f"hidden must be a sequence of widths, as (64, 64); got {hidden!r}")
         self.hidden = None if backbone is not None else tuple(hidden)
+        width = in_features
         if backbone is None:
-            width, layers = in_features, []
+            layers: list[nn.Module] = []
             for i, units in enumerate(hidden):
                 check_integer(f"hidden[{i}]", units)
                 layers += [nn.Linear(width, units), nn.SiLU()]
                 width = units
             backbone = nn.Sequential(*layers)
-        else:
-            width = in_features
         head = MDNHead(
             width,
             out_features,
