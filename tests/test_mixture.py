@@ -320,7 +320,7 @@ SMOOTH = [n for n in FAMILIES if n not in ("negative_binomial", "poisson")]
 def raw_case(name: str) -> tuple[Tensor, list[Tensor], Tensor]:
     """Logits and raw parameters of a batch of 2 by 3 components, and draws (2, 2, 1)."""
     g = torch.Generator().manual_seed(5)
-    n = len(FAMILIES[name].names)
+    n = len(FAMILIES[name].parameters)
     logits, *raw = (torch.randn(2, 3, generator=g, dtype=torch.float64) for _ in range(n + 1))
     y = Mixture(logits, FAMILIES[name].build(*raw)).sample((2,), generator=g)
     return logits.requires_grad_(), [r.requires_grad_() for r in raw], y
@@ -879,20 +879,20 @@ def test_every_family_is_built_from_raw_numbers_of_any_size(name: str) -> None:
     """Parameters of all sizes stay inside their ranges, at the floor and far above."""
     family = FAMILIES[name]
     for size in (-50.0, 0.0, 30.0):
-        raw = [torch.full((4, 2), size) for _ in family.names]
+        raw = [torch.full((4, 2), size) for _ in family.parameters]
         dist = family.build(*raw)
         assert dist.batch_shape == (4, 2)
-        for parameter in family.names:
+        for parameter in (p.name for p in family.parameters):
             value = getattr(dist, parameter)
             assert value.isfinite().all()
             if parameter not in ("loc", "logits"):
                 assert (value > 0).all()
         y = torch.ones(4, 1) if name != "beta" else torch.full((4, 1), 0.5)
         assert not Mixture(torch.zeros(4, 2), dist).log_prob(y).isnan().any()
-    wide = family.build(*[torch.full((1,), -50.0) for _ in family.names], floor=0.5)
-    narrow = family.build(*[torch.full((1,), -50.0) for _ in family.names])
-    changed = [p for p in family.names if not torch.equal(getattr(wide, p), getattr(narrow, p))]
-    assert changed
+    wide = family.build(*[torch.full((1,), -50.0) for _ in family.parameters], floor=0.5)
+    narrow = family.build(*[torch.full((1,), -50.0) for _ in family.parameters])
+    names = [p.name for p in family.parameters]
+    assert any(not torch.equal(getattr(wide, p), getattr(narrow, p)) for p in names)
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -821,7 +821,7 @@ def test_head_refuses_a_family_it_cannot_make() -> None:
 
 def draws_of(family: str, n: int = 4000) -> Tensor:
     """(n, 1), float64, of one component of moderate shape."""
-    raw = [torch.tensor([0.5], dtype=torch.float64) for _ in FAMILIES[family].names]
+    raw = [torch.tensor([0.5], dtype=torch.float64) for _ in FAMILIES[family].parameters]
     components = FAMILIES[family].build(*raw)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,8 +47,8 @@ class Parameter(NamedTuple):
     """
 
     name: str
-    link: Callable[[Tensor, float], Tensor]
-    inverse: Callable[[Floats, float], Floats]
+    link: Callable[[Tensor, float], Tensor] = lambda raw, floor: raw
+    inverse: Callable[[Floats, float], Floats] = lambda value, floor: value
     in_units: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda value, shift, scale: value
 
 
@@ -69,11 +69,6 @@ class Family(NamedTuple):
     from_moments: Callable[[Floats, Floats], tuple[Floats, ...]]
     units: str = "affine"
     targets: str = "real"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the parameters."""
-        return tuple(parameter.name for parameter in self.parameters)
 
     def build(
         self,
@@ -135,14 +130,10 @@ def _positive(raw: Tensor, floor: float) -> Tensor:
     return softplus(raw) + floor
 
 
-def _identity(value: Any, floor: float) -> Any:
-    return value
-
-
-_LOC = Parameter("loc", _identity, _identity, lambda m, shift, scale: shift + scale * m)
-_LOG_LOC = Parameter("loc", _identity, _identity, lambda m, shift, scale: m + scale.log())
-_ANGLE = Parameter("loc", _identity, _identity)
-_LOGITS = Parameter("logits", _identity, _identity)
+_LOC = Parameter("loc", in_units=lambda m, shift, scale: shift + scale * m)
+_LOG_LOC = Parameter("loc", in_units=lambda m, shift, scale: m + scale.log())
+_ANGLE = Parameter("loc")
+_LOGITS = Parameter("logits")
 _SCALE = Parameter("scale", _positive, inverse_softplus, lambda s, shift, scale: scale * s)
 _LOG_SCALE = Parameter("scale", _positive, inverse_softplus)
 _GAMMA_RATE = Parameter("rate", _positive, inverse_softplus, lambda r, shift, scale: r / scale)

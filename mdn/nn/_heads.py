@@ -53,13 +53,7 @@ class MixtureParameters(NamedTuple):
 
 
 class FullParameters(NamedTuple):
-    """The same for full and tied covariances.
-
-    Attributes:
-        logits: (*, K), not normalised.
-        loc: (*, K, D).
-        precision_tril: (*, K, D, D), lower triangular.
-    """
+    """The same for full and tied covariances; precision_tril (*, K, D, D) is lower triangular."""
 
     logits: Tensor
     loc: Tensor
@@ -76,26 +70,14 @@ class _Packed(NamedTuple):
 
 
 class FamilyParameters(NamedTuple):
-    """The same for families other than the Gaussian.
-
-    Attributes:
-        logits: (*, K), not normalised.
-        raw: (*, P, K), the P parameters of the family before their softplus.
-    """
+    """The same for other families; raw (*, P, K) are their P parameters before their softplus."""
 
     logits: Tensor
     raw: Tensor
 
 
 class LowRankParameters(NamedTuple):
-    """The same for low-rank covariances.
-
-    Attributes:
-        logits: (*, K), not normalised.
-        loc: (*, K, D).
-        cov_factor: (*, K, D, R).
-        cov_diag: (*, K, D).
-    """
+    """The same for low-rank covariances; cov_factor is (*, K, D, R), cov_diag (*, K, D)."""
 
     logits: Tensor
     loc: Tensor

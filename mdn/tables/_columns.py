@@ -156,11 +156,13 @@ class Columns:
     @property
     def numeric(self) -> NDArray[np.bool_]:
         """(P,) True for columns of real numbers, False for the 0/1 columns made here."""
-        found: list[bool] = []
-        for column in self._columns:
-            width = len(column.names(""))
-            found += [column.kind in ("number", "empty"), *[False] * (width - 1)]
-        return np.array(found)
+        return np.array(
+            [
+                i == 0 and column.kind in ("number", "empty")
+                for column in self._columns
+                for i in range(len(column.names("")))
+            ]
+        )
 
     def transform(self, X: Any) -> NDArray[np.float64]:
         """Encodes rows.
@@ -260,26 +262,18 @@ def _learn(values: Values) -> _Column:
     if values.kind == "empty":
         return _Column("empty")
     if values.kind == "category":
-        counts: Counter[str] = Counter()
-        missing = False
+        counts: Counter[str | None] = Counter()
         for value, count in Counter(values.data).items():
-            label = label_of(value)
-            if label is None:
-                missing = True
-            else:
-                counts[label] += count
-        ranked = sorted(counts, key=lambda level: (-counts[level], level))
-        levels = tuple(sorted(ranked[:MAX_CATEGORIES]))
-        return _Column("category", 0.0, missing, levels, len(ranked) > MAX_CATEGORIES)
+            counts[label_of(value)] += count
+        ranked = sorted((-count, level) for level, count in counts.items() if level is not None)
+        levels = tuple(sorted(level for _, level in ranked[:MAX_CATEGORIES]))
+        return _Column("category", 0.0, None in counts, levels, len(ranked) > MAX_CATEGORIES)
     present = values.data[~np.isnan(values.data)]
-    if values.kind == "boolean":
-        fill = np.count_nonzero(present) / len(present)
-    else:
-        with np.errstate(over="ignore"):
-            fill = np.median(present)
-        if np.isinf(fill):  # the mean of the middle two overflowed
-            fill = 2 * np.median(present / 2)
-        fill += 0.0  # makes one zero of 0.0 and -0.0, whichever came first
+    with np.errstate(over="ignore"):
+        fill = present.mean() if values.kind == "boolean" else np.median(present)
+    if np.isinf(fill):  # the mean of the middle two overflowed
+        fill = 2 * np.median(present / 2)
+    fill += 0.0  # makes one zero of 0.0 and -0.0, whichever came first
     return _Column(values.kind, float(fill), len(present) < len(values.data))
 
 

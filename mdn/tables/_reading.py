@@ -113,7 +113,10 @@ def _read_frame(X: Any) -> tuple[int, list[str] | None, list[Values]]:
 
 def _by_value(values: list[Any], place: str) -> Values:
     """A column of objects, read by the types of its values."""
-    values = _with_none_for_missing(values)
+    types = set(map(type, values))
+    null = {t for t in types if _is_null(t)}
+    maybe = {t for t in types if issubclass(t, (float, np.floating, Decimal))}  # may be NaN
+    values = [None if type(v) in null or (type(v) in maybe and v != v) else v for v in values]
     first = _first_rows(values, place)
     if not first:
         return Values("empty", None)
@@ -125,14 +128,13 @@ def _by_value(values: list[Any], place: str) -> Values:
                 "by astype(str), or all numbers"
             )
         return _texts(values)
-    return _floats("number" if "number" in first else "boolean", _to_float64(values), place)
-
-
-def _with_none_for_missing(values: list[Any]) -> list[Any]:
-    types = set(map(type, values))
-    null = {t for t in types if _is_null(t)}
-    maybe = {t for t in types if issubclass(t, (float, np.floating, Decimal))}  # may be NaN
-    return [None if type(v) in null or (type(v) in maybe and v != v) else v for v in values]
+    try:
+        data = np.array(values, dtype=np.float64)
+    except OverflowError:  # an integer beyond float64: it becomes infinite and is refused as such
+        top = sys.float_info.max
+        values = [math.inf if isinstance(v, int) and abs(v) > top else v for v in values]
+        data = np.array(values, dtype=np.float64)
+    return _floats("number" if "number" in first else "boolean", data, place)
 
 
 def _first_rows(values: list[Any], place: str) -> dict[str, int]:
@@ -150,15 +152,6 @@ def _first_rows(values: list[Any], place: str) -> dict[str, int]:
             )
         first[name] = min(row, first.get(name, row))
     return first
-
-
-def _to_float64(values: list[Any]) -> NDArray[np.float64]:
-    try:
-        return np.array(values, dtype=np.float64)
-    except OverflowError:  # an integer beyond float64: it becomes infinite and is refused as such
-        top = sys.float_info.max
-        finite = [math.inf if isinstance(v, int) and abs(v) > top else v for v in values]
-        return np.array(finite, dtype=np.float64)
 
 
 def _floats(kind: str, data: NDArray[np.float64], place: str) -> Values:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ._history import History, TrainingError
 from ._options import check_options, ensemble_batch_size, seeded, warn_interrupted
@@ -131,24 +132,23 @@ class _Rows:
         shortest = min(len(rows) for rows in self.used)
         self.size = max(1, min(batch_size or ensemble_batch_size(shortest), shortest))
         self.steps = max(1, shortest // self.size)
-        if val is None:
-            self.scoring = _held_out(x, target, held_out, weight)
+        if val is None:  # padded to one length by rows of weight 0
+            own = [row.nonzero().squeeze(1) for row in held_out]
+            index = pad_sequence(own, batch_first=True)
+            weights = [x.new_ones(len(rows)) if weight is None else weight[rows] for rows in own]
+            self.scoring = x[index], target[index], pad_sequence(weights, batch_first=True)
         else:
             val_x, val_target = (a.expand(self.members, *a.shape) for a in val)
             self.scoring = val_x, val_target, x.new_ones(val_target.shape[:2])
 
     def batches(self, active: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """The batches (A, B) of one epoch of the active members."""
-        each = [self._shuffled(m)[: self.steps * self.size] for m in active.tolist()]
-        order = torch.stack(each).to(self.x.device)
-        for step in range(self.steps):
-            rows = order[:, step * self.size : (step + 1) * self.size]
+        used = [(self.used[m], self.shuffle[m]) for m in active.tolist()]
+        each = [rows[torch.randperm(len(rows), generator=shuffle)] for rows, shuffle in used]
+        order = torch.stack([rows[: self.steps * self.size] for rows in each]).to(self.x.device)
+        for rows in order.split(self.size, 1):
             weight = None if self.weight is None else self.weight[rows]
             yield self.x[rows], self.target[rows], weight
-
-    def _shuffled(self, member: int) -> Tensor:
-        rows = self.used[member]
-        return rows[torch.randperm(len(rows), generator=self.shuffle[member])]
 
     def narrow(self, going: Tensor) -> None:
         """Keeps the scoring rows of the members that go on."""
@@ -228,14 +228,36 @@ class _Run:
             rate = schedule.rate(step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            losses.append(_gradients(self.trained, self.likelihood, *batch))
+            losses.append(self.gradients(*batch))
             self.optimizer.step()
         self.loss[self.active.to(self.loss.device)] = torch.stack(losses).mean(0)
 
+    def gradients(self, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        """Sets the clipped gradients of one batch (M, B); the members' losses, (M,)."""
+        log_p = self.likelihood(x, target)
+        if weight is None:
+            share = log_p.new_full((), -1 / log_p.shape[1]).expand_as(log_p)
+        else:
+            share = -weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+        log_p.backward(share)
+        grads = [flat.gather() for flat in self.trained]
+        # by the norm of each member's gradient: one bad batch costs only a step
+        norm = torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
+        factor = _CLIP_NORM / norm.clamp(min=_CLIP_NORM)
+        if bool((factor < 1).any()):
+            for g in grads:
+                g.mul_(factor.unsqueeze(1))
+        return (share * log_p.detach()).sum(1)
+
+    @torch.no_grad()
     def validate(self) -> None:
         """Scores the active members, and keeps the weights of those that are better than before."""
         self.module.eval()
-        score = _score(self.likelihood, *self.rows.scoring)
+        x, target, weight = self.rows.scoring
+        step = max(1, _ROWS_AT_ONCE // len(x))
+        parts = zip(x.split(step, 1), target.split(step, 1), strict=True)
+        nll = -torch.cat([self.likelihood(*rows) for rows in parts], 1).clamp(min=-_CAP)
+        score = (weight * nll).sum(1) / weight.sum(1).clamp(min=torch.finfo(weight.dtype).tiny)
         at = self.active.to(score.device)
         better = score < self.best[at]  # False where it is NaN
         self.best[at] = torch.where(better, score, self.best[at])
@@ -330,21 +352,6 @@ class _Flat:
             p.data = p.data.clone(memory_format=torch.contiguous_format)
 
 
-def _held_out(
-    x: Tensor, target: Tensor, held_out: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, targets and weights of each member's held-out rows, padded to one length."""
-    longest = int(held_out.sum(1).max())
-    index, weights = [], []
-    for row in held_out:
-        own = row.nonzero().squeeze(1)
-        w = x.new_ones(len(own)) if weight is None else weight[own]
-        index.append(torch.cat([own, own[:1].expand(longest - len(own))]))
-        weights.append(torch.cat([w, w.new_zeros(longest - len(own))]))
-    rows = torch.stack(index)
-    return x[rows], target[rows], torch.stack(weights)
-
-
 def _likelihood(
     module: nn.Module, log_prob: Callable[[Any, Tensor], Tensor] | None
 ) -> Callable[[Tensor, Tensor], Tensor]:
@@ -354,43 +361,3 @@ def _likelihood(
     if hasattr(module, "log_prob"):
         return cast(Callable[[Tensor, Tensor], Tensor], module.log_prob)
     return lambda x, target: module(x).log_prob(target)
-
-
-def _gradients(
-    flats: list[_Flat],
-    likelihood: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-) -> Tensor:
-    """Sets the clipped gradients of one batch (M, B); the members' losses, (M,)."""
-    log_p = likelihood(x, target)
-    if weight is None:
-        share = log_p.new_full((), -1 / log_p.shape[1]).expand_as(log_p)
-    else:
-        share = -weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-    log_p.backward(share)
-    _clip([flat.gather() for flat in flats])
-    return (share * log_p.detach()).sum(1)
-
-
-def _clip(grads: list[Tensor]) -> None:
-    """Bounds the norm of each member's gradient, (M, P): one bad batch costs only a step."""
-    norm = torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
-    factor = _CLIP_NORM / norm.clamp(min=_CLIP_NORM)
-    if bool((factor < 1).any()):
-        for g in grads:
-            g.mul_(factor.unsqueeze(1))
-
-
-@torch.no_grad()
-def _score(
-    likelihood: Callable[[Tensor, Tensor], Tensor], x: Tensor, target: Tensor, weight: Tensor
-) -> Tensor:
-    """Weighted mean NLL of each member's own rows, (M,)."""
-    step = max(1, _ROWS_AT_ONCE // len(x))
-    parts = [
-        likelihood(x[:, i : i + step], target[:, i : i + step]) for i in range(0, x.shape[1], step)
-    ]
-    nll = -torch.cat(parts, 1).clamp(min=-_CAP)
-    return (weight * nll).sum(1) / weight.sum(1).clamp(min=torch.finfo(weight.dtype).tiny)

@@ -112,24 +112,22 @@ class Run:
     def train_epoch(self) -> float:
         """Takes one pass of gradient steps; returns the weighted mean loss (nats a row)."""
         self.module.train()
-        params, clip_norm = self.params, self.clip_norm
-        total = weights = 0.0
+        clip_norm, total, weights = self.clip_norm, 0.0, 0.0
         epoch = batches(self.train, self.batch_size, self.shuffle, self.device)
         for index, batch in enumerate(epoch):
             loss, weight = self.loss(batch)
             self.drop_gradients()
             loss.backward()
-            flat = [p.grad.reshape(-1) for p in params if p.grad is not None]
-            norm = torch.linalg.vector_norm(torch.cat(flat))
+            grads = [p.grad for p in self.params if p.grad is not None]
+            norm = torch.linalg.vector_norm(torch.cat([g.reshape(-1) for g in grads]))
             # Read after everything is queued: one synchronisation with a GPU a step, and before
             # the step could harm the weights.
             value, length, rows = loss.item(), norm.item(), float(weight)
             if not (math.isfinite(value) and math.isfinite(length)):
                 raise self.error(index, value, length)
             if clip_norm is not None and length > clip_norm:
-                for p in params:
-                    if p.grad is not None:
-                        p.grad.mul_(clip_norm / length)
+                for g in grads:
+                    g.mul_(clip_norm / length)
             self.optimizer.step()
             total += value * rows
             weights += rows
