@@ -187,14 +187,14 @@ class Columns:
         n, names, columns = read(X)
         self._check_names(names, len(columns))
         widths = [len(column.names("")) for column in self._columns]
-        ends = np.cumsum(widths)
-        out = np.zeros((n, ends[-1]))
+        out = np.zeros((n, sum(widths)))
+        parts = np.split(out, np.cumsum(widths)[:-1], axis=1)
         lost: list[str] = []
         new: list[str] = []
-        for i, (column, values) in enumerate(zip(self._columns, columns, strict=True)):
+        for i, (column, values, part) in enumerate(zip(self._columns, columns, parts, strict=True)):
             place = place_of(i, self.feature_names)
             _check_kind(column.kind, values, place)
-            n_lost, unseen = column.encode(values, out[:, ends[i] - widths[i] : ends[i]])
+            n_lost, unseen = column.encode(values, part)
             if n_lost:
                 lost.append(f"{place} ({_rows(n_lost)})")
             if unseen:
@@ -300,11 +300,6 @@ def _rows(n: int) -> str:
     return f"{n} row" if n == 1 else f"{n} rows"
 
 
-def _listed(items: Sequence[str]) -> str:
-    more = len(items) - _NAMES_SHOWN
-    return ", ".join(items[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
 def _bullets(names: Sequence[str]) -> str:
     more = ["..."] if len(names) > _NAMES_SHOWN else []
     return "".join(f"- {name}\n" for name in [*names[:_NAMES_SHOWN], *more])
@@ -313,4 +308,6 @@ def _bullets(names: Sequence[str]) -> str:
 def _warn(items: Sequence[str], text: str) -> None:
     """Warns the caller of a public method of those items, if there are any."""
     if items:
-        warnings.warn(text.format(_listed(items)), UserWarning, stacklevel=3)
+        more = len(items) - _NAMES_SHOWN
+        listed = ", ".join(items[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        warnings.warn(text.format(listed), UserWarning, stacklevel=3)

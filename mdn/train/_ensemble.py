@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -85,7 +84,7 @@ def fit_ensemble(
     schedule = _Schedule(lr, rows.steps, max_epochs, max_time)
     run = _Run(module, _likelihood(module, log_prob), rows, weight_decay)
     stopped = "max_epochs"
-    with seeded(seed, [x.device] if x.device.type == "cuda" else []), run.left_tidy():
+    with seeded(seed, [x.device] if x.device.type == "cuda" else []):
         try:
             while run.epoch < max_epochs:
                 run.train_epoch(schedule)
@@ -100,6 +99,8 @@ def fit_ensemble(
                     break
         except KeyboardInterrupt:
             stopped = "interrupted"
+        finally:
+            run.finish()
     history = run.history(stopped, schedule.seconds())
     if stopped == "interrupted":
         kept = "of each member's best epoch" if run.epoch else "it began with"
@@ -149,11 +150,6 @@ class _Rows:
         for rows in order.split(self.size, 1):
             weight = None if self.weight is None else self.weight[rows]
             yield self.x[rows], self.target[rows], weight
-
-    def narrow(self, going: Tensor) -> None:
-        """Keeps the scoring rows of the members that go on."""
-        x, target, weight = self.scoring
-        self.scoring = x[going], target[going], weight[going]
 
 
 class _Schedule:
@@ -241,7 +237,7 @@ class _Run:
             share = -weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
         log_p.backward(share)
         grads = [flat.gather() for flat in self.trained]
-        # by the norm of each member's gradient: one bad batch costs only a step
+        # the norm of each member's gradient is bounded: one bad batch costs only a step
         norm = torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
         factor = _CLIP_NORM / norm.clamp(min=_CLIP_NORM)
         if bool((factor < 1).any()):
@@ -275,20 +271,17 @@ class _Run:
             return False
         if not bool(going.all()):
             self.active = self.active[going.cpu()]
-            self.rows.narrow(going)
+            x, target, weight = self.rows.scoring
+            self.rows.scoring = x[going], target[going], weight[going]
             for flat in self.flats:
                 flat.narrow(self.optimizer, going)
         return True
 
-    @contextmanager
-    def left_tidy(self) -> Iterator[None]:
-        """Leaves all members with their best weights, in eval mode, however training ends."""
-        try:
-            yield
-        finally:
-            for flat, values in zip(self.flats, self.kept, strict=True):
-                flat.separate(values)
-            self.module.eval()
+    def finish(self) -> None:
+        """Leaves all members with their best weights, in eval mode."""
+        for flat, values in zip(self.flats, self.kept, strict=True):
+            flat.separate(values)
+        self.module.eval()
 
     def history(self, stopped: str, seconds: float) -> History:
         """The means over the members."""

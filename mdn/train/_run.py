@@ -23,6 +23,9 @@ __all__ = ["Run"]
 # the activations of a wide network to stay in cache and memory.
 _VALIDATION_ROWS = 8192
 
+# Attributes of a run that a checkpoint holds by their names.
+_PROGRESS = ("best", "best_epoch", "bad_epochs", "train_nll", "val_nll")
+
 _CAUSES = {
     "nan": "usually the learning rate is too high or x and y are not standardised: lower lr",
     "inf": "a row of y lies where the distribution has no density: check its support and y's unit",
@@ -112,7 +115,7 @@ class Run:
     def train_epoch(self) -> float:
         """Takes one pass of gradient steps; returns the weighted mean loss (nats a row)."""
         self.module.train()
-        clip_norm, total, weights = self.clip_norm, 0.0, 0.0
+        total = weights = 0.0
         epoch = batches(self.train, self.batch_size, self.shuffle, self.device)
         for index, batch in enumerate(epoch):
             loss, weight = self.loss(batch)
@@ -125,9 +128,9 @@ class Run:
             value, length, rows = loss.item(), norm.item(), float(weight)
             if not (math.isfinite(value) and math.isfinite(length)):
                 raise self.error(index, value, length)
-            if clip_norm is not None and length > clip_norm:
+            if self.clip_norm is not None and length > self.clip_norm:
                 for g in grads:
-                    g.mul_(clip_norm / length)
+                    g.mul_(self.clip_norm / length)
             self.optimizer.step()
             total += value * rows
             weights += rows
@@ -188,11 +191,7 @@ class Run:
             "fingerprint": self.fingerprint,
             "module": snapshot(self.module),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "bad_epochs": self.bad_epochs,
-            "train_nll": list(self.train_nll),
-            "val_nll": list(self.val_nll),
+            **{name: copy.copy(getattr(self, name)) for name in _PROGRESS},
             "seconds": time.perf_counter() - self.begun,
             "shuffle": self.shuffle.get_state(),
             "cpu_rng": torch.get_rng_state(),
@@ -214,7 +213,7 @@ class Run:
             )
         restore(self.module, saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        for name in ("best", "best_epoch", "bad_epochs", "train_nll", "val_nll"):
+        for name in _PROGRESS:
             setattr(self, name, saved[name])
         self.begun -= saved["seconds"]
         self.shuffle.set_state(saved["shuffle"])
