@@ -22,12 +22,11 @@ from torch import Tensor
 from ..standardization import standardization
 from ._gaussian_process import GaussianProcess
 from ._plan import Plan, Settings
-from ._state import State, join, split_list
+from ._state import Floats, Saved
 from ._trees import Forest, fit_trees
 
 __all__ = ["BaseModels", "Report", "fit_base_models"]
 
-Floats = NDArray[np.floating[Any]]
 Report = Callable[[str, int, int], None]  # stage, what is done of it, and how much there is
 
 _MAX_PROCESS_COLUMNS = 50
@@ -38,7 +37,7 @@ _MIN_SPREAD = 0.1
 
 
 @dataclass
-class BaseModels:
+class BaseModels(Saved):
     """The base models of all training rows.
 
     Attributes:
@@ -71,20 +70,6 @@ class BaseModels:
     def inputs(self, z: Tensor, features: Tensor, uses_trees: bool) -> Tensor:
         """Returns the inputs of a group: columns, predictions of processes and maybe of trees."""
         return torch.cat([z, features if uses_trees else features[:, : 2 * len(self.processes)]], 1)
-
-    def state(self) -> State:
-        """Returns the configuration and the tensors."""
-        config, tensors = join(processes=self.processes, forests=self.forests)
-        return config, tensors | {"shift": self.shift, "scale": self.scale}
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> BaseModels:
-        """Returns the base models that :meth:`state` described."""
-        processes = [
-            GaussianProcess.from_state(*s) for s in split_list("processes", config, tensors)
-        ]
-        forests = [Forest.from_state(*s) for s in split_list("forests", config, tensors)]
-        return cls(processes, forests, tensors["shift"], tensors["scale"])
 
 
 def fit_base_models(

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["GaussianProcess"]
+from ._state import Floats, Saved
 
-Floats = NDArray[np.floating[Any]]
+__all__ = ["GaussianProcess"]
 
 # (rows, steps) of the stages in which the hyperparameters are fitted, the first on fewer rows.
 _FIRST, _LAST, _FAST = (400, 50), (1000, 30), (300, 40)
@@ -32,7 +32,7 @@ _ROOT_3 = math.sqrt(3.0)
 
 
 @dataclass
-class GaussianProcess:
+class GaussianProcess(Saved):
     r"""Posterior of a Gaussian process for one target.
 
     Its kernel is
@@ -46,7 +46,7 @@ class GaussianProcess:
     inputs, each transformed to a normal distribution by its ranks.
 
     Attributes:
-        knots: of each column its distinct values and their normal scores.
+        values, scores: of each column its distinct values and their normal scores.
         x: (N, F) transformed rows.
         y: (N,) their targets, standardised.
         noise_share: (N,) noise variance of each row, relative to the common one.
@@ -60,11 +60,16 @@ class GaussianProcess:
         sums of products of the columns' kernels.
     """
 
-    knots: list[tuple[Tensor, Tensor]]
+    values: list[Tensor]
+    scores: list[Tensor]
     x: Tensor
     y: Tensor
     noise_share: Tensor
     theta: Tensor
+
+    def __post_init__(self) -> None:
+        if not len(self.values) == len(self.scores) == self.x.shape[1]:
+            raise ValueError("the process has values and scores of another number of columns")
 
     @classmethod
     def fit(
@@ -82,15 +87,15 @@ class GaussianProcess:
         These are (N, 2), as :meth:`predict` gives them.  Whole folds are left out: the mean without
         a single row would reveal its y.
         """
-        knots = [_normal_scores(column) for column in x.T]
-        inputs = _gaussianize(x, knots)
+        values, scores = map(list, zip(*map(_normal_scores, x.T), strict=True))
+        inputs = _gaussianize(x, values, scores)
         targets = torch.as_tensor(y, dtype=torch.float64)
         share = np.ones(len(y)) if weight is None else weight.mean() / weight
         noise = torch.as_tensor(share, dtype=torch.float64)
         order = np.random.default_rng(seed).permutation(len(y))
         stages = (_FAST,) if fast else (_FIRST, _LAST)
         theta = _fit_hyperparameters(inputs[order], targets[order], noise[order], stages)
-        new = cls(knots, inputs, targets, noise, theta)
+        new = cls(values, scores, inputs, targets, noise, theta)
         root, alpha = new._solved
         inverse = torch.cholesky_inverse(root)
         mean, variance = torch.empty_like(targets), torch.empty_like(targets)
@@ -105,7 +110,8 @@ class GaussianProcess:
     def predict(self, x: Floats) -> Floats:
         """Returns mean and log standard deviation of new rows, (N, 2)."""
         root, alpha = self._solved
-        cross = _kernel(_gaussianize(x, self.knots), self.x, self.theta)  # (n, N)
+        inputs = _gaussianize(x, self.values, self.scores)
+        cross = _kernel(inputs, self.x, self.theta)  # (n, N)
         amplitude, noise = _variances(self.theta)
         explained = torch.linalg.solve_triangular(root, cross.t(), upper=False).square().sum(0)
         variance = amplitude.sum() + noise - explained
@@ -126,21 +132,6 @@ class GaussianProcess:
                 jitter *= 10
             return root, torch.cholesky_solve(self.y.unsqueeze(1), root).squeeze(1)
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the configuration and the tensors."""
-        tensors = {name: getattr(self, name) for name in ("x", "y", "noise_share", "theta")}
-        for i, (values, scores) in enumerate(self.knots):
-            tensors[f"values.{i}"], tensors[f"scores.{i}"] = values, scores
-        return {}, tensors
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GaussianProcess:
-        """Returns the process that :meth:`state` described."""
-        x, y, noise_share, theta = (tensors[name] for name in ("x", "y", "noise_share", "theta"))
-        columns = range(x.shape[1])
-        knots = [(tensors[f"values.{i}"], tensors[f"scores.{i}"]) for i in columns]
-        return cls(knots, x, y, noise_share, theta)
-
 
 def _mean_log_std(mean: Tensor, variance: Tensor) -> Floats:
     return torch.stack([mean, 0.5 * variance.log()], 1).numpy()
@@ -155,12 +146,9 @@ def _normal_scores(column: Floats) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(values), scores / (spread if spread > 0 else 1.0)
 
 
-def _gaussianize(x: Floats, knots: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Returns the columns as normal scores, interpolated between the knots."""
-    columns = [
-        np.interp(column, values.numpy(), scores.numpy())
-        for column, (values, scores) in zip(x.T, knots, strict=True)
-    ]
+def _gaussianize(x: Floats, values: list[Tensor], scores: list[Tensor]) -> Tensor:
+    """The columns as normal scores, interpolated between the known values."""
+    columns = [np.interp(*column) for column in zip(x.T, values, scores, strict=True)]
     return torch.as_tensor(np.stack(columns, 1))
 
 

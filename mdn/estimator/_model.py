@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..distribution import GaussianMixture
@@ -16,12 +14,10 @@ from ..standardization import standardization
 from ..train import History
 from ._base_models import BaseModels
 from ._stacking import Stack
-from ._state import State, join, split, split_list
+from ._state import Floats, Saved, State
 from ._target import Target
 
 __all__ = ["FittedGroup", "FittedModel", "InputTransform", "member_mixtures"]
-
-Floats = NDArray[np.floating[Any]]
 
 _COLLINEAR = 1e-3  # least eigenvalue of the correlations below which whitened columns are added
 _ROUNDING = 1e-9  # eigenvalues below are rounding
@@ -30,7 +26,7 @@ _CHUNK = 1 << 15  # rows x members of one forward pass
 
 
 @dataclass
-class InputTransform:
+class InputTransform(Saved):
     """Standardisation of the columns, and whitened columns where they are nearly collinear.
 
     Attributes:
@@ -68,18 +64,9 @@ class InputTransform:
         z = (torch.as_tensor(x, dtype=torch.float64) - self.shift) / self.scale
         return torch.cat([z, z @ self.whitening], 1)
 
-    def state(self) -> State:
-        """Returns the configuration and the tensors."""
-        return {}, {name: getattr(self, name) for name in ("shift", "scale", "whitening")}
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> InputTransform:
-        """Returns the transform that :meth:`state` described."""
-        return cls(**tensors)
-
 
 @dataclass
-class FittedGroup:
+class FittedGroup(Saved):
     """Networks of one design, trained.
 
     Attributes:
@@ -96,24 +83,19 @@ class FittedGroup:
 
     def state(self) -> State:
         """Returns the configuration and the tensors."""
-        config, tensors = join(network=self.network)
-        config |= {
-            "uses_trees": self.uses_trees,
-            "subgroup_sizes": self.subgroup_sizes,
-            "history": asdict(self.history),
-        }
+        config, tensors = super().state()
         return config, {k: a.float() for k, a in tensors.items()}  # as they were trained
 
     @classmethod
-    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> FittedGroup:
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """Returns the group that :meth:`state` described."""
-        network = MDNEnsemble.from_state(*split("network", config, tensors)).double()
-        history = History(**config["history"])
-        return cls(network, config["uses_trees"], config["subgroup_sizes"], history)
+        new = super().from_state(config, tensors)
+        new.network.double()
+        return new
 
 
 @dataclass
-class FittedModel:
+class FittedModel(Saved):
     """All that a prediction needs.
 
     Attributes:
@@ -129,6 +111,11 @@ class FittedModel:
     groups: list[FittedGroup]
     stack: Stack
     target: Target
+
+    def __post_init__(self) -> None:
+        width = sum(self.inputs.whitening.shape)
+        if any(forest.feature.max() >= width for forest in self.base_models.forests):
+            raise ValueError("the trees know more columns than there are")
 
     @property
     def subgroup_sizes(self) -> list[list[int]]:
@@ -166,27 +153,6 @@ class FittedModel:
         centre = (w * mean).sum(0)
         square = self.target.scale.square()
         return (w * variance).sum(0) * square, (w * (mean - centre).square()).sum(0) * square
-
-    def state(self) -> State:
-        """Returns the configuration and the tensors."""
-        return join(**{name: getattr(self, name) for name in self.__dataclass_fields__})
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> FittedModel:
-        """Returns the model that :meth:`state` described.
-
-        Raises:
-            ValueError: the trees split columns that there are not.
-        """
-        inputs = InputTransform.from_state(*split("inputs", config, tensors))
-        base_models = BaseModels.from_state(*split("base_models", config, tensors))
-        width = sum(inputs.whitening.shape)
-        if any(forest.feature.max() >= width for forest in base_models.forests):
-            raise ValueError("the trees know more columns than there are")
-        groups = [FittedGroup.from_state(*s) for s in split_list("groups", config, tensors)]
-        stack = Stack.from_state(*split("stack", config, tensors))
-        target = Target.from_state(*split("target", config, tensors))
-        return cls(inputs, base_models, groups, stack, target)
 
 
 @torch.no_grad()

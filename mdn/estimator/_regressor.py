@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_feature_names, check_is_fitted
@@ -23,7 +23,7 @@ from ..tables import Columns
 from ..train import History
 from ._model import FittedModel
 from ._progress import progress, threads
-from ._state import State, from_format_2, join, split
+from ._state import Floats, State, from_format_2, join, read
 from ._target import Target
 from ._ties import rounding_floor, warn_of_ties
 from ._training import Rows, train
@@ -37,8 +37,6 @@ from ._validation import (
 )
 
 __all__ = ["MDNRegressor"]
-
-Floats = NDArray[np.floating[Any]]
 
 
 class MDNRegressor(RegressorMixin, BaseEstimator):
@@ -412,8 +410,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         if params["hidden"] is not None:
             params["hidden"] = tuple(params["hidden"])
         self = cls(**params)
-        columns = Columns.from_state(*split("columns", config, tensors))
-        model = FittedModel.from_state(*split("model", config, tensors))
+        columns = read(Columns, "columns", config, tensors)
+        model = read(FittedModel, "model", config, tensors)
         self._set_fitted(columns, model, int(config["seed"]))
         if config["feature_names"] is not None:
             self.feature_names_in_ = np.array(config["feature_names"], dtype=object)

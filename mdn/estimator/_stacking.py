@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..distribution import GaussianMixture
+from ._state import Saved
 
 __all__ = ["Stack"]
 
@@ -30,7 +30,7 @@ _MAX_ITERATIONS = 40  # of L-BFGS
 
 
 @dataclass
-class Stack:
+class Stack(Saved):
     """How the networks of G groups, each of one or more subgroups, are pooled.
 
     Attributes:
@@ -133,17 +133,6 @@ class Stack:
             min(0.5, float(theta[-1].exp())) if background else 0.0,
             min_scale,
         )
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the configuration and the tensors."""
-        config = {"background_weight": self.background_weight, "min_scale": self.min_scale}
-        return config, {name: getattr(self, name) for name in ("scale", "spread", "weight")}
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Stack:
-        """Returns the stack that :meth:`state` described."""
-        scale, spread, weight = (tensors[name] for name in ("scale", "spread", "weight"))
-        return cls(scale, spread, weight, **config)
 
     def members(self, groups: Sequence[GaussianMixture]) -> list[GaussianMixture]:
         """Returns the recalibrated members, batch (M, N), of each group."""

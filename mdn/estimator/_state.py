@@ -6,13 +6,17 @@ A state is a configuration, in plain numbers and strings, and tensors by name.
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import asdict, is_dataclass
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["State", "from_format_2", "join", "split", "split_list"]
+__all__ = ["Floats", "Saved", "State", "from_format_2", "join", "read"]
 
+Floats = NDArray[np.floating[Any]]
 State = tuple[dict[str, Any], dict[str, Tensor]]
 
 # Names in a file of format 2, of tensors as regular expressions, and what they have become.
@@ -30,33 +34,67 @@ _RENAMED = (
 )
 
 
+class Saved:
+    """Base of a dataclass that is saved field by field.
+
+    A field is a tensor, an array, an object with a state, a list of these, another dataclass, or a
+    plain value.
+    """
+
+    def state(self) -> State:
+        """Returns the configuration and the tensors."""
+        return join(**{name: getattr(self, name) for name in get_type_hints(type(self))})
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """Returns the object that :meth:`state` described.
+
+        Raises:
+            ValueError: there is a name that is no field.
+        """
+        kinds = get_type_hints(cls)
+        unknown = {key.split(".")[0] for key in (*config, *tensors)} - kinds.keys()
+        if unknown:
+            raise ValueError(f"unknown names: {', '.join(unknown)}")
+        return cls(**{name: read(kind, name, config, tensors) for name, kind in kinds.items()})
+
+
 def join(**parts: Any) -> State:
-    """Returns one state of several objects, or lists of objects, by name.
+    """Returns one state of several parts, which are as fields of :class:`Saved`.
 
     A tensor of the part ``name`` is called ``name.tensor``, or in a list ``name.0.tensor``.
     """
     config: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name, part in parts.items():
-        if isinstance(part, list):
+        own: dict[str, Tensor] = {}
+        if isinstance(part, (Tensor, np.ndarray)):
+            tensors[name] = torch.as_tensor(part)
+        elif hasattr(part, "state"):
+            config[name], own = part.state()
+        elif isinstance(part, list) and not any(isinstance(one, int) for one in part):
             config[name], own = join(**{str(i): one for i, one in enumerate(part)})
         else:
-            config[name], own = part.state()
+            config[name] = asdict(part) if is_dataclass(part) else part  # type: ignore[arg-type]
         tensors |= {f"{name}.{key}": a for key, a in own.items()}
     return config, tensors
 
 
-def split(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> State:
-    """Returns the state that was joined under a name."""
+def read(kind: Any, name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    """Returns the part, of a type, that was joined under a name."""
     prefix = f"{name}."
     own = {key.removeprefix(prefix): a for key, a in tensors.items() if key.startswith(prefix)}
-    return config[name], own
-
-
-def split_list(name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> list[State]:
-    """Returns the states that were joined under a name as a list."""
-    states = split(name, config, tensors)
-    return [split(i, *states) for i in states[0]]
+    if kind is Tensor:
+        return tensors[name]
+    if get_origin(kind) is np.ndarray:
+        return tensors[name].numpy()
+    if kind == list[Tensor]:
+        return [own[str(i)] for i in range(len(own))]
+    if get_origin(kind) is list and hasattr(get_args(kind)[0], "from_state"):
+        return [read(get_args(kind)[0], i, config[name], own) for i in config[name]]
+    if hasattr(kind, "from_state"):
+        return kind.from_state(config[name], own)
+    return kind(**config[name]) if hasattr(kind, "__dataclass_fields__") else config[name]
 
 
 def from_format_2(config: dict[str, Any], tensors: dict[str, Tensor]) -> State:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, Independent, LogNormal
 
@@ -20,10 +19,9 @@ from ..distribution import GaussianMixture, Mixture
 from ..distribution._families import LogitNormal
 from ..functional._interval import interval_log_likelihood
 from ..standardization import standardization
+from ._state import Floats, Saved
 
 __all__ = ["KINDS", "OFF_GRID", "Target"]
-
-Floats = NDArray[np.floating[Any]]
 
 OFF_GRID = 1e-6  # in cells; a rounded y may be this far off its multiple
 
@@ -31,7 +29,7 @@ KINDS = ("real", "positive", "unit", "integer", "interval")
 
 
 @dataclass
-class Target:
+class Target(Saved):
     """The map between y and the real number in standard units that the networks model.
 
     Attributes:
@@ -207,13 +205,3 @@ class Target:
             parts: Distribution = Independent(family(dist.loc, dist.scale), 1)
             return Mixture(dist.logits, parts)
         return dist
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the configuration and the tensors."""
-        config = {"kind": self.kind, "resolution": self.resolution, "flat": self.flat}
-        return config, {"shift": self.shift, "scale": self.scale}
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Target:
-        """Returns the target that :meth:`state` described."""
-        return cls(**config, shift=tensors["shift"], scale=tensors["scale"])

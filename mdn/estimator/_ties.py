@@ -6,17 +6,14 @@ A density can concentrate on a value that occurs often, and its likelihood is th
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ._state import Floats
 from ._target import OFF_GRID, Target
 
 __all__ = ["rounding_floor", "warn_of_ties"]
-
-Floats = NDArray[np.floating[Any]]
 
 _DISTINCT_SHARE = 0.5  # a target with fewer distinct values than this share of its rows is rounded
 _STEP_SHARE = 0.05  # of the step of a rounded target: no scale is smaller

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,10 @@ from ._base_models import BaseModels, Report, fit_base_models
 from ._model import FittedGroup, FittedModel, InputTransform, member_mixtures
 from ._plan import GroupPlan, Plan, Settings, plan
 from ._stacking import Stack
+from ._state import Floats
 from ._target import Target
 
 __all__ = ["Rows", "train"]
-
-Floats = NDArray[np.floating[Any]]
 
 _MAX_EMBEDDED = 64  # columns of numbers that are embedded, at most
 

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
-from torch import Tensor
+
+from ._state import Floats, Saved
 
 __all__ = ["Forest", "fit_trees"]
-
-Floats = NDArray[np.floating[Any]]
 
 _CHUNK = 1 << 20  # rows x trees that are evaluated at once
 _LARGE = 5000  # rows from which on the boosting takes larger leaves
@@ -29,7 +27,7 @@ _CHECK_TOLERANCE = 1e-4  # of the standard deviation of y; they may differ by ro
 
 
 @dataclass
-class Forest:
+class Forest(Saved):
     """Binary trees as arrays: node i sends x to left[i] if x[feature[i]] <= threshold[i].
 
     Attributes:
@@ -49,6 +47,18 @@ class Forest:
     right: NDArray[np.int32]
     base: float
     boosted: bool
+
+    def __post_init__(self) -> None:
+        count = len(self.threshold)
+        sound = all(len(a) == count for a in (self.feature, self.left, self.right))
+        if sound:
+            inner = np.flatnonzero(self.feature >= 0)
+            children = np.stack([self.left[inner], self.right[inner]])
+            # a child comes after its parent, so there is no cycle
+            sound = bool((children > inner).all() and (children < count).all())
+            sound &= bool(((self.roots >= 0) & (self.roots < count)).all())
+        if not sound:
+            raise ValueError("a tree's nodes do not form a tree")
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Forest:
@@ -116,37 +126,6 @@ class Forest:
             goes_left = flat[row + feature] <= self.threshold[node]
             node = np.where(goes_left, self.left[node], self.right[node])
         return out.reshape(n, -1)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the configuration and the tensors."""
-        names = "roots", "feature", "threshold", "left", "right"
-        tensors = {name: torch.as_tensor(getattr(self, name)) for name in names}
-        return {"base": self.base, "boosted": self.boosted}, tensors
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Forest:
-        """Returns the forest that :meth:`state` described.
-
-        Raises:
-            ValueError: the nodes do not form a tree.
-        """
-        arrays: dict[str, Any] = {name: a.numpy() for name, a in tensors.items()}
-        new = cls(**arrays, **config)
-        count = len(new.threshold)
-        own = np.arange(count)
-        sound = all(len(a) == count for a in (new.feature, new.left, new.right))
-        if sound:
-            inner = new.feature >= 0
-            children = np.concatenate([new.left[inner], new.right[inner]])
-            # a child comes after its parent, so there is no cycle
-            sound = bool(
-                ((new.roots >= 0) & (new.roots < count)).all()
-                and (children > np.tile(own[inner], 2)).all()
-                and (children < count).all()
-            )
-        if not sound:
-            raise ValueError("a tree's nodes do not form a tree")
-        return new
 
 
 def fit_trees(

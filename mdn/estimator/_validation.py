@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, _num_samples
 
 from ..train._options import check_integer, check_options
 from ._plan import TINY, Settings
+from ._state import Floats
 
 __all__ = [
     "check_finite",
@@ -23,8 +24,6 @@ __all__ = [
     "expand_integer_weights",
     "warn_if_few",
 ]
-
-Floats = NDArray[np.floating[Any]]
 
 _PRESETS = ("default", "fast")
 _INTEGER_TOLERANCE = 1e-9  # relative, of a ratio of weights that counts as a whole number
