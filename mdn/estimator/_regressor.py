@@ -25,15 +25,15 @@ from ._model import FittedModel
 from ._progress import progress, threads
 from ._state import Floats, State, from_format_2, join, read
 from ._target import Target
-from ._ties import rounding_floor, warn_of_ties
 from ._training import Rows, train
 from ._validation import (
-    check_finite,
     checked_settings,
     checked_weight,
     checked_y,
     expand_integer_weights,
+    rounding_floor,
     warn_if_few,
+    warn_of_ties,
 )
 
 __all__ = ["MDNRegressor"]
@@ -206,7 +206,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 little; fewer than 20 rows.
         """
         settings = checked_settings(self.get_params(deep=False))
-        targets = checked_y(X, y, self.target)
+        targets = checked_y(X, y, self.target, at_least=2)
         # once in the order of the user, so that a message names the user's row
         Target.fit(targets, None, self.target, self.resolution)
         weight = checked_weight(sample_weight, len(targets))
@@ -306,10 +306,10 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> Floats:
         """Quantiles in y's unit: (N, L) for L levels, (N, L, D) for several targets (marginal)."""
-        column = np.asarray(levels, dtype=np.float64).reshape(-1, 1)
+        column = np.array(levels, dtype=np.float64).reshape(-1, 1)
         if not ((column >= 0) & (column <= 1)).all():
             raise ValueError(f"levels must lie in [0, 1]; got {levels}")
-        p = _tensor(column)
+        p = torch.as_tensor(column)
         return self._marginals(X, lambda m: m.icdf(p).squeeze(-1).t())
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> Floats:
@@ -340,15 +340,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     def log_prob(self, X: Any, y: ArrayLike) -> Floats:
         """Log density of each y under its own x, (N,), nats in y's unit."""
         dist = self.predict_distribution(X)
-        y = np.asarray(y, dtype=np.float64)
-        if len(y) != dist.batch_shape[0]:
-            raise ValueError(
-                f"X and y must have one length; got {dist.batch_shape[0]} and {len(y)} rows"
-            )
-        if self.target_.kind != "interval":
-            check_finite("y", y)
-        self.target_.check(y)
-        return self.target_.log_likelihood(dist, y).numpy()
+        targets = checked_y(X, y, self.target_.kind)
+        self.target_.check(targets)
+        return self.target_.log_likelihood(dist, targets).numpy()
 
     def nll(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Mean negative log-likelihood, nats in y's unit; negative where densities exceed 1."""
@@ -426,8 +420,3 @@ def _sorted(x: Floats, y: Floats, weight: Floats | None) -> tuple[Floats, Floats
         weight = weight[order]
         weight = weight * (len(weight) / weight.sum())  # a sum rounds by its order
     return x[order], y[order], weight
-
-
-def _tensor(a: Floats) -> torch.Tensor:
-    """Shares the memory if torch can; it takes no reversed or read-only array."""
-    return torch.as_tensor(np.require(a, np.float64, ["C", "W"]))

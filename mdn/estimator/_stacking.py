@@ -59,38 +59,35 @@ class Stack(Saved):
     def fit(
         cls,
         groups: Sequence[GaussianMixture],
+        sizes: Sizes,
         target: Tensor,
         weight: Tensor | None,
         log_prob: LogProb,
         *,
-        recalibrate: Sequence[bool],
         min_scale: float,
         background: bool = True,
-        sizes: Sizes | None = None,
     ) -> Stack:
         """Fits weights and factors to rows that none of the mixtures was trained on.
 
+        A group of a single member keeps its scales: one does not show how wide a pool should be.
+
         Args:
             groups: of each group the mixtures of the members that held a row out, batch (R, N).
+            sizes: of each group the sizes of its subgroups, which share the factors of their group
+                and have a weight each.
             target: (N, ...), what ``log_prob`` takes.
             weight: (N,) or None.
             log_prob: log-likelihood (R, N) of targets (R, N, ...).
-            recalibrate: whether the factors of a group are fitted.  A single member does not show
-                how wide a pool of them should be.
             min_scale: floor of the scales in standard units.
             background: whether there is a background component.  Where y is the exponential of the
                 latent target, its tail would dominate the mean.
-            sizes: of each group the sizes of its subgroups, which share the factors of their group
-                and have a weight each.  None for one subgroup a group.
         """
-        n_groups, sizes = len(groups), _whole(groups) if sizes is None else sizes
-        n_weights = sum(map(len, sizes))
+        n_groups, n_weights = len(groups), sum(map(len, sizes))
         target = target.double()
         wide = _background(groups[0], torch.Size(target.shape[:1]))
         log_background = log_prob(wide, target)  # (N,)
-        free = torch.tensor(
-            [*recalibrate, *recalibrate, *[n_weights > 1] * n_weights, background]
-        ).double()
+        several = [members.batch_shape[0] > 1 for members in groups]
+        free = torch.tensor([*several, *several, *[n_weights > 1] * n_weights, background]).double()
         start = torch.zeros(2 * n_groups + n_weights + 1, dtype=torch.float64)
         start[-1] = math.log(_BACKGROUND_WEIGHT)
         moved = torch.zeros_like(start, requires_grad=True)
@@ -145,22 +142,14 @@ class Stack(Saved):
         """Returns the weight of each member of all groups, (M,); they add up to 1."""
         return torch.cat(_member_log_weights(self.weight.log(), sizes)).exp()
 
-    def pool(
-        self, groups: Sequence[GaussianMixture], sizes: Sizes | None = None
-    ) -> GaussianMixture:
+    def pool(self, groups: Sequence[GaussianMixture], sizes: Sizes) -> GaussianMixture:
         """Returns one mixture, batch (N,), of all members of all groups, batch (M, N)."""
-        sizes = _whole(groups) if sizes is None else sizes
         weights = (1 - self.background_weight) * self.weights(sizes)
         mixtures = [g[m] for g in self.members(groups) for m in range(g.batch_shape[0])]
         if not self.background_weight:
             return GaussianMixture.pool(mixtures, weights.tolist())
         mixtures.append(_background(groups[0], groups[0].batch_shape[1:]))
         return GaussianMixture.pool(mixtures, [*weights.tolist(), self.background_weight])
-
-
-def _whole(groups: Sequence[GaussianMixture]) -> Sizes:
-    """Each group as one subgroup."""
-    return [[group.batch_shape[0]] for group in groups]
 
 
 def _member_log_weights(log_weight: Tensor, sizes: Sizes) -> list[Tensor]:

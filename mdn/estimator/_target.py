@@ -162,20 +162,16 @@ class Target(Saved):
         """Returns what :meth:`log_prob` takes: :meth:`latent`, or (N, 3) ends and width."""
         if not self.likelihood_is_mass:
             return self.latent(y)
-        low, high, width = self._cell(y)
-        return torch.stack(
-            [*((end - self.shift) / self.scale for end in (low, high)), width / self.scale], 1
-        )
+        return (self._cell(y) - self.shift * self.shift.new_tensor([1, 1, 0])) / self.scale
 
-    def _cell(self, y: Floats) -> tuple[Tensor, Tensor, Tensor]:
-        """Lower end, upper end and width of what is known of each y, (N,), in y's unit."""
+    def _cell(self, y: Floats) -> Tensor:
+        """Lower end, upper end and width of what is known of each y, (N, 3), in y's unit."""
         known = torch.tensor(np.ascontiguousarray(y), dtype=torch.float64)
         if self.kind == "interval":
-            low, high = known.unbind(1)
-            return low, high, high - low
-        cell = (known.reshape(-1) / self.resolution).round()
-        low, high = (cell - 0.5) * self.resolution, (cell + 0.5) * self.resolution
-        return low, high, torch.full_like(cell, self.resolution)
+            return torch.cat([known, known.diff()], 1)
+        cell = (known.reshape(-1, 1) / self.resolution).round()
+        ends = (cell - 0.5) * self.resolution, (cell + 0.5) * self.resolution
+        return torch.cat([*ends, torch.full_like(cell, self.resolution)], 1)
 
     def log_prob(self, dist: GaussianMixture, target: Tensor) -> Tensor:
         """Returns the log-likelihood in standard units: log density, or log mass of an interval."""
@@ -188,8 +184,7 @@ class Target(Saved):
     def log_likelihood(self, dist: Any, y: Floats) -> Tensor:
         """Returns the log-likelihood (N,) of y in its unit under what :meth:`to_y` gave, nats."""
         if self.kind == "interval":
-            loc, scale = dist.loc[..., 0], dist.scale[..., 0]
-            return interval_log_likelihood(*self._cell(y), dist.logits, loc, scale)
+            return self.log_prob(dist, self._cell(y))
         known = torch.tensor(np.ascontiguousarray(y), dtype=torch.float64).reshape(len(y), -1)
         if self.resolution:  # the distribution takes nothing but multiples
             known = (known / self.resolution).round() * self.resolution

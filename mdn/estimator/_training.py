@@ -139,12 +139,8 @@ def _train_group(
     x_val = None
     if val is not None:
         x_val = training.base_models.inputs(val.z, val.base_features, group.uses_trees)
-    blocks = _held_out_rows(len(x), group, training.rng)
-    held_out = torch.cat([mask for mask, _ in blocks])
-    network = _new_network(training, i, x.shape[1])
-    if previous is not None:
-        _load_weights(network, previous)
-    network.to(settings.device)
+    held_out, repeats = _held_out_rows(len(x), group, training.rng)
+    network = _new_network(training, i, x.shape[1], previous).to(settings.device)
 
     def single(a: Tensor) -> Tensor:
         return a.to(torch.float32).to(settings.device)
@@ -171,16 +167,18 @@ def _train_group(
     fitted = FittedGroup(network, group.uses_trees, sizes, history.shifted(target.log_jacobian))
     if x_val is not None:
         return fitted, _HeldOut(member_mixtures(network, x_val), sizes)
-    if not all(count for _, count in blocks):
+    if not repeats:
         return fitted, None
-    return fitted, _select_held_out(member_mixtures(network, x), blocks)
+    return fitted, _select_held_out(member_mixtures(network, x), held_out, sizes, repeats)
 
 
-def _new_network(training: _Training, i: int, in_features: int) -> MDNEnsemble:
-    """The i-th group before training."""
+def _new_network(
+    training: _Training, i: int, in_features: int, previous: MDNEnsemble | None
+) -> MDNEnsemble:
+    """The i-th group before training, with the weights of a previous one if there is one."""
     todo, settings = training.plan, training.settings
     group = todo.groups[i]
-    return MDNEnsemble(
+    network = MDNEnsemble(
         group.members,
         in_features,
         training.target.n_targets,
@@ -192,15 +190,14 @@ def _new_network(training: _Training, i: int, in_features: int) -> MDNEnsemble:
         min_scale=settings.min_scale,
         generator=torch.Generator().manual_seed(settings.seed + 7919 * (i + 1)),
     ).initialize_from(training.latent)
-
-
-def _load_weights(network: MDNEnsemble, previous: MDNEnsemble) -> None:
-    if network.state()[0] != previous.state()[0]:
-        raise ValueError(
-            "warm_start needs the same columns, members and layers as before; "
-            "set warm_start=False to begin anew"
-        )
-    network.load_state_dict(previous.state_dict())
+    if previous is not None:
+        if network.state()[0] != previous.state()[0]:
+            raise ValueError(
+                "warm_start needs the same columns, members and layers as before; "
+                "set warm_start=False to begin anew"
+            )
+        network.load_state_dict(previous.state_dict())
+    return network
 
 
 def _time_left(training: _Training, i: int) -> float | None:
@@ -211,45 +208,37 @@ def _time_left(training: _Training, i: int) -> float | None:
     return max(left / (len(training.plan.groups) - i), 1e-3)
 
 
-def _held_out_rows(n: int, group: GroupPlan, rng: np.random.Generator) -> list[tuple[Tensor, int]]:
-    """Of each subgroup, which rows each member holds out, and how often each row is, at least."""
-    sizes = group.subgroup_sizes
-    repeats = min(group.repeats, max(1, group.members // 2)) // len(sizes)
-    return [_held_out_blocks(n, members, repeats, rng) for members in sizes]
-
-
-def _held_out_blocks(
-    n: int, members: int, repeats: int, rng: np.random.Generator
-) -> tuple[Tensor, int]:
-    """Which rows each member holds out, (M, N), and how often each row is held out at least.
+def _held_out_rows(n: int, group: GroupPlan, rng: np.random.Generator) -> tuple[Tensor, int]:
+    """Which rows each member holds out, (M, N), and how often a subgroup holds out each at least.
 
     Members are dealt over repeats; within one the rows fall into as many blocks as it has members,
     so that each row is held out once.  A member alone holds out an eighth.
     """
-    mask = torch.zeros(members, n, dtype=torch.bool)
-    if members == 1:
+    if group.members == 1:
+        mask = torch.zeros(1, n, dtype=torch.bool)
         mask[0, torch.as_tensor(rng.permutation(n)[: max(1, n // 8)])] = True
         return mask, 0
-    first = 0
-    for part in np.array_split(np.arange(members), repeats):
+    sizes = group.subgroup_sizes
+    repeats = min(group.repeats, group.members // 2) // len(sizes)
+    masks = []
+    for part in (part for m in sizes for part in np.array_split(np.arange(m), repeats)):
         blocks = min(len(part), n)
         fold = rng.permutation(n) % blocks
-        for j in range(len(part)):
-            mask[first + j] = torch.as_tensor(fold == j % blocks)
-        first += len(part)
-    return mask, repeats
+        masks.append(fold == np.arange(len(part))[:, None] % blocks)
+    return torch.as_tensor(np.concatenate(masks)), repeats
 
 
-def _select_held_out(mixtures: GaussianMixture, blocks: Sequence[tuple[Tensor, int]]) -> _HeldOut:
+def _select_held_out(
+    mixtures: GaussianMixture, mask: Tensor, sizes: list[int], repeats: int
+) -> _HeldOut:
     """Selects from mixtures (M, N) of all members those of the members that held the row out."""
     members, first = [], 0
-    for mask, count in blocks:
-        held_out = [row.nonzero()[:count, 0] for row in mask.t()]
-        members.append(first + torch.stack(held_out, 1))  # (R, N)
-        first += len(mask)
-    return _HeldOut(
-        mixtures[torch.cat(members), torch.arange(mask.shape[1])], [count for _, count in blocks]
-    )
+    for part in mask.split(sizes):
+        holders = part.int().argsort(dim=0, descending=True, stable=True)
+        members.append(first + holders[:repeats])  # (R, N)
+        first += len(part)
+    chosen = mixtures[torch.cat(members), torch.arange(mask.shape[1])]
+    return _HeldOut(chosen, [repeats] * len(sizes))
 
 
 def _fit_stack(
@@ -264,13 +253,12 @@ def _fit_stack(
     rows = training.val or training.rows
     return Stack.fit(
         [each.mixtures for each in held_out],
+        [each.subgroup_sizes for each in held_out],
         rows.target,
         rows.weight,
         target.log_prob,
-        recalibrate=[each.mixtures.batch_shape[0] > 1 for each in held_out],
         min_scale=floor,
         background=background,
-        sizes=[each.subgroup_sizes for each in held_out],
     )
 
 

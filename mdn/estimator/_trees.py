@@ -64,25 +64,20 @@ class Forest(Saved):
     def from_sklearn(cls, model: Any) -> Forest:
         """Returns the trees of a fitted HistGradientBoostingRegressor or ExtraTreesRegressor."""
         boosted = hasattr(model, "_predictors")
-        parts: list[tuple[NDArray[Any], ...]] = []
         if boosted:
-            for (predictor,) in model._predictors:
-                nodes = predictor.nodes
-                leaf = nodes["is_leaf"].astype(bool)
-                split = nodes["feature_idx"], nodes["num_threshold"], nodes["left"], nodes["right"]
-                parts.append((leaf, *split, nodes["value"]))
+            names = ["feature_idx", "num_threshold", "left", "right", "is_leaf", "value"]
+            parts = [[tree.nodes[name] for name in names] for (tree,) in model._predictors]
         else:
-            for estimator in model.estimators_:
-                tree = estimator.tree_
-                leaf = tree.children_left < 0
-                split = tree.feature, tree.threshold, tree.children_left, tree.children_right
-                parts.append((leaf, *split, tree.value[:, 0, 0]))
+            names = ["feature", "threshold", "children_left", "children_right"]
+            trees = [estimator.tree_ for estimator in model.estimators_]
+            parts = [
+                [*(getattr(t, name) for name in names), t.children_left < 0, t.value[:, 0, 0]]
+                for t in trees
+            ]
         sizes = [len(part[0]) for part in parts]
         starts = np.cumsum([0, *sizes[:-1]])
         shift = np.repeat(starts, sizes)
-        leaf, feature, threshold, left, right, value = (
-            np.concatenate([part[i] for part in parts]) for i in range(6)
-        )
+        feature, threshold, left, right, leaf, value = map(np.concatenate, zip(*parts, strict=True))
         own = np.arange(len(leaf))
         return cls(
             roots=starts.astype(np.int32),
@@ -162,20 +157,18 @@ def fit_trees(
     columns: list[Floats] = []
     for target in y.T:
         for model in _models(*x.shape, fast=fast, n_jobs=n_jobs):
-            out = np.zeros((len(x), 0))
+            out = np.empty((len(x), 1 if isinstance(model, HistGradientBoostingRegressor) else 2))
             for f in folds:
                 inside = fold != f
                 if inside.all():  # fewer rows than folds
                     continue
                 share = None if weight is None else weight[inside]
-                _grow(model, x[inside], target[inside], share, seed + f)
-                features = _predict_features(model, x[~inside])
-                if not out.shape[1]:
-                    out = np.zeros((len(x), features.shape[1]))
-                out[~inside] = features
+                model.set_params(random_state=seed + f)
+                model.fit(x[inside], target[inside], sample_weight=share)
+                out[~inside] = _predict_features(model, x[~inside])
                 report("trees", next(done), total)
             columns.append(out)
-            _grow(model, x, target, weight, seed)
+            model.set_params(random_state=seed).fit(x, target, sample_weight=weight)
             forests.append(_to_arrays(model, x))
             report("trees", next(done), total)
     return forests, np.concatenate(columns, 1)
@@ -199,10 +192,6 @@ def _models(n: int, n_columns: int, *, fast: bool, n_jobs: int | None) -> Sequen
         n_jobs=n_jobs,
     )
     return boosted, randomised
-
-
-def _grow(model: Any, x: Floats, y: Floats, weight: Floats | None, seed: int) -> None:
-    model.set_params(random_state=seed).fit(x, y, sample_weight=weight)
 
 
 def _predict_features(model: Any, x: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Checks of what the user gives: parameters, y and weights."""
+"""Checks of what the user gives, and warnings of what says little: parameters, y and weights."""
 
 from __future__ import annotations
 
@@ -11,23 +11,34 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, _num_samples
+from torch import Tensor
 
 from ..train._options import check_integer, check_options
 from ._plan import TINY, Settings
 from ._state import Floats
+from ._target import OFF_GRID, Target
 
 __all__ = [
-    "check_finite",
     "checked_settings",
     "checked_weight",
     "checked_y",
     "expand_integer_weights",
+    "rounding_floor",
     "warn_if_few",
+    "warn_of_ties",
 ]
 
 _PRESETS = ("default", "fast")
 _INTEGER_TOLERANCE = 1e-9  # relative, of a ratio of weights that counts as a whole number
 _MAX_COPIES = 4  # rows that whole weights may make of each row on average
+
+# Of tied values of y, on which a density can concentrate, so that its likelihood is unbounded.
+_DISTINCT_SHARE = 0.5  # a target with fewer distinct values than this share of its rows is rounded
+_STEP_SHARE = 0.05  # of the step of a rounded target: no scale is smaller
+_HARMLESS_FLOOR = 0.05  # min_scale from which on a density cannot concentrate on tied values
+_MAX_TIED = 0.1  # share of tied rows from which on the NLL of a density means little
+_MIN_TIE, _MIN_TIE_SHARE = 10, 0.01  # rows of one value that make a tie
+_COARSE = 0.005  # standard deviations; in a finer grid no density can stand on single values
 
 
 def checked_settings(params: Mapping[str, Any]) -> Settings:
@@ -54,7 +65,7 @@ def checked_settings(params: Mapping[str, Any]) -> Settings:
     return Settings(**chosen, fast=params["preset"] == "fast")
 
 
-def checked_y(X: Any, y: Any, kind: str, name: str = "y") -> Floats:
+def checked_y(X: Any, y: Any, kind: str, name: str = "y", at_least: int = 1) -> Floats:
     """Returns y as numbers, as many as X has rows."""
     if y is None:
         raise ValueError("MDNRegressor requires y to be passed, but the target y is None")
@@ -67,17 +78,17 @@ def checked_y(X: Any, y: Any, kind: str, name: str = "y") -> Floats:
         dtype=np.float64,
         ensure_2d=False,
         ensure_all_finite=False,
-        ensure_min_samples=2 if name == "y" else 1,
+        ensure_min_samples=at_least,
         input_name="y",
     )
     if targets.ndim > 2 or targets.shape[1:] == (0,):
         raise ValueError(f"{name} must have shape (N,) or (N, D); got {targets.shape}")
     if kind != "interval":
-        check_finite(name, targets)
+        _check_finite(name, targets)
     return np.array(targets)  # torch takes no reversed or read-only array
 
 
-def check_finite(name: str, y: Floats) -> None:
+def _check_finite(name: str, y: Floats) -> None:
     """Refuses NaN and infinity, and names the first row."""
     columns = y.reshape(len(y), -1)
     bad = ~np.isfinite(columns)
@@ -140,6 +151,58 @@ def expand_integer_weights(weight: Floats) -> tuple[NDArray[np.intp], Floats | N
         if whole and rounded.sum() <= _MAX_COPIES * len(used):
             return np.repeat(used, rounded.astype(np.intp)), None
     return used, weight
+
+
+def rounding_floor(y: Tensor) -> float:
+    """Returns the smallest scale that the rounding of y (N, D) justifies; 0 if not rounded."""
+    worst = 0.0
+    for column in y.numpy().T:
+        distinct = np.unique(column)
+        if 1 < len(distinct) < _DISTINCT_SHARE * len(column):
+            worst = max(worst, _STEP_SHARE * float(np.diff(distinct).min()))
+    return worst
+
+
+def warn_of_ties(target: Target, y: Floats, min_scale: float) -> None:
+    """Warns where the height of a density means little: y constant, or many rows on few values."""
+    if target.likelihood_is_mass:
+        return
+    columns = y.reshape(len(y), -1)
+    constant = (columns == columns[:1]).all(0)
+    if constant.any():
+        names = ", ".join(str(i) for i in np.flatnonzero(constant))
+        name = "y" if constant.all() else f"y in column {names}"
+        warnings.warn(
+            f"{name} is constant ({columns[0, constant][0]:g}): the fitted density is as narrow as "
+            "its floor allows, and its height says nothing about the data",
+            UserWarning,
+            stacklevel=3,
+        )
+    for column in columns[:, ~constant].T if min_scale < _HARMLESS_FLOOR else ():
+        values, counts = np.unique(column, return_counts=True)
+        steps = np.diff(values)
+        # few rows on each value of a coarse grid are as bad as many on some values
+        coarse = np.median(steps) > _COARSE * column.std()
+        least = _MIN_TIE if coarse else max(_MIN_TIE, _MIN_TIE_SHARE * len(column))
+        share = counts[counts >= least].sum() / len(column)
+        if share > _MAX_TIED:
+            cure = ""
+            if columns.shape[1] == 1:  # a step that Target.check takes, or none
+                step = float(f"{steps.min():.6g}")
+                off = values / step - np.round(values / step)
+                if np.abs(off).max() <= OFF_GRID:
+                    cure = f"; resolution={step:g} gives"
+                else:
+                    cure = "; round y to multiples of a step and name that with resolution=, for"
+                cure += " the probability of the rounding cell instead"
+            warnings.warn(
+                f"{share:.0%} of y are tied values ({len(values)} distinct ones in {len(column)} "
+                "rows): a density may have a spike at each of them, so its NLL is not meaningful"
+                f"{cure}",
+                UserWarning,
+                stacklevel=3,
+            )
+            break
 
 
 def warn_if_few(n: int) -> None:
