@@ -22,7 +22,6 @@ __all__ = ["load", "save"]
 _FORMAT = 3  # raised when a reader of the old format would misread a file
 _CHECKED = 2  # first format with a checksum
 _OLDEST = {"GaussianMixture": 1, "MDN": 1, "MDNRegressor": 2}  # formats that are still read
-_KINDS = tuple(_OLDEST)
 
 
 def save(model: Any, path: str | os.PathLike[str]) -> None:
@@ -42,8 +41,8 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     from safetensors.torch import save as to_bytes
 
     kind = type(model).__name__
-    if kind not in _KINDS or not hasattr(model, "state"):
-        raise TypeError(f"model must be one of {', '.join(_KINDS)}; got {kind}")
+    if kind not in _OLDEST or not hasattr(model, "state"):
+        raise TypeError(f"model must be one of {', '.join(_OLDEST)}; got {kind}")
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} is not there; create it first")
@@ -87,21 +86,21 @@ def load(path: str | os.PathLike[str]) -> Any:
             tensors: dict[str, torch.Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, RecursionError) as error:  # JSONDecodeError among others
         raise ValueError(f"{path} is damaged or was not written by mdn.save ({error})") from error
-    if not isinstance(about, dict) or about.get("kind") not in _KINDS:
+    if not isinstance(about, dict) or about.get("kind") not in _OLDEST:
         raise ValueError(f"{path} was not written by mdn.save")
     number = about.get("format")
     if not isinstance(number, int) or number < 1 or "config" not in about:
         raise ValueError(f"{path} is damaged: its description is incomplete")
-    if about["format"] > _FORMAT:
+    if number > _FORMAT:
         raise ValueError(
-            f"{path} has format {about['format']}, this version reads up to {_FORMAT}; update mdn"
+            f"{path} has format {number}, this version reads up to {_FORMAT}; update mdn"
         )
-    if about["format"] < _OLDEST[about["kind"]]:
+    if number < _OLDEST[about["kind"]]:
         raise ValueError(
-            f"{path} holds an {about['kind']} of format {about['format']}, which this version does "
-            "not read any more; fit it anew, or load it with the version that wrote it"
+            f"{path} holds an {about['kind']} of format {number}, which this version does not read "
+            "any more; fit it anew, or load it with the version that wrote it"
         )
-    if about["format"] >= _CHECKED and about.pop("sha256", None) != _checksum(about, tensors):
+    if number >= _CHECKED and about.pop("sha256", None) != _checksum(about, tensors):
         raise ValueError(f"{path} is damaged: its contents do not match its checksum")
     # by name through the package: the kinds live above this layer
     kind = getattr(importlib.import_module(__package__), about["kind"])

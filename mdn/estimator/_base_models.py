@@ -90,8 +90,7 @@ def fit_base_models(
         z: (N, P + Q) columns in standard units, P of them ``n_columns`` for the processes.
         latent: (N, D) targets in standard units.
         weight: (N,) or None.
-        plan: of the fit.
-        settings: the user's choices.
+        plan, settings: of the fit.
         n_columns: P.
         previous: of the last fit in a warm start, whose units are kept.
         rng: deals the rows over the folds.

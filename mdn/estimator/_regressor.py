@@ -32,8 +32,7 @@ from ._validation import (
     checked_y,
     expand_integer_weights,
     rounding_floor,
-    warn_if_few,
-    warn_of_ties,
+    warn_of_sample,
 )
 
 __all__ = ["MDNRegressor"]
@@ -226,8 +225,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         val = None
         if eval_set is not None:
             val = self._checked_eval_set(eval_set, columns, target, targets.shape)
-        warn_if_few(len(inputs))
-        warn_of_ties(target, targets, self.min_scale)
+        warn_of_sample(target, targets, self.min_scale)
         floor = self.min_scale
         if not target.likelihood_is_mass:
             floor = max(floor, rounding_floor(target.latent(targets)))

@@ -121,13 +121,13 @@ def from_format_2(config: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     for i in range(config["n_forests"]):
         base, boosted = new.pop(f"base_models.forests.{i}.about").tolist()
         forests[str(i)] = {"base": base, "boosted": bool(boosted)}
-    for i in range(config["n_processes"]):
-        name = f"base_models.processes.{i}.theta"
-        theta, columns = new[name], new[f"base_models.processes.{i}.x"].shape[1]
+    processes: dict[str, Any] = {str(i): {} for i in range(config["n_processes"])}
+    for key in processes:
+        name = f"base_models.processes.{key}.theta"
+        theta, columns = new[name], new[f"base_models.processes.{key}.x"].shape[1]
         if len(theta) == 2 * columns + 4:  # from before there were pairs of columns
             off = theta.new_tensor([-torch.inf])
             new[name] = torch.cat([theta[:-2], off, theta[-2:]])
-    processes: dict[str, Any] = {str(i): {} for i in range(config["n_processes"])}
     model = {
         "inputs": {},
         "base_models": {"processes": processes, "forests": forests},

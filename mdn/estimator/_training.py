@@ -77,9 +77,7 @@ def train(
     """Fits base models, trains the networks and fits the stack that pools them.
 
     Args:
-        rows: what is fitted.
-        target: fitted to y.
-        settings: the user's choices.
+        rows, target, settings: what is fitted.
         start: a fitted model whose networks are trained further.
         report: called with the stage, what is done of it and how much there is.
     """

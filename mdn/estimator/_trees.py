@@ -100,8 +100,7 @@ class Forest(Saved):
             if self.boosted:
                 out[i : i + step, 0] = self.base + leaves.sum(1)
             else:
-                out[i : i + step, 0] = leaves.mean(1)
-                out[i : i + step, 1] = leaves.std(1)
+                out[i : i + step] = np.stack([leaves.mean(1), leaves.std(1)], 1)
         return out
 
     def _leaves(self, x: Floats) -> NDArray[np.int32]:
@@ -141,9 +140,7 @@ def fit_trees(
         y: (N, D), standardised.
         weight: (N,) or None.
         fold: (N,) fold that a row is held out with.
-        fast: fewer trees.
-        seed: of the trees.
-        n_jobs: threads.
+        fast, seed, n_jobs: of the trees.
         report: called after each forest with the stage, the forests done and their number.
 
     Returns:

@@ -24,8 +24,7 @@ __all__ = [
     "checked_y",
     "expand_integer_weights",
     "rounding_floor",
-    "warn_if_few",
-    "warn_of_ties",
+    "warn_of_sample",
 ]
 
 _PRESETS = ("default", "fast")
@@ -163,8 +162,14 @@ def rounding_floor(y: Tensor) -> float:
     return worst
 
 
-def warn_of_ties(target: Target, y: Floats, min_scale: float) -> None:
-    """Warns where the height of a density means little: y constant, or many rows on few values."""
+def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
+    """Warns where a density means little: few rows, y constant, or many rows on few values."""
+    if len(y) < TINY:
+        warnings.warn(
+            f"{len(y)} rows are few for a conditional density: a smaller model is fitted, and what "
+            "it says rests on little",
+            stacklevel=3,
+        )
     if target.likelihood_is_mass:
         return
     columns = y.reshape(len(y), -1)
@@ -175,7 +180,6 @@ def warn_of_ties(target: Target, y: Floats, min_scale: float) -> None:
         warnings.warn(
             f"{name} is constant ({columns[0, constant][0]:g}): the fitted density is as narrow as "
             "its floor allows, and its height says nothing about the data",
-            UserWarning,
             stacklevel=3,
         )
     for column in columns[:, ~constant].T if min_scale < _HARMLESS_FLOOR else ():
@@ -199,18 +203,6 @@ def warn_of_ties(target: Target, y: Floats, min_scale: float) -> None:
                 f"{share:.0%} of y are tied values ({len(values)} distinct ones in {len(column)} "
                 "rows): a density may have a spike at each of them, so its NLL is not meaningful"
                 f"{cure}",
-                UserWarning,
                 stacklevel=3,
             )
             break
-
-
-def warn_if_few(n: int) -> None:
-    """Warns of a sample too small for the usual model."""
-    if n < TINY:
-        warnings.warn(
-            f"{n} rows are few for a conditional density: a smaller model is fitted, and what it "
-            "says rests on little",
-            UserWarning,
-            stacklevel=3,
-        )
