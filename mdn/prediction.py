@@ -364,7 +364,7 @@ def _columns_as_floats(frame: Any, name: str) -> NDArray[np.float64]:
 
 def to_numpy(values: Tensor) -> NDArray[np.float64]:
     """Returns a tensor as an array in float64, without its gradients."""
-    return values.detach().double().cpu().numpy()
+    return values.detach().cpu().double().numpy()
 
 
 def kind_of(thing: Any) -> str:

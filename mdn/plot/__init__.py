@@ -17,9 +17,14 @@ r"""Plots of p(y|x), of its calibration and of a training run: each on one Axes,
     plot_units({"min": 0.54, "h": -3.56})    # one loss in several units
     plot_waterfall({"marginal": 1.4, "mixture": 0.5})  # what each better model gains
 
-Plain Matplotlib: pass ``ax=`` to draw into a figure of your own, and anything the Axes can do
-(titles, limits, scales) can be done afterwards.  Extra keywords go to the main artist and win over
-the defaults.  No setting of Matplotlib is changed and nothing is shown or saved.
+Plain Matplotlib: anything the Axes can do (titles, limits, scales) can be done afterwards.  No
+setting of Matplotlib is changed and nothing is shown or saved.  These arguments mean the same in
+all plots that have them:
+
+- ``ax``: where to draw; a new figure if None.
+- ``x_label``, ``y_label``: what the feature and the target are, with units: "waiting time [min]".
+- ``y_unit``: unit of y, as "min".
+- ``**style``: keywords of the main artist, which win over the defaults.
 
 A colour-blind reader can tell the colours apart (M. Okabe and K. Ito, 2008), and lines also differ
 in their dashes, so a print in grey stays readable.

@@ -170,12 +170,8 @@ def plot_sharpness(
             returns.
         error: y minus the predicted mean, or, with intervals, minus their middle; (N,) or (N, 1).
         n_bins: bins, each of five rows at least.
-        y_unit: unit of y, as "min".
-        ax: where to draw; a new figure if None.
+        y_unit, ax: as in all plots of `mdn.plot`.
         **style: keywords of ``Axes.errorbar``, as ``marker`` or ``capsize``.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: different lengths, a spread that is not positive, or too few rows for the bins.

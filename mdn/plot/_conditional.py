@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
+from ..prediction import to_numpy
 from . import _inputs as inputs
 from . import _style as look
 from ._inputs import Floats
@@ -56,9 +57,7 @@ def plot_conditional(
         region: "central", the interval between two quantiles; or "hdr", the region of highest
             density, in one piece or several.
         labels: names of the N curves; by default the values of x.
-        y_label: what the target is, with its unit.
-        y_unit: unit of y, as "min".
-        ax: where to draw; a new figure if None.
+        y_label, y_unit, ax: as in all plots of `mdn.plot`.
         n_grid: evenly spaced points of a curve, next to those around the components.
         **style: keywords of ``Axes.plot`` for the densities, as ``color`` or ``lw``.
 
@@ -100,8 +99,8 @@ def plot_conditional(
     lower, median, upper = inputs.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
     modes, heights, major = inputs.high_modes(dist, _MINOR_MODE)  # (N, K)
     modes = np.where(major, modes, modes[:, :1])  # no NaN left
-    mean, width = inputs.to_array(dist.mean)[:, 0], inputs.lattice_width(dist)
-    pieces = inputs.to_array(dist.interval(coverage)[:, None] if central else dist.hdr(coverage)[0])
+    mean, width = to_numpy(dist.mean)[:, 0], inputs.lattice_width(dist)
+    pieces = to_numpy(dist.interval(coverage)[:, None] if central else dist.hdr(coverage)[0])
 
     low, high = min(lower.min(), modes.min()), max(upper.max(), modes.max())
     if n == 1:
@@ -172,9 +171,7 @@ def plot_ridge(
         x: rows of features for the model, (N,) or (N, F); for a distribution only labels.
         labels: names of the N rows; by default the values of x.
         x_label: what tells the rows apart, with its unit: the vertical axis.
-        y_label: what the target is, with its unit: the horizontal axis.
-        y_unit: unit of y, as "min".
-        ax: where to draw; a new figure if None.
+        y_label, y_unit, ax: as in all plots of `mdn.plot`; y is the horizontal axis.
         n_grid: evenly spaced points of a curve, next to those around the components.
         **style: keywords of ``Axes.plot`` for the densities, as ``color`` or ``lw``.
 
@@ -246,7 +243,7 @@ def _curves(
     else:
         even = np.repeat(np.linspace(low, high, n_grid)[:, None], n, axis=1)
         if hasattr(dist, "loc") and hasattr(dist, "scale"):
-            loc, scale = (inputs.to_array(a)[..., 0] for a in (dist.loc, dist.scale))  # (N, K)
+            loc, scale = (to_numpy(a)[..., 0] for a in (dist.loc, dist.scale))  # (N, K)
             dense = (loc + _OFFSETS[:, None, None] * scale).transpose(0, 2, 1).reshape(-1, n)
         else:
             dense = inputs.quantiles(dist, np.linspace(_TAIL, 1 - _TAIL, n_grid))

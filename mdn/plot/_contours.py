@@ -11,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from ..prediction import kind_of
+from ..prediction import kind_of, to_numpy
 from . import _inputs as inputs
 from . import _style as look
 from ._inputs import Floats
@@ -54,9 +54,6 @@ def plot_contours(
             the density is high.
         **style: keywords of ``Axes.contour``, as ``colors`` or ``linewidths``.
 
-    Returns:
-        The Axes.
-
     Raises:
         ValueError: more than one row, not two targets, or a coverage or a number out of range.
         TypeError: neither a model nor a distribution that can be sampled, or a model without x.
@@ -78,7 +75,10 @@ def plot_contours(
     if not 0 <= n_samples <= _N_DRAWS:
         raise ValueError(f"n_samples must lie between 0 and {_N_DRAWS}; got {n_samples}")
     names = inputs.check_labels(labels, ["", ""])
-    dist = inputs.distribution_at(model_or_dist, None if x is None else _one_row(x), n_targets=2)
+    row: Any = None if x is None else inputs.as_table(x)
+    if x is not None and np.ndim(x) == 1:
+        row = row.T  # numbers alone became a column
+    dist = inputs.distribution_at(model_or_dist, row, n_targets=2)
     if tuple(dist.batch_shape) != (1,):
         raise ValueError(f"this plot shows one x; got {dist.batch_shape[0]} rows")
 
@@ -113,12 +113,6 @@ def plot_contours(
     return ax
 
 
-def _one_row(x: Any) -> Any:
-    """Returns one row of features, given as (F,) or (1, F), as a table."""
-    table = inputs.as_table(x)
-    return table.T if np.ndim(x) == 1 else table  # numbers alone became a column
-
-
 def _draws(dist: Any) -> Floats:
     """Returns draws with a seed of their own, (S, 2); the global random state stays as it was."""
     if "generator" not in inspect.signature(dist.sample).parameters:
@@ -126,7 +120,7 @@ def _draws(dist: Any) -> Floats:
             f"this plot needs sample(shape, generator=), as of a mixture; got {kind_of(dist)}"
         )
     draws = dist.sample((_N_DRAWS,), generator=torch.Generator().manual_seed(0))
-    return inputs.to_array(draws)[:, 0]
+    return to_numpy(draws)[:, 0]
 
 
 def _grid_lines(draws: Floats, n: int) -> Floats:

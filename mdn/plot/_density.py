@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from ..prediction import to_numpy
 from . import _inputs as inputs
 from . import _style as look
 from ._inputs import Floats
@@ -53,9 +54,7 @@ def plot_density(
         feature: column of x that is drawn.
         at: a row of x, (F,), at whose values the others are held; if None they are held at their
             medians, those that hold no numbers at their most frequent value.
-        x_label, y_label: what the feature and the target are, with units: "waiting time [min]".
-        y_unit: unit of y, for the colour bar, as "min".
-        ax: where to draw; a new figure if None.
+        x_label, y_label, y_unit, ax: as in all plots of `mdn.plot`; the unit is for the colour bar.
         n_grid: cells along either axis.
         **style: keywords of ``Axes.pcolormesh``, as ``cmap`` or ``vmax``.
 
@@ -86,7 +85,7 @@ def plot_density(
     ax = look.get_axes(ax)
     draw_image(ax, grid, ys, y_unit, style)
     look.draw_points(ax, grid.data, target)
-    mean = inputs.to_array(grid.dist.mean)[:, 0]
+    mean = to_numpy(grid.dist.mean)[:, 0]
     look.draw_line(ax, grid.values, mean, "mean of y given x", linestyle="--")
     ax.set_ylim(ys[0], ys[-1])  # a mean far off must not set the limits
     look.label_feature_plot(

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 from numpy.typing import ArrayLike
 
-from ..prediction import kind_of
+from ..functional._checks import check_coverage
+from ..prediction import kind_of, to_numpy
 from . import _inputs as inputs
 from . import _style as look
 from ._density import draw_image
@@ -47,14 +48,9 @@ def plot_feature(
     Args:
         model: as in `plot_density`; its distributions need ``icdf``.
         x: features, (N, F), array or data frame, for the range of the feature.
-        feature: column of x that varies.
         at: a row of x, (F,), that is varied; a line marks its own value.  The medians if None.
         coverage: probability of the interval, in (0, 1).
-        x_label, y_label: what the feature and the target are, with their units.
-        y_unit: unit of y, for the colour bar, as "min".
-        ax: where to draw; a new figure if None.
-        n_grid: cells along either axis.
-        **style: keywords of ``Axes.pcolormesh``, as ``cmap`` or ``vmax``.
+        feature, x_label, y_label, y_unit, ax, n_grid, **style: as in `plot_density`.
 
     Returns:
         The Axes; the image is the first of ``ax.collections``.
@@ -75,7 +71,7 @@ def plot_feature(
         >>> ax.get_xlabel()
         'x0\n(the other feature as given)'
     """
-    coverage = inputs.check_coverage(coverage)
+    coverage = check_coverage(coverage)
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
     levels = [_TAIL, 0.5 - coverage / 2, 0.5, 0.5 + coverage / 2, 1 - _TAIL]
     low, lower, median, upper, high = inputs.quantiles(grid.dist, np.array(levels))
@@ -123,12 +119,8 @@ def plot_fan(
         model: as in `plot_density`; its distributions need ``icdf``.
         x: features, (N,) or (N, F), array or data frame.
         y: targets drawn as points, (N,) or (N, 1), if any.
-        feature: column of x along the horizontal axis.
-        at: a row of x, (F,), whose values the other features have; their medians if None.
         coverage: probabilities of the intervals, in (0, 1), one or several.
-        x_label, y_label: what the feature and the target are, with their units.
-        y_unit: unit of y, as "min".
-        ax: where to draw; a new figure if None.
+        feature, at, x_label, y_label, y_unit, ax: as in `plot_density`.
         n_grid: steps along the feature.
         **style: keywords of ``Axes.fill_between`` for the intervals, as ``color`` or ``alpha``.
 
@@ -194,16 +186,9 @@ def plot_modes(
         model: as in `plot_density`; its distributions need ``modes``.
         x: features, (N,) or (N, F), array or data frame.
         y: targets drawn as points, (N,) or (N, 1), if any.
-        feature: column of x along the horizontal axis.
-        at: a row of x, (F,), whose values the other features have; their medians if None.
-        x_label, y_label: what the feature and the target are, with their units.
-        y_unit: unit of y, as "min".
-        ax: where to draw; a new figure if None.
+        feature, at, x_label, y_label, y_unit, ax: as in `plot_density`.
         n_grid: steps along the feature.
         **style: keywords of ``Axes.scatter`` for the modes, as ``s`` or ``marker``.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: no such feature, or ``at`` or y of another length.
@@ -240,7 +225,7 @@ def plot_modes(
             at_x = np.broadcast_to(grid.values[:, None], chosen.shape)[chosen]
             options = look.with_defaults(style, PathCollection, label=label, **defaults)
             ax.scatter(at_x, modes[chosen], **options)
-    mean = inputs.to_array(grid.dist.mean)[:, 0]
+    mean = to_numpy(grid.dist.mean)[:, 0]
     look.draw_line(
         ax, grid.values, mean, "mean of y given x", linestyle="--", lw=1.6, path_effects=None
     )
@@ -270,11 +255,8 @@ def plot_weights(
     Args:
         model: as in `plot_density`; its distributions need ``weights``, (N, K), as a mixture has.
         x: features, (N,) or (N, F), array or data frame, for the range of the feature.
-        feature: column of x along the horizontal axis.
-        at: a row of x, (F,), whose values the other features have; their medians if None.
-        x_label: what the feature is, with its unit.
+        feature, at, x_label, ax: as in `plot_density`.
         y_unit: unit of y, for the names, as "min".
-        ax: where to draw; a new figure if None.
         n_grid: steps along the feature.
         **style: keywords of ``Axes.plot``, as ``lw``.
 
@@ -301,7 +283,7 @@ def plot_weights(
         mixture = mixture.base
     if not hasattr(mixture, "weights"):
         raise TypeError(f"this plot needs a mixture, with weights; got {kind_of(grid.dist)}")
-    weights = inputs.to_array(mixture.weights)  # (G, K)
+    weights = to_numpy(mixture.weights)  # (G, K)
     order = np.argsort(-weights.mean(0), kind="stable")
     n_single = len(order) if len(order) <= len(look.CURVES) else len(look.CURVES) - 1
     single, rest = np.sort(order[:n_single]), order[n_single:]
@@ -325,6 +307,6 @@ def _component_names(dist: Any, weights: Floats, unit: str | None) -> list[str]:
     if not hasattr(dist, "loc"):
         return names
     total = weights.sum(0)
-    loc = (weights * inputs.to_array(dist.loc)[..., 0]).sum(0) / np.where(total > 0, total, 1.0)
+    loc = (weights * to_numpy(dist.loc)[..., 0]).sum(0) / np.where(total > 0, total, 1.0)
     unit = f" {unit}" if unit else ""
     return [f"{name}, near {place:.3g}{unit}" for name, place in zip(names, loc, strict=True)]

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..prediction import kind_of, predict_distribution
+from ..functional._checks import check_coverage
+from ..prediction import kind_of, predict_distribution, to_numpy
 
 Floats = NDArray[np.float64]
 
@@ -44,8 +45,8 @@ class FeatureGrid(NamedTuple):
 def feature_grid(model: Any, x: Any, feature: int, at: Any, n_grid: int) -> FeatureGrid:
     """Returns the model on even steps over the range of one column of x.
 
-    The others are held as in ``at``, a row of x; if None, at the median of a column of numbers and
-    at the most frequent value of any other.
+    The others are held as in ``at``, a row of x or a data frame of one; if None, at the median of a
+    column of numbers and at the most frequent value of any other.
     """
     table = as_table(x)
     columns, names = _columns(table)
@@ -54,10 +55,19 @@ def feature_grid(model: Any, x: Any, feature: int, at: Any, n_grid: int) -> Feat
         raise ValueError(f"feature must be a column of x, 0 to {n_features - 1}; got {feature!r}")
     data = check_numbers(columns[feature], "x")
     if at is None:
-        row = [_typical_value(column) for column in columns]
+        row = [
+            np.nanmedian(c) if c.dtype == np.float64 else Counter(c).most_common(1)[0][0]
+            for c in columns
+        ]
         where = _where_typical([c for i, c in enumerate(columns) if i != feature])
     else:
-        row, where = _given_row(at, n_features), "as given"
+        given = at.detach().cpu() if isinstance(at, Tensor) else at
+        row = list(np.asarray(given, dtype=object).flat)
+        if len(row) != n_features:
+            raise ValueError(
+                f"at must be one row of x, {n_features} values; got shape {np.shape(at)}"
+            )
+        where = "as given"
     values = even_steps(data, 0.02, n_grid)
     held = [_repeat(value, column, n_grid) for value, column in zip(row, columns, strict=True)]
     held[feature] = values
@@ -114,7 +124,7 @@ def check_methods(dist: Any, *methods: str) -> None:
 def high_modes(dist: Any, least: float) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Returns modes and their densities, and which have a share of the highest density, (N, K)."""
     check_methods(dist, "modes")
-    modes, log_density = map(to_array, dist.modes())  # by falling density, padded with NaN
+    modes, log_density = map(to_numpy, dist.modes())  # by falling density, padded with NaN
     density = np.exp(np.where(np.isnan(log_density), -np.inf, log_density))
     return modes[..., 0], density, density >= least * density.max(1, keepdims=True)
 
@@ -132,7 +142,7 @@ def quantiles(dist: Any, levels: Floats) -> Floats:
     """Returns the quantiles at levels (L,), (L, N)."""
     try:
         with torch.no_grad():
-            return to_array(dist.icdf(to_tensor(levels[:, None], dist)))[..., 0]
+            return to_numpy(dist.icdf(torch.as_tensor(levels[:, None]).to(dist.mean)))[..., 0]
     except NotImplementedError:
         raise TypeError(
             f"this plot needs a distribution with icdf(), as a mixture; got {kind_of(dist)}"
@@ -143,16 +153,7 @@ def evaluate(dist: Any, function: Callable[[Tensor], Tensor], y: Floats) -> Floa
     """Returns a function of N distributions at y, (G, N, D) or (G, 1, D), in chunks of memory."""
     chunks = torch.as_tensor(y).split(32)
     with torch.no_grad():
-        return np.concatenate([to_array(function(to_tensor(chunk, dist))) for chunk in chunks])
-
-
-def to_tensor(values: Floats | Tensor, dist: Any) -> Tensor:
-    """Returns a tensor of the dtype and on the device of the distribution."""
-    return torch.as_tensor(values, dtype=dist.mean.dtype, device=dist.mean.device)
-
-
-def to_array(values: Tensor) -> Floats:
-    return values.detach().cpu().double().numpy()
+        return np.concatenate([to_numpy(function(chunk.to(dist.mean))) for chunk in chunks])
 
 
 def even_steps(values: Floats, margin: float, n: int) -> Floats:
@@ -214,26 +215,11 @@ def _as_numbers(column: Any) -> Any:
         return column
 
 
-def _typical_value(column: Any) -> Any:
-    """Returns the median of numbers, the most frequent of other values."""
-    if column.dtype == np.float64:
-        return np.nanmedian(column)
-    return Counter(column).most_common(1)[0][0]
-
-
 def _where_typical(others: list[Any]) -> str:
     """Returns in words where columns are held at their typical values."""
     numbers, many = [column.dtype == np.float64 for column in others], "s" * (len(others) > 1)
     values = [f"median{many}"] * any(numbers) + [f"most frequent value{many}"] * (not all(numbers))
     return f"at {'their' if many else 'its'} {' or '.join(values)}"
-
-
-def _given_row(at: Any, n_features: int) -> list[Any]:
-    """Returns the values of a row of x, given as such or as a data frame of one row."""
-    row = np.asarray(at.detach().cpu() if isinstance(at, Tensor) else at, dtype=object).reshape(-1)
-    if len(row) != n_features:
-        raise ValueError(f"at must be one row of x, {n_features} values; got shape {np.shape(at)}")
-    return list(row)
 
 
 def _repeat(value: Any, column: Any, n: int) -> Any:
@@ -313,16 +299,9 @@ def check_labels(labels: Sequence[str] | None, default: list[str]) -> list[str]:
     return list(labels)
 
 
-def check_coverage(value: Any) -> float:
-    """Returns a probability between 0 and 1."""
-    if not (isinstance(value, int | float | np.number) and 0 < value < 1):
-        raise ValueError(f"coverage must lie between 0 and 1; got {value!r}")
-    return float(value)
-
-
 def check_coverages(values: Any) -> list[float]:
     """Returns one or more different probabilities, rising."""
-    found = [values] if isinstance(values, int | float | np.number) else list(values)
+    found: list[Any] = [values] if isinstance(values, int | float | np.number) else list(values)
     if not found or len(set(found)) < len(found):
         raise ValueError(f"coverage must be one or more different values; got {values!r}")
     return sorted(map(check_coverage, found))

@@ -41,9 +41,6 @@ def plot_history(
         ax: where to draw; a new figure if None.
         **style: keywords of ``Axes.plot`` for both curves, as ``lw``.
 
-    Returns:
-        The Axes.
-
     Raises:
         ValueError: no epoch with a finite NLL.
         TypeError: not a history.
@@ -106,9 +103,6 @@ def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any
         nll: NLL in nats per row by the name of the unit.
         ax: where to draw; a new figure if None.
         **style: keywords of ``Axes.barh``, as ``color``.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: no unit, or an NLL that is not finite.
