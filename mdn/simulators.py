@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, log_ndtr, ndtr, owens_t
+from scipy.special import expit, log_ndtr, ndtr, owens_t, softmax
 from torch.distributions import StudentT
 
 from .distribution import GaussianMixture, Mixture
@@ -233,9 +233,7 @@ class GaussianMixtureDensity(_MixtureSimulator):
     def _weights(self, X: Floats) -> Floats:
         """pi_k(x), (N, K)."""
         z = (X - self._X_LOC) / self._X_SCALE
-        log = np.log(self._W / self._X_SCALE) - 0.5 * z**2
-        share = np.exp(log - log.max(axis=1, keepdims=True))
-        return share / share.sum(axis=1, keepdims=True)
+        return softmax(np.log(self._W / self._X_SCALE) - 0.5 * z**2, axis=1)
 
     def _distribution(self, X: Floats) -> GaussianMixture:
         return _gaussians(self._weights(X), self._Y_LOC, self._Y_SCALE)

@@ -99,7 +99,12 @@ def tune(
         >>> model.study_.best_value <= model.study_.trials[0].value
         True
     """
-    optuna = _optuna()
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError(
+            'mdn.tune needs optuna; install it with: pip install "mdn[tune]"'
+        ) from error
     check_integer("n_trials", n_trials)
     check_integer("cv", cv, 2)
     if timeout is not None and not timeout > 0:
@@ -116,7 +121,7 @@ def tune(
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
         )
-    base = template.params()
+    base = dict(template.regressor.get_params(deep=False))
     seed = base["random_state"] = _seed(
         base["random_state"] if random_state is None else random_state, study
     )
@@ -207,7 +212,7 @@ def _run_trial(
 
 
 class _Data(NamedTuple):
-    """Rows in the order of ``fit(X, y, sample_weight)``."""
+    """Rows of X and y with their weights, if any."""
 
     X: Any
     y: Any
@@ -259,18 +264,11 @@ class _Template(NamedTuple):
             )
         return _Template(estimator, last, "" if name is None else f"{name}__")
 
-    def params(self) -> dict[str, Any]:
-        """Those of the regressor."""
-        return dict(self.regressor.get_params(deep=False))
-
     def other_params(self) -> dict[str, Any]:
         """Those of a Pipeline before the regressor; a parameter that is an object, by its class."""
-        if not self.prefix:
-            return {}
-        others = self.estimator.get_params(deep=True)
         return {
             name: kind_of(value) if hasattr(value, "get_params") else value
-            for name, value in others.items()
+            for name, value in self.estimator.get_params(deep=True).items()
             if name != "steps" and not name.startswith(self.prefix) and value is not self.regressor
         }
 
@@ -278,11 +276,8 @@ class _Template(NamedTuple):
         """A copy with these parameters of the regressor, fitted."""
         model = self.estimator.__sklearn_clone__()
         model.set_params(**{self.prefix + name: value for name, value in params.items()})
-        if not self.prefix:
-            model.fit(*data)
-        else:
-            weight = {} if data.weight is None else {f"{self.prefix}sample_weight": data.weight}
-            model.fit(data.X, data.y, **weight)
+        weight = {} if data.weight is None else {f"{self.prefix}sample_weight": data.weight}
+        model.fit(data.X, data.y, **weight)
         regressor = model.steps[-1][1] if self.prefix else model
         if regressor.history_.stopped == "interrupted":  # Ctrl-C ends the search, not only this fit
             raise KeyboardInterrupt
@@ -307,11 +302,8 @@ def _seed(random_state: Any, study: optuna.Study) -> int:
     """The given seed; without one, that with which the study was begun, or a random one."""
     known = study.user_attrs.get(_NAME, {}).get("random_state")
     if random_state is None or isinstance(random_state, np.random.RandomState):
-        if known is not None:
-            return known
-        if random_state is None:
-            return int(np.random.default_rng().integers(2**31 - 1))
-        return int(random_state.randint(2**31 - 1))
+        rng = np.random.RandomState() if random_state is None else random_state
+        return int(rng.randint(2**31 - 1)) if known is None else known
     check_integer("random_state", random_state, 0)
     return int(random_state)
 
@@ -371,13 +363,3 @@ def _storage(storage: Any) -> Any:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"storage {path}: there is no folder {path.parent}")
     return f"sqlite:///{path}"
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError(
-            'mdn.tune needs optuna; install it with: pip install "mdn[tune]"'
-        ) from error
-    return optuna

@@ -77,9 +77,6 @@ class MixtureEstimator(ConditionalDensityEstimator):
         condition_shape: of one x.
     """
 
-    def __init__(self, net: MDN, input_shape: torch.Size, condition_shape: torch.Size) -> None:
-        super().__init__(net, input_shape=input_shape, condition_shape=condition_shape)
-
     def mixture(self, condition: Tensor) -> GaussianMixture:
         """The distribution of theta for each x: batch (*), event (D,)."""
         self._check_condition_shape(condition)
