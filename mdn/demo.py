@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.integrate import quad
 
-from . import plot, scoring
+from . import calibration, plot, scoring
 from .datasets import load_old_faithful
 from .estimator import MDNRegressor
 
@@ -47,12 +47,12 @@ def run(
     X, y = data.X, data.y
     progress("held-out scores")
     scores = {
-        "mixture density network": _cross_validate(X, y, seed),
-        "single Gaussian": _cross_validate(X, y, seed, n_components=1),
-        "marginal density": _cross_validate(np.zeros_like(X), y, seed),
+        "mixture density network": _held_out(_model(seed), X, y, seed),
+        "single Gaussian": _held_out(_model(seed, n_components=1), X, y, seed),
+        "marginal density": _held_out(_model(seed), np.zeros_like(X), y, seed),
     }
     progress("fit in three units")
-    fits = {unit: _fit(X, c * y, seed) for unit, c in _UNITS}
+    fits = {unit: _model(seed).fit(X, c * y) for unit, c in _UNITS}
     units = {unit: _loss_in_unit(fits[unit], X, c * y) for unit, c in _UNITS}
     reference = fits["minutes"].predict_quantiles(X, _LEVELS)
     numbers = {
@@ -151,27 +151,22 @@ def draw(model: MDNRegressor, X: np.ndarray, y: np.ndarray, numbers: dict[str, A
 # ---------------------------------------------------------------------------------------------
 
 
-def _fit(X: np.ndarray, y: np.ndarray, seed: int, n_components: int = 5) -> MDNRegressor:
-    """Returns a fit without trees, which add hardly anything with one feature."""
+def _model(seed: int, n_components: int = 5) -> MDNRegressor:
+    """Returns a regressor without trees, which add hardly anything with one feature."""
     return MDNRegressor(
         n_components, preset="fast", trees=False, min_scale=_MIN_SCALE, random_state=seed
-    ).fit(X, y)
+    )
 
 
-def _cross_validate(
-    X: np.ndarray, y: np.ndarray, seed: int, n_components: int = 5
-) -> dict[str, float]:
+def _held_out(model: MDNRegressor, X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
     """Returns means over all rows, each scored by the model that was fitted without it."""
-    nll, crps, inside = (np.empty(len(y)) for _ in range(3))
-    fold = np.random.default_rng(seed).permutation(len(y)) % _FOLDS
-    for k in range(_FOLDS):
-        train, test = fold != k, fold == k
-        model = _fit(X[train], y[train], seed, n_components)
-        dist, target = model.predict_distribution(X[test]), y[test, None]
-        nll[test], crps[test] = scoring.nll(dist, target), scoring.crps(dist, target)
-        low, high = model.predict_interval(X[test], _COVERAGE).T
-        inside[test] = (low <= y[test]) & (y[test] <= high)
-    return {"nll": nll.mean(), "crps": crps.mean(), "coverage": inside.mean()}
+    dist, target = calibration.out_of_fold(model, X, y, cv=_FOLDS, seed=seed), y[:, None]
+    low, high = dist.interval(_COVERAGE).numpy().T
+    return {
+        "nll": scoring.nll(dist, target).mean(),
+        "crps": scoring.crps(dist, target).mean(),
+        "coverage": ((low <= y) & (y <= high)).mean(),
+    }
 
 
 def _loss_in_unit(model: MDNRegressor, X: np.ndarray, y: np.ndarray) -> dict[str, float]:
