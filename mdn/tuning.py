@@ -140,12 +140,8 @@ def tune(
     folds = np.array_split(np.random.default_rng(seed).permutation(len(data.y)), cv)
     default = {name: _label(base[name]) for name in choices}
     while True:
-        trials = study.get_trials(deepcopy=False)
-        tried = [
-            t
-            for t in trials
-            if t.state in (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-        ]
+        states = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+        tried = study.get_trials(deepcopy=False, states=states)
         if not any(t.user_attrs.get(_DEFAULT) for t in tried):
             study.enqueue_trial(default, user_attrs={_DEFAULT: True})
         elif len(tried) >= n_trials or time.monotonic() >= end:

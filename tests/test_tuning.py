@@ -66,9 +66,11 @@ class Spy:
         self.scores: list[tuple[Any, float]] = []
         fit, nll = MDNRegressor.fit, MDNRegressor.nll
 
-        def spied_fit(model: MDNRegressor, X: Any, y: Any, weight: Any = None) -> MDNRegressor:
-            self.fits.append((model.get_params(), X, weight))
-            return fit(model, X, y, weight)
+        def spied_fit(
+            model: MDNRegressor, X: Any, y: Any, sample_weight: Any = None
+        ) -> MDNRegressor:
+            self.fits.append((model.get_params(), X, sample_weight))
+            return fit(model, X, y, sample_weight)
 
         def spied_nll(model: MDNRegressor, X: Any, y: Any, weight: Any = None) -> float:
             self.scores.append((X, nll(model, X, y, weight)))
