@@ -38,15 +38,11 @@ _MANY_POINTS = 10_000  # above, the search for the best place of a legend takes 
 def panels(
     rows: int, columns: int, *, size: tuple[float, float] = (11.0, 8.0)
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of several Axes whose labels do not overlap, unknown to pyplot.
+    """Returns a figure, unknown to pyplot, and its Axes, row by row, whose labels do not overlap.
 
     Args:
-        rows: number of rows.
-        columns: number of columns.
+        rows, columns: how many Axes there are.
         size: width and height, inches.
-
-    Returns:
-        The figure and its Axes, row by row.
 
     Example:
         >>> figure, axes = panels(1, 2)
