@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.integrate import quad
 
 from . import calibration, plot, scoring
 from .datasets import load_old_faithful
 from .estimator import MDNRegressor
+from .explain._evaluation import evaluate
+from .explain._sign import sign
 
 __all__ = ["describe", "draw", "run"]
 
@@ -171,28 +172,9 @@ def _held_out(model: MDNRegressor, X: np.ndarray, y: np.ndarray, seed: int) -> d
 
 def _loss_in_unit(model: MDNRegressor, X: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Returns the loss, and the numbers that show that its sign depends on the unit."""
-    log_p = model.log_prob(X, y)
-    modes = model.predict_distribution(X).modes().log_density.nan_to_num(nan=-math.inf)
-    sharpest = int(modes.amax(-1).argmax())  # the row with the highest density
-    row = model.predict_distribution(X[sharpest : sharpest + 1])[0]
-    low, high = (float(row.icdf(p)) for p in (1e-12, 1 - 1e-12))
-    peaks = row.modes().loc[:, 0]
-    area, error = quad(
-        lambda t: math.exp(row.log_prob(peaks.new_tensor([t]))),
-        low,
-        high,
-        points=sorted(peaks[~peaks.isnan()].tolist()),
-        epsabs=1e-12,
-        epsrel=1e-12,
-        limit=500,
-    )
-    return {
-        "nll": float(-log_p.mean()),
-        "share_above_one": float((log_p > 0).mean()),
-        "highest_density": math.exp(float(modes.max())),
-        "integral": area,
-        "integral_error": error,
-    }
+    found = sign(evaluate(model, X, y))
+    shown = "share_above_one", "highest_density", "integral", "integral_error"
+    return {"nll": found["mean_nll"], **{name: found[name] for name in shown}}
 
 
 def _bimodal(model: MDNRegressor, X: np.ndarray) -> dict[str, Any]:

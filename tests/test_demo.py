@@ -48,7 +48,7 @@ def test_losses_in_three_units_differ_by_exactly_log_60(demo: Any) -> None:
 
 
 def test_density_integrates_to_one_in_every_unit(demo: Any) -> None:
-    """By scipy.integrate.quad over the row with the highest density."""
+    """By scipy.integrate.quad_vec over the row with the highest density."""
     for u in demo[2]["units"].values():
         assert u["integral"] == pytest.approx(1, abs=1e-9)
     assert demo[2]["units"]["hours"]["share_above_one"] > 0.9
