@@ -1128,8 +1128,9 @@ def test_ensemble_reports_each_epoch_and_stops_in_time() -> None:
     )
     assert calls == [(1, 3), (2, 3), (3, 3)]
     assert history.stopped == "max_epochs"
-    history = fit_ensemble(Members(2), x, y, blocks(60, 2), max_time=1e-9)
-    assert (history.stopped, len(history)) == ("max_time", 1)
+    for max_time in (1e-9, 0):
+        history = fit_ensemble(Members(2), x, y, blocks(60, 2), max_time=max_time)
+        assert (history.stopped, len(history)) == ("max_time", 1)
 
 
 @pytest.mark.parametrize("where", ["report", "mid-epoch"])

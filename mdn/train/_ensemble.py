@@ -94,7 +94,7 @@ def fit_ensemble(
                 if not run.narrow(patience):
                     stopped = "patience"
                     break
-                if schedule.time_is_up():
+                if schedule.seconds() > schedule.max_time:
                     stopped = "max_time"
                     break
         except KeyboardInterrupt:
@@ -156,15 +156,13 @@ class _Schedule:
     """The learning rate: a linear rise over the first epochs, times a cosine."""
 
     def __init__(self, lr: float, steps: int, max_epochs: int, max_time: float | None) -> None:
-        self.lr, self.steps, self.max_time = lr, steps, max_time
-        self.total = max_epochs * steps
+        self.lr, self.steps, self.total = lr, steps, max_epochs * steps
+        self.max_time = math.inf if max_time is None else max(max_time, 1e-9)  # which is divided by
         self.start = time.monotonic()
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0 over all epochs."""
-        done = step / self.total
-        if self.max_time is not None:
-            done = max(done, self.seconds() / self.max_time)
+        done = max(step / self.total, self.seconds() / self.max_time)
         factor = max(_LEAST_RATE, 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
         factor *= min(1.0, (step + 1) / (_WARM_UP * self.steps))
         return self.lr * factor
@@ -172,10 +170,6 @@ class _Schedule:
     def seconds(self) -> float:
         """Time since the start, s."""
         return time.monotonic() - self.start
-
-    def time_is_up(self) -> bool:
-        """Whether no further epoch may begin."""
-        return self.max_time is not None and self.seconds() > self.max_time
 
 
 class _Run:
