@@ -198,15 +198,13 @@ class Layout:
         if self.components is not None:
             self.components.check_targets(self.family, y)
             raw = self.components.start(loc[:, 0], std[:, 0], float(rows.std()), self.min_scale)
-            return torch.as_tensor(np.concatenate([share, *raw]))
-        scale = np.maximum(std, np.maximum(FIRST_SCALE * rows.std(0), self.min_scale))
-        scale -= self.min_scale
-        if self._kind in ("isotropic", "tied"):
-            scale = scale.mean(1 if self._kind == "isotropic" else 0, keepdims=True)
-        off = np.zeros(self._sizes[3])
-        return torch.as_tensor(
-            np.concatenate([share, loc.reshape(-1), inverse_softplus(scale).reshape(-1), off])
-        )
+        else:
+            scale = np.maximum(std, np.maximum(FIRST_SCALE * rows.std(0), self.min_scale))
+            scale -= self.min_scale
+            if self._kind in ("isotropic", "tied"):
+                scale = scale.mean(1 if self._kind == "isotropic" else 0)
+            raw = [loc, inverse_softplus(scale), np.zeros(self._sizes[3])]
+        return torch.as_tensor(np.concatenate([share, *map(np.ravel, raw)]))
 
 
 class _HeadLogProb(Function):

@@ -87,10 +87,9 @@ class MDN(nn.Module):
         # works in standardised units
         self.network = nn.Sequential(backbone, head)
         self.in_features = in_features
-        for name, one in (("x_shift", 0.0), ("x_scale", 1.0)):
-            self.register_buffer(name, torch.tensor(one, dtype=torch.float64))
-        for name, one in (("y_shift", 0.0), ("y_scale", 1.0)):
-            self.register_buffer(name, torch.full((out_features,), one, dtype=torch.float64))
+        for name, size in (("x", ()), ("y", (out_features,))):
+            self.register_buffer(f"{name}_shift", torch.zeros(size, dtype=torch.float64))
+            self.register_buffer(f"{name}_scale", torch.ones(size, dtype=torch.float64))
 
     @property
     def head(self) -> MDNHead:

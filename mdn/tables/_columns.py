@@ -50,9 +50,9 @@ class _Column:
             return 0, unseen
         if self.kind == "category":
             if values.kind == "category":
-                index = {level: i for i, level in enumerate(self.levels)}
-                labels = {value: label_of(value) for value in set(values.data)}
-                code = {v: -2 if s is None else index.get(s, -1) for v, s in labels.items()}
+                index: dict[str | None, int] = {level: i for i, level in enumerate(self.levels)}
+                index[None] = -2
+                code = {value: index.get(label_of(value), -1) for value in set(values.data)}
                 codes = np.fromiter(map(code.__getitem__, values.data), np.intp, len(out))
                 missing = codes == -2
                 rows = np.flatnonzero(codes >= 0)
