@@ -27,6 +27,7 @@ from torch.distributions import Distribution
 from .functional._checks import check_batch, check_event, check_not_nan
 
 __all__ = [
+    "Floats",
     "distribution_and_target",
     "evaluating",
     "final_model",
@@ -39,6 +40,8 @@ __all__ = [
     "target_tensor",
     "to_numpy",
 ]
+
+Floats = NDArray[np.float64]
 
 _PROBES = 5  # points at which the transformer of a target must be affine
 _AFFINE_TOLERANCE = 1e-6  # relative; a transformer in float32 is affine to its own rounding
@@ -348,7 +351,7 @@ def numeric_array(values: Any, name: str) -> NDArray[Any]:
     return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
 
 
-def _columns_as_floats(frame: Any, name: str) -> NDArray[np.float64]:
+def _columns_as_floats(frame: Any, name: str) -> Floats:
     import narwhals as nw  # small, but only a data frame needs it
 
     columns = []
@@ -362,7 +365,7 @@ def _columns_as_floats(frame: Any, name: str) -> NDArray[np.float64]:
     return np.stack(columns, 1)
 
 
-def to_numpy(values: Tensor) -> NDArray[np.float64]:
+def to_numpy(values: Tensor) -> Floats:
     """Returns a tensor as an array in float64, without its gradients."""
     return values.detach().cpu().double().numpy()
 

@@ -11,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from ..prediction import distribution_and_target
+from ..prediction import Floats, distribution_and_target, to_numpy
 from ._hdr_values import pit_or_values
 
 __all__ = ["ConditionalCalibration", "Region", "conditional_calibration"]
-
-Floats = NDArray[np.float64]
 
 _SPREAD = "predicted spread"
 _ALL = "all rows"
@@ -77,21 +75,16 @@ class ConditionalCalibration(Sequence[Region]):
 
     def __repr__(self) -> str:
         table = [("feature", "where", "rows", "PIT mean", "12 x variance", "p adjusted")]
-        table += [
-            (
-                r.feature,
-                r.where,
-                str(r.n),
-                f"{r.pit_mean:.3f}",
-                f"{r.pit_variance:.2f}",
-                f"{r.p_adjusted:.2g}",
-            )
-            for r in self._regions[:_SHOWN]
-        ]
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        for r in self._regions[:_SHOWN]:
+            moments = f"{r.pit_mean:.3f}", f"{r.pit_variance:.2f}"
+            table.append((r.feature, r.where, str(r.n), *moments, f"{r.p_adjusted:.2g}"))
+        first, second, *others = (max(map(len, column)) for column in zip(*table, strict=True))
         lines = [
-            "  ".join(f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}" for i, (cell, w) in pairs)
-            for pairs in ([*enumerate(zip(row, widths, strict=True))] for row in table)
+            "  ".join(
+                [f"{row[0]:<{first}}", f"{row[1]:<{second}}"]
+                + [f"{cell:>{w}}" for cell, w in zip(row[2:], others, strict=True)]
+            )
+            for row in table
         ]
         more = len(self) - _SHOWN
         return "\n".join([*lines, *([f"and {more} more"] if more > 0 else [])])
@@ -148,25 +141,12 @@ def conditional_calibration(
         raise ValueError(f"n_bins must be at least 1; got {n_bins}")
     dist, target = distribution_and_target(dist, y, X)
     u = pit_or_values(dist, target, generator=generator)
-    n = len(u)
-    columns = _columns(X, feature_names)
-    with torch.no_grad():
-        columns.append((_SPREAD, dist.stddev[..., 0].double().cpu().numpy()))
-    found = [(_ALL, "", np.ones(n, dtype=bool))]
+    columns = [*_columns(X, feature_names), (_SPREAD, to_numpy(dist.stddev[..., 0]))]
+    found = [(_ALL, "", u)]
     for name, values in columns:
-        parts = [(name, where, mask) for where, mask in _bins(values, n_bins)]
+        parts = [(name, where, u[mask]) for where, mask in _bins(values, n_bins)]
         found += parts if len(parts) > 1 else []  # a constant feature has one bin, all rows
-    regions = []
-    for name, where, mask in found:
-        part = u[mask]
-        if len(part) >= _FEW:
-            mean, square = part.mean(), ((part - 0.5) ** 2).mean()
-            bias = 2 * stats.norm.sf(abs(mean - 0.5) * math.sqrt(len(part) / _MEAN))
-            z = (square - _MEAN) * math.sqrt(len(part) / _VARIANCE)
-            law = stats.pearson3(_SKEWNESS / math.sqrt(len(part)))
-            spread = min(1.0, 2 * min(law.sf(z), law.cdf(z)))
-            numbers = float(mean), float(square / _MEAN), float(bias), float(spread)
-            regions.append(Region(name, where, len(part), *numbers, math.nan))
+    regions = [_region(*part) for part in found if len(part[-1]) >= _FEW]
     tests = np.array([[r.p_bias, r.p_spread] for r in regions]).reshape(-1, 2)
     adjusted = _holm(tests.ravel()).reshape(-1, 2).min(1)
     regions = [r._replace(p_adjusted=float(p)) for r, p in zip(regions, adjusted, strict=True)]
@@ -175,13 +155,22 @@ def conditional_calibration(
     return ConditionalCalibration(regions, tests.size)
 
 
+def _region(feature: str, where: str, u: Floats) -> Region:
+    """The moments of the PIT of some rows, tested; without correction for other tests."""
+    n, mean, square = len(u), u.mean(), ((u - 0.5) ** 2).mean()
+    bias = 2 * stats.norm.sf(abs(mean - 0.5) * math.sqrt(n / _MEAN))
+    z = (square - _MEAN) * math.sqrt(n / _VARIANCE)
+    law = stats.pearson3(_SKEWNESS / math.sqrt(n))
+    spread = min(1.0, 2 * min(law.sf(z), law.cdf(z)))
+    numbers = float(mean), float(square / _MEAN), float(bias), float(spread)
+    return Region(feature, where, n, *numbers, math.nan)
+
+
 def _holm(p: Floats) -> Floats:
     """p-values in increasing order, each times the number of those not yet rejected."""
     order = np.argsort(p)
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
-    adjusted = np.empty_like(p)
-    adjusted[order] = steps
-    return adjusted
+    return steps[np.argsort(order)]
 
 
 def _columns(X: Any, names: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
@@ -189,9 +178,8 @@ def _columns(X: Any, names: Sequence[str] | None) -> list[tuple[str, NDArray[Any
     import narwhals as nw  # small, but only a DataFrame needs it
 
     if nw.dependencies.is_into_dataframe(X):
-        series = list(nw.from_native(X, eager_only=True).iter_columns())
-        found = [s.name for s in series]
-        values = [np.asarray(s.to_numpy()) for s in series]
+        frame = nw.from_native(X, eager_only=True)
+        found, values = frame.columns, [np.asarray(s.to_numpy()) for s in frame.iter_columns()]
     else:
         array = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
         if array.ndim != 2:

@@ -67,8 +67,7 @@ class ConformalIntervals:
         """Fits the correction.
 
         Args:
-            dist: a distribution of batch (N,), D = 1, for rows held out of the fit, or the model
-                with X.
+            dist: a distribution of batch (N,), D = 1, or the model, for rows held out of the fit.
             y: targets of these rows, (N, 1), tensor or array.
             coverage: c, in (0, 1).
             X: features of these rows, with a model.
@@ -92,15 +91,9 @@ class ConformalIntervals:
             dist: distributions of batch (*), D = 1, of the same model, or the model with X.
             X: features, N rows, with a model.
         """
-        dist = predict_distribution(dist, X)
-        _need_one(dist)
-        low, high = dist.interval(self.coverage).unbind(-1)
-        middle = 0.5 * (low + high)
-        low, high = low - self.correction, high + self.correction
-        crossed = low > high
-        return torch.stack(
-            [torch.where(crossed, middle, low), torch.where(crossed, middle, high)], -1
-        )
+        ends = predict_distribution(dist, X).interval(self.coverage)  # (*, 2)
+        moved = ends + ends.new_tensor([-self.correction, self.correction])
+        return torch.where(moved[..., :1] > moved[..., 1:], ends.mean(-1, keepdim=True), moved)
 
 
 @dataclass(frozen=True)
@@ -165,8 +158,7 @@ class ConformalHDR:
             y: targets of these rows, (N, D), tensor or array.
             coverage: c, in (0, 1).
             X: features of these rows, with a model.
-            n_samples: as in :func:`hdr_values`.
-            generator: as in :func:`hdr_values`.
+            n_samples, generator: as in :func:`hdr_values`.
 
         Raises:
             ValueError: fewer than c / (1 - c) rows; y of another shape; or a model so narrow that

@@ -7,16 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import stats
 
-from ..prediction import distribution_and_target, predict_distribution, to_numpy
+from ..prediction import Floats, distribution_and_target, predict_distribution, to_numpy
 from ._hdr_values import hdr_values, pit_or_values
 from ._pit import check_probability
 
 __all__ = ["CoverageCurve", "Sharpness", "coverage_curve", "sharpness"]
-
-Floats = NDArray[np.float64]
 
 _LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
@@ -116,7 +113,7 @@ def coverage_curve(
         values = np.abs(2 * pit_or_values(dist, target, generator=generator) - 1)
     n = len(values)
     observed = (values <= nominal[:, None]).mean(1)
-    low, high = (stats.binom.ppf(0.5 + s * 0.5 * band, n, nominal) / n for s in (-1, 1))
+    low, high = (rows / n for rows in stats.binom.interval(band, n, nominal))
     return CoverageCurve(nominal, observed, low, high, n, band)
 
 
@@ -146,9 +143,7 @@ def sharpness(dist: Any, coverage: Sequence[float] = (0.5, 0.9), *, X: Any = Non
             "dist must have batch shape (N,) and one target; got batch "
             f"{tuple(dist.batch_shape)}, event {tuple(dist.event_shape)}"
         )
-    wanted = [float(c) for c in coverage]
-    for c in wanted:
-        check_probability("coverage", c)
-    ends = [to_numpy(dist.interval(c)) for c in wanted]
-    width = np.stack([end[:, 1] - end[:, 0] for end in ends], 1)  # (N, C)
-    return Sharpness(np.array(wanted), width.mean(0), np.median(width, 0), width)
+    ends = np.stack([to_numpy(dist.interval(c)) for c in coverage], 1)  # (N, C, 2)
+    width = ends[..., 1] - ends[..., 0]
+    wanted = np.array(coverage, dtype=np.float64)
+    return Sharpness(wanted, width.mean(0), np.median(width, 0), width)

@@ -7,19 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import VonMises
 
 from ..distribution import GaussianMixture, Mixture, PointMass
 from ..functional._roots import find_root, refine_extrema
 from ..functional._sampling import fixed_generator
-from ..prediction import distribution_and_target, to_numpy
+from ..prediction import Floats, distribution_and_target, to_numpy
 from ..scoring import randomized_pit
 
 __all__ = ["hdr_values", "pit_or_values"]
-
-Floats = NDArray[np.float64]
 
 _CHUNK = 1 << 21  # numbers a working array may hold: 16 MiB
 _DOUBLINGS = 200  # of a step away from the outermost modes
@@ -96,8 +94,8 @@ def hdr_values(
     dist, target = distribution_and_target(dist, y, X)
     source = generator or fixed_generator(target)
     exact = _has_edges(dist)
-    per_row = (4 if exact else n_samples) * _components(dist)
-    step = max(1, _CHUNK // max(1, per_row))
+    per_row = (4 if exact else n_samples) * getattr(dist, "n_components", 1)
+    step = max(1, _CHUNK // per_row)
     found = []
     for i in range(0, len(target), step):
         part = dist[i : i + step], target[i : i + step]
@@ -116,10 +114,6 @@ def _has_edges(dist: Any) -> bool:
         isinstance(getattr(c, "base_dist", c), PointMass | VonMises) or c.support.is_discrete
         for c in kinds
     )
-
-
-def _components(dist: Any) -> int:
-    return int(getattr(getattr(dist, "base", dist), "n_components", 1))
 
 
 def _exact(dist: Any, y: Tensor) -> Tensor:
@@ -146,9 +140,7 @@ def _exact(dist: Any, y: Tensor) -> Tensor:
     # where the density is above the level at both ends, the lower end is nearer to it: outside
     edges = find_root(lambda x: height(x) - level, outside, inside)
     left, right = dist.cdf(edges.unsqueeze(-1))
-    above = height(modes) >= level
-    mass = right - left
-    return torch.where(above, mass, 0.0).sum(0).clamp(0.0, 1.0)
+    return torch.where(height(modes) >= level, right - left, 0.0).sum(0).clamp(0.0, 1.0)
 
 
 def _beyond(height: Any, start: Tensor, step: Tensor, level: Tensor) -> Tensor:

@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import integrate, special, stats
 
+from ..prediction import Floats
 from ._hdr_values import pit_or_values
 
 __all__ = ["PITHistogram", "PITTest", "Outcome", "pit_histogram", "pit_test"]
-
-Floats = NDArray[np.float64]
 
 _FAR = 14.0  # A^2 from which the tail formula has a relative error below 2 %
 _LEAST = 0.02  # A^2 below which the probability of less is under 1e-24
@@ -117,7 +116,7 @@ def pit_histogram(
     values = pit_or_values(dist_or_pit, y, X, generator)
     counts, edges = np.histogram(values, bins=bins, range=(0.0, 1.0))
     n = len(values)
-    low, high = stats.binom.ppf([0.5 - 0.5 * band, 0.5 + 0.5 * band], n, 1 / bins)
+    low, high = stats.binom.interval(band, n, 1 / bins)
     return PITHistogram(counts, edges, float(low), float(high), n / bins, band)
 
 
@@ -133,9 +132,7 @@ def pit_test(
     1/N (both SciPy's).  That of Anderson-Darling is the asymptotic one, by the series of Anderson
     and Darling; at N = 5 it is off by 0.002, and less for more rows.
 
-    Args:
-        dist_or_pit: as in :func:`pit_histogram`.
-        y, X, generator: as in :func:`pit_histogram`.
+    The arguments are those of :func:`pit_histogram`.
 
     Raises:
         ValueError: values outside [0, 1], fewer than two, or y missing or of another shape.

@@ -88,22 +88,18 @@ class Recalibration:
                 f'method "monotone" needs one target; got {target.shape[1]}. Take "affine"'
             )
         dist = dist.detach()
-        found, gain = _fit_affine(dist, target)
+        found = _fit_affine(dist, target)
         if method == "monotone":
             # a few far rows may have stretched it so much that the unchanged model is the better
             # start
-            starts = [(found, gain)] + [(cls._none(target), 0.0)] * (gain > 0)
-            shapes = [_fit_shape(start._affine(dist), target) for start, _ in starts]
-            gains = [more + before for (_, more), (_, before) in zip(shapes, starts, strict=True)]
-            gain = max(gains)
-            best = gains.index(gain)
-            found = replace(starts[best][0], shape=shapes[best][0])
-        return replace(found, gain=gain / len(target))
+            starts = [found] if found.is_identity else [found, cls._none(target)]
+            shaped = [_fit_shape(start, start._affine(dist), target) for start in starts]
+            found = max(shaped, key=lambda candidate: candidate.gain)
+        return replace(found, gain=found.gain / len(target))
 
     @classmethod
     def _none(cls, like: Tensor) -> Recalibration:
-        d = like.shape[-1]
-        one, zero = like.new_ones(d), like.new_zeros(d)
+        one, zero = torch.ones_like(like[0]), torch.zeros_like(like[0])
         return cls(one, one, zero, 1.0, like.new_tensor([[1.0, 0.0, 1.0]]), 0.0)
 
     @property
@@ -132,7 +128,13 @@ class Recalibration:
         if self.is_identity:
             return dist
         moved = self._affine(dist)
-        return self._shaped(moved) if self._has_shape else moved
+        if not self._has_shape:
+            return moved
+        shape = self.shape.to(moved.loc)
+        copies = _copies(moved, shape[:, 1:])
+        logits = shape[:, :1].log() + copies.logits  # (*, J, K)
+        loc, scale = (a.flatten(-3, -2) for a in (copies.loc, copies.scale))
+        return GaussianMixture(logits.flatten(-2), loc, scale)
 
     @property
     def _has_shape(self) -> bool:
@@ -141,14 +143,6 @@ class Recalibration:
     def _affine(self, dist: GaussianMixture) -> GaussianMixture:
         scale, spread, shift = (a.to(dist.loc) for a in (self.scale, self.spread, self.shift))
         return _moved(dist, scale, spread, shift, self.temperature)
-
-    def _shaped(self, dist: GaussianMixture) -> GaussianMixture:
-        """(*, K) components to (*, J K)."""
-        shape = self.shape.to(dist.loc)
-        copies = _copies(dist, shape[:, 1:])
-        logits = shape[:, :1].log() + copies.logits  # (*, J, K)
-        loc, scale = (a.flatten(-3, -2) for a in (copies.loc, copies.scale))
-        return GaussianMixture(logits.flatten(-2), loc, scale)
 
     def __repr__(self) -> str:
         if self.is_identity:
@@ -234,10 +228,9 @@ def _unpacked(theta: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return theta[:d].exp(), theta[d : 2 * d].exp(), theta[2 * d : 3 * d], theta[-1].exp()
 
 
-def _fit_affine(dist: GaussianMixture, y: Tensor) -> tuple[Recalibration, float]:
-    """The affine step, and its gain over all rows in nats."""
-    none = Recalibration._none(y)
-    d, one = y.shape[1], dist.n_components == 1
+def _fit_affine(dist: GaussianMixture, y: Tensor) -> Recalibration:
+    """The affine step, with its gain over all rows."""
+    d, none = y.shape[1], Recalibration._none(y)
     theta = y.new_zeros(3 * d + 1, requires_grad=True)
     optimizer = torch.optim.LBFGS([theta], max_iter=_PASSES, line_search_fn="strong_wolfe")
     before = dist.log_prob(y).sum()
@@ -254,39 +247,31 @@ def _fit_affine(dist: GaussianMixture, y: Tensor) -> tuple[Recalibration, float]
     optimizer.step(closure)
     with torch.no_grad():
         gain = float(_moved(dist, *_unpacked(theta, d)).log_prob(y).sum() - before)
-    free = 2 * d if one else 3 * d + 1
+    free = 2 * d if dist.n_components == 1 else 3 * d + 1
     if not bool(theta.isfinite().all()) or not gain > 0.5 * stats.chi2.isf(_LEVEL, free):
-        return none, 0.0
+        return none
     scale, spread, shift, temperature = _unpacked(theta.detach(), d)
-    found = Recalibration(scale, spread, shift, float(temperature), none.shape, gain / len(y))
-    return found, gain
+    return Recalibration(scale, spread, shift, float(temperature), none.shape, gain)
 
 
 # -- the shape ---------------------------------------------------------------------------------
 
 
-def _fit_shape(dist: GaussianMixture, y: Tensor) -> tuple[Tensor, float]:
-    """Weights, shifts and scales (J, 3), and the gain over all rows, in nats."""
-    none = y.new_tensor([[1.0, 0.0, 1.0]])
+@torch.no_grad()
+def _fit_shape(start: Recalibration, dist: GaussianMixture, y: Tensor) -> Recalibration:
+    """The affine step and the shape of what it made of the mixtures, with the gain of both."""
     grid = torch.cartesian_prod(y.new_tensor(_SHIFTS), y.new_tensor(_SCALES))  # (J, 2)
-    with torch.no_grad():
-        terms = _log_copies(dist, y, grid)  # (N, J)
-        before = dist.log_prob(y)
-        ratio = (terms - before.unsqueeze(1)).clamp(max=600).exp()  # p_j / p
-        w = _weights(ratio)
-        kept = w > _LEAST_WEIGHT
-        grid, ratio, w = grid[kept], ratio[:, kept], w[kept] / w[kept].sum()
-        gain = float((ratio @ w).log().sum())
-    if not gain > _SHAPE_COST + math.log(len(y)):
-        return none, 0.0
-    return torch.cat([w.unsqueeze(1), grid], 1), gain
-
-
-def _log_copies(dist: GaussianMixture, y: Tensor, grid: Tensor) -> Tensor:
-    """Log density at y of the mixture made of each copy, (N, J)."""
     step = max(1, _CHUNK // (len(grid) * dist.n_components))
-    parts = [slice(i, i + step) for i in range(0, len(y), step)]
-    return torch.cat([_copies(dist[p], grid).log_prob(y[p].unsqueeze(1)) for p in parts])
+    rows = (slice(i, i + step) for i in range(0, len(y), step))
+    terms = torch.cat([_copies(dist[i], grid).log_prob(y[i].unsqueeze(1)) for i in rows])  # (N, J)
+    ratio = (terms - dist.log_prob(y).unsqueeze(1)).clamp(max=600).exp()  # p_j / p
+    w = _weights(ratio)
+    kept = w > _LEAST_WEIGHT
+    grid, ratio, w = grid[kept], ratio[:, kept], w[kept] / w[kept].sum()
+    gain = float((ratio @ w).log().sum())
+    if not gain > _SHAPE_COST + math.log(len(y)):
+        return start
+    return replace(start, shape=torch.cat([w.unsqueeze(1), grid], 1), gain=start.gain + gain)
 
 
 def _copies(dist: GaussianMixture, grid: Tensor) -> GaussianMixture:

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ..calibration import hdr_values, pit_test
+from ..prediction import Floats
 from ..scoring import randomized_pit
 from ._evaluation import Evaluation, evenly_spaced
 
 __all__ = ["calibration", "gap", "outliers"]
-
-Floats = NDArray[np.float64]
 
 _MOST_ROWS = 4000  # rows that are judged
 _MOST_ROWS_HDR = 1000  # rows judged with several targets, whose HDR values come from draws

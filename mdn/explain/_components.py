@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from ..distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
+from ..prediction import Floats
 from ._evaluation import Evaluation, evenly_spaced, to_latent
 
 __all__ = ["AT_FLOOR", "Components", "components", "health"]
-
-Floats = NDArray[np.float64]
 
 _MOST_ROWS = 4000  # rows that are examined, so that the components of an ensemble fit in memory
 AT_FLOOR = 1.5  # floors; up to this scale a component counts as at the floor

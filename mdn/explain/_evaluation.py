@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
-from ..distribution import DiscretizedMixture, Mixture, MixtureDistribution
+from ..distribution import Mixture, MixtureDistribution
 from ..nn import MDN, MDNHead
 from ..prediction import (
+    Floats,
     distribution_and_target,
     final_model,
     n_rows,
@@ -24,8 +25,6 @@ from ..prediction import (
 from ._torch_families import as_mixture
 
 __all__ = ["Evaluation", "evaluate", "evenly_spaced", "to_latent"]
-
-Floats = NDArray[np.float64]
 
 
 @dataclass
@@ -130,8 +129,7 @@ def _of_regressor(model: Any, X: Any, y: Any, name: str) -> Evaluation:
     dist = model.predict_distribution(X)
     target = model.target_
     values = numeric_array(y, f"{name}y").astype(np.float64)
-    columns: Floats | None = values.reshape(len(values), -1)  # (N, D), or the ends of an interval
-    assert columns is not None
+    columns: Any = values.reshape(len(values), -1)  # (N, D), or the ends of an interval
     if target.kind != "interval":
         _check_finite(torch.from_numpy(columns), f"{name}y")
     target.check(values)
@@ -220,10 +218,11 @@ def _of_classes(dist: Categorical, y: Tensor, name: str) -> Evaluation:
 
 
 def _is_discrete(dist: Any) -> bool:
-    if isinstance(dist, Mixture):
-        components = dist.components if isinstance(dist.components, list) else [dist.components]
-        return any(component.support.is_discrete for component in components)  # type: ignore[union-attr]
-    return isinstance(dist, DiscretizedMixture) or dist.support.is_discrete
+    if not isinstance(dist, Mixture):
+        return dist.support.is_discrete
+    components: Any = dist.components
+    components = components if isinstance(components, list) else [components]
+    return any(component.support.is_discrete for component in components)
 
 
 # -- what the user gave ---------------------------------------------------------------------------
@@ -247,9 +246,8 @@ def _numeric_features(X: Any) -> tuple[Floats | None, list[str] | None]:
         array = numeric_array(X, "X").astype(np.float64)
     except TypeError:  # text, which an MDNRegressor would encode
         return None, None
-    names = X.columns if hasattr(X, "columns") else None
-    if hasattr(X, "column_names"):  # of pyarrow, whose columns are arrays
-        names = X.column_names
+    # the columns of pyarrow are arrays
+    names = getattr(X, "column_names", getattr(X, "columns", None))
     array = array[:, None] if array.ndim == 1 else array
     return (array if array.ndim == 2 else None), None if names is None else [*map(str, names)]
 

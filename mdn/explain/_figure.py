@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ._components import AT_FLOOR, components
 from ._evaluation import Evaluation
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["figure"]
-
-Floats = NDArray[np.float64]
 
 # distinct for colour-blind readers, and in grey (Okabe and Ito)
 _BLUE, _SKY, _ORANGE, _BLACK = "#0072B2", "#56B4E9", "#E69F00", "#000000"

@@ -58,26 +58,16 @@ class NLLReport:
         return self.verdict.split(":")[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as numbers, strings and lists, as for JSON; None for what is infinite.
-
-        The keys are ``verdict``, ``word``, ``remedy``, ``remarks``, ``sign``, ``unit``, ``floor``,
-        ``health`` and ``fit``.
-        """
+        """Returns the attributes and ``word`` as for JSON, which has None for what is infinite."""
         names = ("verdict", "word", "remedy", "remarks", "sign", "unit", "floor", "health", "fit")
         return {name: _json_value(getattr(self, name)) for name in names}
 
-    def __str__(self) -> str:
-        lines = [*_wrapped("Verdict", self.verdict), *_wrapped("Remedy", self.remedy)]
-        for remark in self.remarks:
-            lines += _wrapped("Remark", remark)
-        for title, entries in sections(self.to_dict()):
-            lines += ["", title]
-            for label, value in entries:
-                lines += _wrapped(f"  {label}", value)
-        return "\n".join(lines)
-
     def __repr__(self) -> str:
-        return str(self)
+        lines = [_wrapped("Verdict", self.verdict), _wrapped("Remedy", self.remedy)]
+        lines += [_wrapped("Remark", remark) for remark in self.remarks]
+        for title, entries in sections(self.to_dict()):
+            lines += ["", title, *(_wrapped(f"  {label}", value) for label, value in entries)]
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         """Returns the same as HTML tables: no script, nothing external, all text escaped."""
@@ -214,10 +204,9 @@ def _floor(evaluation: Evaluation) -> dict[str, Any]:
     return found
 
 
-def _wrapped(label: str, text: str) -> list[str]:
-    lines = textwrap.wrap(text, _WIDTH - _LABEL_WIDTH, break_long_words=False) or [""]
-    first = label.ljust(_LABEL_WIDTH) if len(label) < _LABEL_WIDTH else f"{label}  "
-    return [f"{first}{lines[0]}", *(" " * _LABEL_WIDTH + line for line in lines[1:])]
+def _wrapped(label: str, text: str) -> str:
+    first, later = label.ljust(_LABEL_WIDTH), " " * _LABEL_WIDTH
+    return textwrap.TextWrapper(_WIDTH, first, later, break_long_words=False).fill(text)
 
 
 def _json_value(value: Any) -> Any:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Grid", "find_grid"]
+from ..prediction import Floats
 
-Floats = NDArray[np.float64]
+__all__ = ["Grid", "find_grid"]
 
 _DECIMALS = 9  # digits of the finest decimal step that is searched for
 _NOISE = 1e3  # a step must be so many times coarser than the rounding error of the floats

@@ -19,17 +19,14 @@ _RATIO = (
 def sections(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Returns titles with (label, text) pairs for the dict of :meth:`NLLReport.to_dict`."""
     mass = report["sign"]["measure"] == "mass"
-    found = [
-        (
-            "Sign: these are probabilities" if mass else "Sign: a density is not a probability",
-            _sign(report),
-        ),
-        ("Unit: what the number depends on", _unit(report)),
-        ("Floor: the lowest possible loss", _floor(report)),
-        ("Health: components and rows", _health(report)),
-        ("Fit: held-out loss and calibration", _fit(report)),
-    ]
-    listed = [(title, list(entries)) for title, entries in found]
+    found = {
+        "Sign: these are probabilities" if mass else "Sign: a density is not a probability": _sign,
+        "Unit: what the number depends on": _unit,
+        "Floor: the lowest possible loss": _floor,
+        "Health: components and rows": _health,
+        "Fit: held-out loss and calibration": _fit,
+    }
+    listed = [(title, list(entries(report))) for title, entries in found.items()]
     return [(title, entries) for title, entries in listed if entries]
 
 

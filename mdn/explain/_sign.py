@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.integrate import quad_vec
 from scipy.optimize import brentq
 
 from ..distribution import GaussianMixture
+from ..prediction import Floats
 from ._evaluation import Evaluation
 
 __all__ = ["sign"]
-
-Floats = NDArray[np.float64]
 
 _CANDIDATES = 32  # rows among which the highest density is searched
 _TAIL = 1e-13  # probability left out of the integral on each side
@@ -39,12 +37,8 @@ def sign(evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.measure != "density" or not evaluation.is_univariate:
         return found
     row = _sharpest_row(evaluation)
-    return (
-        found
-        | {"sharpest_row": row}
-        | _shape(evaluation.dist[row : row + 1])
-        | _interval(evaluation, row)
-    )
+    found |= {"sharpest_row": row} | _shape(evaluation.dist[row : row + 1])
+    return found | _interval(evaluation, row)
 
 
 def _sharpest_row(evaluation: Evaluation) -> int:

@@ -39,8 +39,7 @@ def as_mixture(dist: Any) -> Any:
     gaussian = _gaussian_parameters(dist)
     if gaussian is None:
         return _mixture(logits, [dist]) or dist
-    axis = {"loc": -2, "scale": -2, "scale_tril": -3}  # of the one component
-    gaussian = {name: a.unsqueeze(axis[name]) for name, a in gaussian.items()}
+    gaussian = {name: a.unsqueeze(len(dist.batch_shape)) for name, a in gaussian.items()}
     return GaussianMixture(logits.to(gaussian["loc"]), **gaussian)
 
 
@@ -51,10 +50,8 @@ def _gaussian_parameters(dist: Distribution) -> dict[str, Any] | None:
     base = dist.base_dist if isinstance(dist, Independent) else dist
     if not isinstance(base, Normal) or len(dist.event_shape) > 1:
         return None
-    return {
-        name: a if dist.event_shape else a.unsqueeze(-1)
-        for name, a in (("loc", base.loc), ("scale", base.scale))
-    }
+    loc, scale = (a if dist.event_shape else a.unsqueeze(-1) for a in (base.loc, base.scale))
+    return {"loc": loc, "scale": scale}
 
 
 def _mixture(logits: Tensor, components: Any) -> Mixture | None:

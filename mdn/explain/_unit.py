@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from ..distribution import GaussianMixture
+from ..prediction import Floats
 from ._evaluation import Evaluation, evenly_spaced, to_latent
 
 __all__ = ["unit"]
 
-Floats = NDArray[np.float64]
-
 _MOST_ROWS = 2000  # rows that make the marginal density; more would hardly change it
 _MOST_TUNING_ROWS = 1000  # rows on which its bandwidth is chosen
 _FACTORS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)  # of Scott's bandwidth, chosen by likelihood
-_BROAD_WEIGHT, _BROAD_SCALE = (
-    0.01,
-    3.0,
-)  # of one broad component [standard deviations], for outliers
+_BROAD_WEIGHT = 0.01  # of one broad component for outliers
+_BROAD_SCALE = 3.0  # its scale [standard deviations]
 _CHUNK = 512  # rows at a time
 
 
@@ -75,10 +73,10 @@ def _other_units(y: Floats, nll: float) -> dict[str, Any]:
     n_targets = y.shape[1]
     shift = n_targets * math.log(1000)
     found: dict[str, Any] = {"other_units": {"thousands": nll - shift, "thousandths": nll + shift}}
-    spread = y.std(0)
     if (np.ptp(y, axis=0) > 0).all():
-        found["shift_to_standard_deviations"] = -float(np.log(spread).sum())
-        found["nll_standardized"] = nll - float(np.log(spread).sum())
+        log_spread = float(np.log(y.std(0)).sum())
+        found["shift_to_standard_deviations"] = -log_spread
+        found["nll_standardized"] = nll - log_spread
     # with several targets the geometric mean of their widths
     return found | {"equivalent_width": _exp(nll / n_targets)}
 
@@ -87,12 +85,8 @@ def _gain(other: Floats, own: Floats) -> dict[str, float]:
     """Returns the mean gain of a row in nats and bits with its standard error."""
     with np.errstate(invalid="ignore"):  # both infinite
         gain = other - own
-    mean = float(gain.mean())
-    return {
-        "nats": mean,
-        "bits": mean / math.log(2),
-        "standard_error_nats": _standard_error(gain),
-    }
+    nats = float(gain.mean())
+    return {"nats": nats, "bits": nats / math.log(2), "standard_error_nats": _standard_error(gain)}
 
 
 def _standard_error(a: Floats) -> float:
@@ -130,15 +124,10 @@ def _marginal_nll(evaluation: Evaluation, y_train: Floats | None, step: float | 
     least = 0.0 if step is None or d > 1 or evaluation.width else step
     tuning = reference[:: -(-n // _MOST_TUNING_ROWS)]
     bandwidths = [np.maximum(factor * scott, least) for factor in _FACTORS]
-    args = evaluation.width, spread
-
-    def score(bandwidth: Floats) -> float:
-        return float(
-            _kernel_log_prob(tuning, tuning, np.arange(len(tuning)), bandwidth, *args).mean()
-        )
-
-    best = max(bandwidths, key=score)
-    return -(_kernel_log_prob(z, reference, own, best, *args) + log_jacobian)
+    log_prob = partial(_kernel_log_prob, width=evaluation.width, spread=spread)
+    each = np.arange(len(tuning))
+    best = max(bandwidths, key=lambda bandwidth: log_prob(tuning, tuning, each, bandwidth).mean())
+    return -(log_prob(z, reference, own, best) + log_jacobian)
 
 
 def _kernel_log_prob(

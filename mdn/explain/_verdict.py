@@ -29,20 +29,10 @@ _DEVIATES_P = 1e-3  # p-value of the test of the PIT that is worth a remark
 
 
 def judge(parts: dict[str, dict[str, Any]]) -> tuple[str, str, list[str]]:
-    """Returns the verdict of the first check that fails, its remedy, and remarks.
-
-    Args:
-        parts: sign, unit, floor, health and fit of an NLLReport.
-    """
-    found = (
-        _no_density(parts)
-        or _few_values(parts)
-        or _worse_on_held_out_rows(parts)
-        or _spikes(parts)
-        or _misspecified(parts)
-        or _dominated(parts)
-    )
-    verdict, remedy = found or _fine(parts)
+    """Returns the verdict of the first check that fails, its remedy, and remarks."""
+    checks = _no_density, _few_values, _worse_on_held_out_rows, _spikes, _misspecified, _dominated
+    found = (check(parts) for check in checks)
+    verdict, remedy = next(filter(None, found), _fine(parts))
     return verdict, remedy, _remarks(parts)
 
 

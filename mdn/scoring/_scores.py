@@ -74,8 +74,6 @@ def energy_score(
     whose error averages out over the rows; the targets must have one unit.
 
     Args:
-        dist: a distribution with ``crps`` (D = 1) or ``sample`` (D > 1).
-        y: targets, (*, D).
         n_samples: pairs of draws, for D > 1.
         generator: source of randomness; one of a fixed seed if None.
 
@@ -118,10 +116,6 @@ def dawid_sebastiani(dist: Any, y: Array, *, X: Any = None) -> Array:
     Twice the NLL of one Gaussian with these moments, less :math:`D \log 2\pi`; so a wrong shape
     costs nothing.  It grows by :math:`2 D \log c` if y is measured in a unit c times smaller.
 
-    Args:
-        dist: a distribution with ``mean`` and ``variance``; for D > 1 with ``covariance``.
-        y: targets, (*, D).
-
     Raises:
         TypeError: D > 1, and the distribution has no ``covariance``.
 
@@ -162,7 +156,7 @@ def rounded_nll(dist: Any, y: Array, width: float, *, X: Any = None) -> Array:
 
     Args:
         dist: a continuous distribution with a cdf.
-        y: targets, (*, 1), multiples of the width.
+        y: multiples of the width.
         width: of a cell, in the unit of y.
 
     Raises:
@@ -205,15 +199,7 @@ def brier(dist: Any, y: Array, threshold: float, *, X: Any = None) -> Array:
 
     .. math:: (F(t) - 1\{y \le t\})^2
 
-    Its integral over all thresholds is the CRPS.
-
-    Args:
-        dist: a distribution with a cdf.
-        y: targets, (*, 1).
-        threshold: t, in the unit of y.
-
-    Raises:
-        ValueError: the threshold is not finite.
+    Its integral over all thresholds t, finite numbers in y's unit, is the CRPS.
 
     Example:
         >>> from mdn import GaussianMixture
@@ -245,12 +231,9 @@ def cde_loss(dist: Any, y: Array, *, X: Any = None) -> Array:
     density :math:`p_0`, so it is proper.  A y far from all mass costs a bounded amount, unlike in
     the NLL.
 
-    Args:
-        dist: a distribution with ``squared_norm``, as every ``GaussianMixture``.
-        y: targets, (*, D).
-
     Raises:
-        TypeError: the distribution has no closed form for the integral of p squared.
+        TypeError: the distribution has no ``squared_norm``, the integral of p squared in closed
+            form, as every ``GaussianMixture`` has.
 
     Example:
         >>> from mdn import GaussianMixture
@@ -280,12 +263,7 @@ def pinball(dist: Any, y: Array, levels: Sequence[float], *, X: Any = None) -> A
     .. math:: \max\{p\,(y - q_p),\; (p - 1)(y - q_p)\}
 
     Args:
-        dist: a distribution with ``icdf``.
-        y: targets, (*, 1).
-        levels: probabilities p in (0, 1).
-
-    Raises:
-        ValueError: no level, or one outside (0, 1).
+        levels: probabilities p in (0, 1), at least one.
 
     References:
         R. Koenker, G. Bassett, Regression quantiles, Econometrica 46 (1978).
@@ -338,12 +316,8 @@ def randomized_pit(
 
     .. math:: F(y^-) + v\,(F(y) - F(y^-)), \qquad v \sim U(0, 1)
 
-    For rounded values, whole numbers and point masses; without jumps it is :func:`pit`.
-
-    Args:
-        dist: a distribution with a cdf.
-        y: targets, (*, 1).
-        generator: source of v; one of a fixed seed if None.
+    For rounded values, whole numbers and point masses; without jumps it is :func:`pit`.  The
+    generator is the source of v; if None, it is one of a fixed seed.
 
     References:
         C. Czado, T. Gneiting, L. Held, Predictive model assessment for count data, Biometrics 65
@@ -356,24 +330,18 @@ def randomized_pit(
         t = t.double()
         upper = dist.cdf(t)
         if isinstance(dist, DiscretizedMixture):
-            before = t - 0.5 * dist.width
+            lower = dist.cdf(t - 0.5 * dist.width)
         else:
-            before = torch.nextafter(t, torch.full_like(t, -math.inf))
+            lower = dist.cdf(torch.nextafter(t, torch.full_like(t, -math.inf)))
         source = generator or fixed_generator(t)
         v = torch.rand(upper.shape, generator=source, dtype=upper.dtype, device=t.device)
-        lower = dist.cdf(before)
         return lower + v * (upper - lower)
 
     return _apply(score, dist, y, X, univariate=True)
 
 
 def _apply(
-    score: Callable[[Any, Tensor], Tensor],
-    model: Any,
-    y: Array,
-    X: Any,
-    *,
-    univariate: bool = False,
+    score: Callable[[Any, Tensor], Tensor], model: Any, y: Array, X: Any, univariate: bool = False
 ) -> Array:
     """Predicts if there is a model, checks y, and returns the score as the same kind as y."""
     dist = predict_distribution(model, X)

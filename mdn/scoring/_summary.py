@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..functional._sampling import fixed_generator
 from ..prediction import (
+    Floats,
     distribution_and_target,
     final_model,
     numeric_array,
@@ -22,8 +23,6 @@ from ..prediction import (
 from ._scores import crps, energy_score, nll, randomized_pit
 
 __all__ = ["Score", "Summary", "crps_scorer", "nll_scorer", "summary", "weighted_mean"]
-
-Floats = NDArray[np.float64]
 
 _COVERAGES = (0.5, 0.9)
 _PAIRS = 256  # of draws for each row, for the energy score; the error averages out over rows
@@ -76,7 +75,7 @@ class Summary(Mapping[str, Score]):
 
 
 def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None, *, X: Any = None) -> Summary:
-    r"""Returns every score that applies, with its standard error.
+    r"""Returns every score that applies, with its standard error; ``summary(...)["crps"].mean``.
 
     =================  ============================================================================
     ``nll``            mean negative log-likelihood, nats in y's unit
@@ -99,9 +98,6 @@ def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None, *, X: Any
         y: targets, (N, D), tensor or array.
         sample_weight: (N,) non-negative numbers; a row of weight 2 is two rows.
         X: features, N rows, with a model.
-
-    Returns:
-        A :class:`Summary`: ``summary(dist, y)["crps"].mean``.
 
     Raises:
         ValueError: shapes that do not fit, NaN in y, or a negative or missing weight.
@@ -130,7 +126,7 @@ def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None, *, X: Any
     n = len(target)
     weight = np.ones(n) if sample_weight is None else _weights(sample_weight, n)
 
-    def mean_of(rows: Any) -> Score:
+    def mean_of(rows: torch.Tensor) -> Score:
         return _mean(to_numpy(rows), weight)
 
     with torch.no_grad():
@@ -195,9 +191,6 @@ def weighted_mean(score: np.ndarray, sample_weight: Any = None) -> float:
     return float(np.average(score, weights=_weights(sample_weight, len(score))))
 
 
-# -- inside ------------------------------------------------------------------------------------
-
-
 def _weights(sample_weight: Any, n: int) -> Floats:
     weight = np.asarray(sample_weight, dtype=np.float64)
     if weight.shape != (n,) or not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
@@ -233,9 +226,9 @@ def _deviation(u: Floats, weight: Floats) -> Score:
 
 def _energy(dist: Any, y: torch.Tensor) -> torch.Tensor:
     source = fixed_generator(y)
-    parts: list[Any] = [slice(i, i + _CHUNK) for i in range(0, len(y), _CHUNK)]
-    score: Callable[..., torch.Tensor] = energy_score
-    return torch.cat([score(dist[p], y[p], n_samples=_PAIRS, generator=source) for p in parts])
+    rows = (slice(i, i + _CHUNK) for i in range(0, len(y), _CHUNK))
+    parts = [energy_score(dist[i], y[i], n_samples=_PAIRS, generator=source) for i in rows]
+    return torch.cat(parts)
 
 
 def _as_text(score: Score) -> tuple[str, str]:
