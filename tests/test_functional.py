@@ -27,10 +27,9 @@ from mdn.functional import (
     gaussian_mixture_nll,
 )
 from mdn.functional._full import (
-    low_rank_terms,
+    low_rank_log_prob,
     packed_log_prob,
     precision_log_prob,
-    whitened_log_prob,
 )
 from mdn.functional._interval import interval_log_likelihood
 from mdn.functional._sampling import implicit_sample
@@ -272,12 +271,7 @@ def _covariance_case(kind: str) -> tuple[Callable[..., Tensor], list[Tensor]]:
         return precision_log_prob, [y, logits, loc, factor]
     if kind == "packed":
         return packed_log_prob, [y, logits, loc, positive, lower]
-
-    def low_rank(y: Tensor, logits: Tensor, loc: Tensor, *covariance: Tensor) -> Tensor:
-        square, half_log_det = low_rank_terms(y, loc, *covariance)
-        return whitened_log_prob(square[..., None], half_log_det, logits, 3, squared=True)
-
-    return low_rank, [y, logits, loc, lower[..., None], positive]
+    return low_rank_log_prob, [y, logits, loc, lower[..., None], positive]
 
 
 @pytest.mark.parametrize("kind", ["precision", "packed", "low-rank"])

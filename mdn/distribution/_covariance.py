@@ -20,7 +20,7 @@ from ..functional._diagonal import (
     log_weights,
 )
 from ..functional._full import (
-    low_rank_terms,
+    low_rank_log_prob,
     packed_log_prob,
     precision_log_prob,
     unpacked,
@@ -273,14 +273,8 @@ class LowRank(Covariance):
         return LowRank(factor[..., list(dims), :], diagonal[..., list(dims)])
 
     def log_prob(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
-        # float64: where the diagonal is small the residual of the factor cancels
-        dtype = result_dtype(y, logits, loc, *self.tensors)
-        factor, diagonal = (a.double() for a in self.aligned(loc).tensors)
-        square, half_log_det = low_rank_terms(y.double(), loc.double(), factor, diagonal)
-        z = square.clamp(min=0).unsqueeze(-1)
-        return whitened_log_prob(z, half_log_det, logits.double(), y.shape[-1], squared=True).to(
-            dtype
-        )
+        args = (y, logits, loc, *self.aligned(loc).tensors)
+        return low_rank_log_prob(*(a.double() for a in args)).to(result_dtype(*args))
 
 
 def joined(parts: Sequence[Covariance], axis: int) -> Covariance:

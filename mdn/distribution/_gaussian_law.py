@@ -7,11 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..functional._cdf import mixture_log_cdf
 from ..functional._crps import mixture_crps
 from ..functional._diagonal import diagonal_log_prob, log_weights
 from ..functional._integrals import entropy
-from ..functional._interval import Params, interval_log_mass
+from ..functional._interval import Params, interval_log_mass, mixture_log_cdf
 from ..functional._modes import mixture_hdr, mixture_modes
 from ..functional._moments import Moments
 from ..functional._quantile import mixture_icdf

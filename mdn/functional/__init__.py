@@ -35,11 +35,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._cdf import mixture_log_cdf
 from ._checks import broadcast_batches, check_event, check_tensor
 from ._crps import mixture_crps
 from ._diagonal import diagonal_log_prob
 from ._full import precision_log_prob
+from ._interval import mixture_log_cdf
 from ._losses import Reduction, deformed_nll_loss, nll_ratio_loss, reduce, variance_weighted_nll
 from ._numerics import result_dtype, work_dtype
 from ._quantile import mixture_icdf

@@ -11,11 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ._checks import check_weights
-from ._diagonal import log_weights, move_to_front
-from ._numerics import HALF_LOG_2PI, SQRT_HALF, is_traced, result_dtype, work_dtype
+from ._diagonal import log_weights
+from ._numerics import (
+    HALF_LOG_2PI,
+    SQRT_HALF,
+    TransformableFunction,
+    is_traced,
+    result_dtype,
+    work_dtype,
+)
 
 __all__ = ["mean_abs", "mixture_crps"]
 
@@ -100,18 +106,13 @@ def mean_abs(m: Tensor, s: Tensor) -> Tensor:
     return _MeanAbs.forward(m, s) if torch.compiler.is_compiling() else _MeanAbs.apply(m, s)
 
 
-class _MeanAbs(Function):
+class _MeanAbs(TransformableFunction):
     """The derivatives of E|m + s Z| are erf(z / sqrt 2) and 2 phi(z): no m / s^2 to overflow."""
 
     @staticmethod
     def forward(m: Tensor, s: Tensor) -> Tensor:
         z = _ratio(m, s)
         return s * _two_phi(z) + m * torch.erf(z * SQRT_HALF)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,13 +128,6 @@ class _MeanAbs(Function):
         if d_m is not None:
             move = move + d_m * torch.erf(z * SQRT_HALF)
         return move if d_s is None else move + d_s * _two_phi(z)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], m: Tensor, s: Tensor) -> tuple[Tensor, int]:
-        m, s = (move_to_front(a, d, info.batch_size) for a, d in zip((m, s), in_dims, strict=True))
-        rank = max(m.ndim, s.ndim)
-        m, s = (a.reshape(len(a), *(1,) * (rank - a.ndim), *a.shape[1:]) for a in (m, s))
-        return _MeanAbs.apply(m, s), 0
 
 
 def _ratio(m: Tensor, s: Tensor) -> Tensor:

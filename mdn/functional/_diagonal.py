@@ -15,26 +15,30 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ._checks import check_weights
-from ._numerics import HALF_LOG_2PI, is_transformed, result_dtype, work_dtype
+from ._numerics import (
+    HALF_LOG_2PI,
+    Z_MAX,
+    TransformableFunction,
+    is_transformed,
+    move_to_front,
+    result_dtype,
+    work_dtype,
+)
 
 __all__ = [
-    "LogWeights",
     "component_log_prob",
     "diagonal_log_prob",
     "gradient_by_autograd",
     "log_responsibilities",
     "log_weights",
-    "move_to_front",
     "rows_log_prob",
     "rows_slopes",
     "standardize",
+    "sum_to_like",
 ]
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]
 _EVENTS = (1, 1, 2, 2)  # axes before the batch: D, K, (K, D), (K, D)
-# |z| is held below this so that z * z stays finite.  A component that far out has weight zero
-# unless all are, and then _exact_rows computes the row.
-_Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}
 # 1/scale is held below this so that z / scale stays finite wherever the weight is not zero.
 _INVERSE_MAX = {torch.float32: 3e34, torch.float64: 1e304}
 # A row whose best component lies below -(64 + 8 D) nats is computed by _exact_rows: rounding in
@@ -83,14 +87,14 @@ def component_log_prob(y: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> 
 
 def standardize(y: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """(y - loc) / scale in float64, its square finite; an infinite y has no gradient."""
-    z_max = _Z_MAX[torch.float64]
+    z_max = Z_MAX[torch.float64]
     end = y.isinf()
     z = ((torch.where(end, 0.0, y) - loc) / scale).clamp(-z_max, z_max)
     return torch.where(end, torch.sign(y) * z_max, z)
 
 
-class LogWeights(Function):
-    """Normalised log weights, (*, K): log-softmax that raises where a row has no component."""
+class _LogWeights(TransformableFunction):
+    saves_output = True
 
     @staticmethod
     def forward(logits: Tensor) -> Tensor:
@@ -99,22 +103,12 @@ class LogWeights(Function):
         return torch.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1).contiguous()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-        ctx.save_for_forward(output)
-
-    @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        return tangent - (ctx.saved_tensors[0].exp() * tangent).sum(-1, keepdim=True)
+        return tangent - (ctx.saved_tensors[1].exp() * tangent).sum(-1, keepdim=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (log_weights,) = ctx.saved_tensors
-        return grad - log_weights.exp() * grad.sum(-1, keepdim=True)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], logits: Tensor) -> tuple[Tensor, int]:
-        return LogWeights.apply(logits.movedim(in_dims[0], 0)), 0
+        return grad - ctx.saved_tensors[1].exp() * grad.sum(-1, keepdim=True)
 
 
 def log_weights(logits: Tensor) -> Tensor:
@@ -125,7 +119,7 @@ def log_weights(logits: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return torch.log_softmax(logits, -1)
-    return LogWeights.apply(logits)
+    return _LogWeights.apply(logits)
 
 
 def gradient_by_autograd(
@@ -149,12 +143,8 @@ def _rows_last(dtype: torch.dtype, y: Tensor, logits: Tensor, loc: Tensor, scale
         order = (loc.ndim - 2, loc.ndim - 1, *range(loc.ndim - 2))
         y, logits = y.movedim(-1, 0), logits.movedim(-1, 0)
         loc, scale = loc.permute(order), scale.permute(order)
-    return (
-        y.to(dtype).contiguous(),
-        logits.to(dtype).contiguous(),
-        loc.to(dtype).contiguous(),
-        scale.to(dtype).contiguous(),
-    )
+    y, logits, loc, scale = (a.to(dtype).contiguous() for a in (y, logits, loc, scale))
+    return y, logits, loc, scale
 
 
 def _whole(rows: Rows) -> Rows:
@@ -175,11 +165,11 @@ def _terms(
     y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """t (K, *) = logits - sum log scale - sum z^2 / 2, z (K, D, *), 1/scale; rows last."""
-    z_max, inverse_max = _Z_MAX[loc.dtype], _INVERSE_MAX[loc.dtype]
+    z_max = Z_MAX[loc.dtype]  # a component that far out has weight 0, unless all do: _exact_rows
     log_scale = scale if log else scale.log()
-    inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp(max=inverse_max)
-    z = ((y - loc) * inv).clamp(-z_max, z_max)
-    t = logits - _sum_event(log_scale) - 0.5 * _sum_event(z * z)
+    inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp(max=_INVERSE_MAX[loc.dtype])
+    z = ((y - loc) * inv).clamp(-z_max, z_max)  # subtract first, then divide, then square
+    t = torch.sub(logits - _sum_event(log_scale), _sum_event(z * z), alpha=0.5)
     return t, z, inv
 
 
@@ -196,14 +186,14 @@ def _forward(
 def rows_log_prob(rows: Rows, log: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Log density (*); responsibilities (K, *), z and 1/scale (K, D, *), weights (K, *)."""
     y, logits, loc, scale = rows
-    z_max = _Z_MAX[loc.dtype]
     shifted = logits - logits.amax(0)
     weights = shifted.exp()
     total = weights.sum(0)
     weights /= total
+    # _terms, in place
     log_scale = scale if log else scale.log()
     inv = (torch.exp(-scale) if log else scale.reciprocal()).clamp_(max=_INVERSE_MAX[loc.dtype])
-    z = ((y - loc) * inv).clamp_(-z_max, z_max)  # subtract first, then divide, then square
+    z = ((y - loc) * inv).clamp_(-Z_MAX[loc.dtype], Z_MAX[loc.dtype])
     t = torch.sub(shifted - _sum_event(log_scale), _sum_event(z * z), alpha=0.5)
     best = t.amax(0)
     r = t.sub_(best).exp_()
@@ -214,10 +204,7 @@ def rows_log_prob(rows: Rows, log: bool) -> tuple[Tensor, Tensor, Tensor, Tensor
     if bool(far.any()):
         check_weights(logits.movedim(0, -1))
         whole = (*z.shape[:2], *far.shape)
-        if z.shape != whole:
-            z = z.expand(whole).clone()
-        if inv.shape != whole:
-            inv = inv.expand(whole).clone()
+        z, inv = (a if a.shape == whole else a.expand(whole).clone() for a in (z, inv))
         _exact_rows(far, rows, log, out, r, z, inv)
     return out, r, z, inv, weights
 
@@ -242,14 +229,10 @@ class _LogProb(Function):
         ctx: Any, y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, log: bool
     ) -> Tensor:
         out, r, z, inv, weights = _forward(y, logits, loc, scale, log)
-        of_y, of_logits, of_loc, of_scale, _ = ctx.needs_input_grad
-        on_logits, on_loc, on_scale = rows_slopes(r, z, inv, weights, log)
-        parts: list[Tensor | None] = [
-            -on_loc.sum(0) if of_y else None,
-            on_logits if of_logits else None,
-            on_loc if of_loc else None,
-            on_scale if of_scale else None,
-        ]
+        slopes = rows_slopes(r, z, inv, weights, log)
+        on_y = -slopes[1].sum(0) if ctx.needs_input_grad[0] else None
+        needed = zip((on_y, *slopes), ctx.needs_input_grad, strict=False)
+        parts = [slope if need else None for slope, need in needed]
         ctx.log = log
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y, logits, loc, scale, *parts)
@@ -261,16 +244,17 @@ class _LogProb(Function):
             return (None,) * 5
         inputs, parts = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
         if torch.is_grad_enabled():  # double backward
-            wanted = [a for a, part in zip(inputs, parts, strict=True) if part is not None]
-            out = _TransformedLogProb.apply(*inputs, ctx.log)[0]
-            found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
-            return *(None if part is None else next(found) for part in parts), None
+
+            def plain(*inputs: Tensor) -> Tensor:
+                return _TransformedLogProb.apply(*inputs, ctx.log)[0]
+
+            return *gradient_by_autograd(plain, inputs, ctx.needs_input_grad[:4], grad), None
         grads: list[Tensor | None] = [None] * 5
         for i, part in enumerate(parts):
             if part is not None:
                 g = part * grad.to(part.dtype)
                 front = (0, 1) if i > 1 else (0,)  # axes before the rows: back to behind them
-                grads[i] = _like(g.permute(*range(len(front), g.ndim), *front), inputs[i])
+                grads[i] = sum_to_like(g.permute(*range(len(front), g.ndim), *front), inputs[i])
         return tuple(grads)
 
 
@@ -305,10 +289,10 @@ class _TransformedLogProb(Function):
         g_scale = rz * z - rg.unsqueeze(1)
         back = (*range(2, g_loc.ndim), 0, 1)  # (K, D, *) -> (*, K, D)
         return (
-            _like(-g_loc.sum(0).movedim(0, -1), inputs[0]),
-            _like((rg - weights * grad).movedim(0, -1), inputs[1]),
-            _like(g_loc.permute(back), inputs[2]),
-            _like((g_scale if ctx.log else g_scale * inv).permute(back), inputs[3]),
+            sum_to_like(-g_loc.sum(0).movedim(0, -1), inputs[0]),
+            sum_to_like((rg - weights * grad).movedim(0, -1), inputs[1]),
+            sum_to_like(g_loc.permute(back), inputs[2]),
+            sum_to_like((g_scale if ctx.log else g_scale * inv).permute(back), inputs[3]),
             None,
         )
 
@@ -330,15 +314,8 @@ class _TransformedLogProb(Function):
     def vmap(
         info: Any, in_dims: tuple[Any, ...], *args: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        front = [
-            move_to_front(a, d, info.batch_size) for a, d in zip(args[:4], in_dims, strict=False)
-        ]
+        front = move_to_front(args[:4], in_dims[:4], info.batch_size)
         return _TransformedLogProb.apply(*front, args[4]), (0, 1, 2, 2, 1)
-
-
-def move_to_front(a: Tensor, dim: int | None, size: int) -> Tensor:
-    """The vmapped axis first; an argument that has none is expanded (a view)."""
-    return a.expand(size, *a.shape) if dim is None else a.movedim(dim, 0)
 
 
 def _differentiable(saved: tuple[Tensor, ...], log: bool) -> Rows:
@@ -359,7 +336,7 @@ def _with_value(differentiable: Tensor, exact: Tensor) -> Tensor:
     return exact + (differentiable - differentiable.detach())
 
 
-def _like(grad: Tensor, arg: Tensor) -> Tensor:
+def sum_to_like(grad: Tensor, arg: Tensor) -> Tensor:
     """Sums over broadcast axes; a narrower dtype gets its largest number instead of inf."""
     if grad.shape != arg.shape:
         grad = grad.sum_to_size(arg.shape)

@@ -1,9 +1,12 @@
-"""The probability of an interval under a Gaussian mixture, in logs; one dimension, float64.
+"""The cdf of a Gaussian mixture and the mass of an interval, in logs; one dimension, float64.
 
 Exact in both tails, for intervals much narrower than the scales and for intervals that hold nearly
 everything.  :func:`interval_log_mass` has derivatives of every order, by automatic differentiation
 of masked branches; :func:`interval_log_likelihood` is the same for training, with the gradient in
 closed form and each formula worked out for those entries only that need it.
+
+Points, ends and the width (high - low, which may have digits that their difference has lost) are
+(*), ``-inf`` and ``inf`` leave a side open; parameters are (*, K).
 """
 
 from __future__ import annotations
@@ -16,15 +19,17 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._diagonal import component_log_prob, gradient_by_autograd, standardize
+from ._diagonal import component_log_prob, gradient_by_autograd, log_weights, standardize
 from ._numerics import (
     HALF_LOG_2PI,
     LOG_2,
     SQRT_HALF,
+    Z_MAX,
     is_traced,
     log_diff_exp,
     log_from_smaller_tail,
     log_ndtr,
+    result_dtype,
 )
 from ._quadrature import gauss_legendre
 
@@ -34,9 +39,10 @@ __all__ = [
     "interval_log_likelihood",
     "interval_log_mass",
     "log_mass_between",
+    "mixture_log_cdf",
 ]
 
-_Z_MAX = 1e150  # in scales; replaces an infinite end, and its square is finite
+_END = Z_MAX[torch.float64]  # in scales; replaces an infinite end
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
 # exact to rounding for exp(-m t - t^2 / 2) with |m t| and |t| at most 1, even in t
 _SHORT_RULE = [
@@ -46,21 +52,22 @@ _SHORT_RULE = [
 Params = tuple[Tensor, Tensor, Tensor]  # log weights, means and scales, (*, K), in float64
 
 
+def mixture_log_cdf(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Log cdf, (*).  Runs in float64, as torch's float32 tail functions carry only 5 digits."""
+    dtype = result_dtype(y, logits, loc, scale)
+    weights = log_weights(logits.double())
+    z = standardize(y.double().unsqueeze(-1), loc.double(), scale.double())
+    lower, upper = (torch.logsumexp(weights + log_ndtr(end), -1) for end in (z, -z))
+    out = torch.where(y == -math.inf, -math.inf, log_from_smaller_tail(lower, upper))
+    return out.to(dtype)
+
+
 def interval_log_mass(
     low: Tensor, high: Tensor, params: Params, *, width: Tensor | None = None
 ) -> Tensor:
-    """Log of P(low <= Y <= high) under a Gaussian mixture, (*), in float64.
+    """Log of P(low <= Y <= high), (*); ``-inf`` for an empty interval.
 
-    Accurate in both tails, for intervals much narrower than the scales and for those that hold
-    nearly everything; differentiable any number of times, in the ends too.
-
-    Args:
-        low, high: ends, (*), float64; ``-inf`` and ``inf`` leave a side open.
-        params: normalised log weights, means and scales, (*, K), float64.
-        width: high - low, (*), where the difference of the ends has lost its digits.
-
-    Returns:
-        (*), at most 0; ``-inf`` for an empty interval.
+    Differentiable any number of times, in the ends too.
     """
     log_w, loc, scale = params
     width = high - low if width is None else width
@@ -75,13 +82,6 @@ def log_mass_between(log_cdf: tuple[Tensor, Tensor], log_sf: tuple[Tensor, Tenso
     """Log of P(low < Y <= high) of any distribution, from both tails at low and at high.
 
     The difference is taken in the tail that holds less, which has more digits.
-
-    Args:
-        log_cdf: log P(Y <= y) at low and at high.
-        log_sf: log P(Y > y) at low and at high.
-
-    Returns:
-        Of the common shape; ``-inf`` where both ends have the same probability below them.
     """
     left = log_cdf[1] < log_sf[0]
     return log_diff_exp(
@@ -143,13 +143,8 @@ def interval_log_likelihood(
     .. math:: \log \sum_k \pi_k \left[ \Phi(b_k) - \Phi(a_k) \right],
         \quad a_k = (\text{low} - \mu_k) / \sigma_k, \; b_k = (\text{high} - \mu_k) / \sigma_k
 
-    Computed in float64 and returned in the dtype of loc; accurate however far the interval is in a
-    tail and however narrow it is.  A log probability is never above 0.
-
-    Args:
-        low, high: ends, (*); ``-inf`` and ``inf`` leave a side open.
-        width: high - low, (*), as the difference of the ends may have lost digits.
-        logits, loc, scale: (*, K); gradients reach these three only.
+    Computed in float64 and returned in the dtype of loc, never above 0; gradients reach logits, loc
+    and scale only.
     """
     args = low.detach(), high.detach(), width.detach(), logits, loc, scale
     return _plain_likelihood(*args) if is_traced() else _Likelihood.apply(*args)
@@ -177,8 +172,8 @@ class _Likelihood(Function):
         inputs = low, high, width, *params
         logits, loc, scale = (p.double().contiguous() for p in params)
         low, high, width = (end.double().unsqueeze(-1) for end in (low, high, width))
-        a = ((low - loc) / scale).clamp_(-_Z_MAX, _Z_MAX)
-        b = ((high - loc) / scale).clamp_(-_Z_MAX, _Z_MAX)
+        a = ((low - loc) / scale).clamp_(-_END, _END)
+        b = ((high - loc) / scale).clamp_(-_END, _END)
         value, by_loc, by_scale = _components(a, b, 0.5 * width / scale)
         exact = width == 0
         value = value - torch.where(exact, scale.log(), 0.0)
@@ -203,15 +198,9 @@ class _Likelihood(Function):
 
 
 class _Slopes(NamedTuple):
-    """Value and derivatives of the log-likelihood of one component, in scales.
+    """The log-likelihood of one component and its derivatives, times the scale."""
 
-    Attributes:
-        value: log mass, or log density times the scale.
-        loc: scale times the derivative by loc.
-        scale: scale times the derivative by scale.
-    """
-
-    value: Tensor
+    value: Tensor  # log mass, or log density times the scale
     loc: Tensor
     scale: Tensor
 

@@ -1,5 +1,7 @@
 """Modes and highest-density regions of Gaussian mixtures, in float64 and without gradients.
 
+``log_w`` (*, K) are normalised log weights; what is missing is NaN in a result.
+
 In one dimension the critical points divide the line into intervals on which the density is
 monotone, so that both the modes and the edges of a region are bracketed roots.
 """
@@ -32,15 +34,9 @@ _SAME_MODE = 1e-3  # D > 1: modes closer than this many scales are one
 
 
 def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-    """All local maxima of the density by falling density, NaN-padded.
+    """All local maxima by falling density: (*, K, D) places and (*, K) log densities.
 
-    Args:
-        log_w: normalised log weights, (*, K).
-        loc: (*, K, D).
-        root: lower triangular factors of the covariances, (*, K, D, D).
-
-    Returns:
-        (*, K, D) places and (*, K) log densities.
+    ``root`` (*, K, D, D) are lower triangular factors of the covariances.
     """
     batch, (n_components, dims) = loc.shape[:-2], loc.shape[-2:]
     log_w = log_w.detach().double().reshape(-1, n_components)
@@ -72,13 +68,7 @@ def mixture_hdr(
 ) -> tuple[Tensor, Tensor]:
     """Highest-density regions, D = 1: the smallest set of the given probability.
 
-    Args:
-        log_w: normalised log weights, (*, K).
-        loc, scale: (*, K).
-        coverage: probability in (0, 1).
-
-    Returns:
-        (*, K, 2) disjoint sorted intervals, NaN-padded, and (*) the log density on their edges.
+    (*, K, 2) disjoint sorted intervals, and (*) the log density on their edges.
     """
     batch, n_components = loc.shape[:-1], loc.shape[-1]
     flat = [a.detach().double().reshape(-1, n_components) for a in (log_w, loc, scale)]
@@ -310,11 +300,7 @@ class _Slopes:
 def _climb(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
     """Local maxima reached from every component: mean shift, then Newton, duplicates merged.
 
-    Args:
-        log_w: (n, K); loc: (n, K, D); root: (n, K, D, D).
-
-    Returns:
-        (n, K, D) and (n, K) log density, -inf where a duplicate or a saddle was dropped.
+    (n, K, D) and (n, K) log density, -inf where a duplicate or a saddle was dropped.
 
     References:
         M. A. Carreira-Perpinan, Mode-finding for mixtures of Gaussian distributions, IEEE Trans.
@@ -352,15 +338,16 @@ def _climb(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
         concave = (info == 0)[..., None, None]
         step = torch.cholesky_solve(score.unsqueeze(-1), torch.where(concave, factor, eye))
         target = x + step.squeeze(-1)
-        new, r_new, scores_new, mean_precision_new = terms(target)
-        better = (info == 0) & (new > log_p)
+        new = terms(target)
+        better = (info == 0) & (new[0] > log_p)
         if not bool(better.any()):
             break
-        x, log_p = torch.where(better.unsqueeze(-1), target, x), torch.where(better, new, log_p)
-        wide = better[..., None]
-        r = torch.where(wide, r_new, r)
-        scores = torch.where(wide[..., None], scores_new, scores)
-        mean_precision = torch.where(wide[..., None], mean_precision_new, mean_precision)
+        x, log_p, r, scores, mean_precision = (
+            torch.where(better.view(*better.shape, *(1,) * (old.ndim - 2)), moved, old)
+            for moved, old in zip(
+                (target, *new), (x, log_p, r, scores, mean_precision), strict=True
+            )
+        )
     log_p = torch.where(log_w == -math.inf, -math.inf, log_p)
     return _distinct_maxima(x, log_p, _hessian(r, scores, mean_precision), mean_precision)
 

@@ -13,6 +13,8 @@ __all__ = [
     "HALF_LOG_2PI",
     "LOG_2",
     "SQRT_HALF",
+    "Z_MAX",
+    "TransformableFunction",
     "is_traced",
     "is_transformed",
     "log1m_exp",
@@ -20,6 +22,7 @@ __all__ = [
     "log_from_smaller_tail",
     "log_ndtr",
     "log_sum_exp",
+    "move_to_front",
     "result_dtype",
     "work_dtype",
 ]
@@ -27,6 +30,8 @@ __all__ = [
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 LOG_2 = math.log(2.0)
 SQRT_HALF = math.sqrt(0.5)
+# |z| is held below this so that z * z stays finite.
+Z_MAX = {torch.float32: 1e18, torch.float64: 1e150}
 _HALVES = (torch.float16, torch.bfloat16)
 _Z_TOP = 38.0  # the upper tail of a normal is below the smallest float64 from here on
 
@@ -98,7 +103,34 @@ def log_ndtr(z: Tensor) -> Tensor:
     return _LogNdtr.apply(z.clamp(max=_Z_TOP))
 
 
-class _LogNdtr(Function):
+class TransformableFunction(Function):
+    """Saves its inputs, with ``saves_output`` its output too, for both modes of differentiation.
+
+    The rule for vmap moves the new axis of every argument to the front; ranks must agree before.
+    """
+
+    saves_output = False
+
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        saved = (*inputs, output) if cls.saves_output else inputs
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Tensor) -> tuple[Tensor, int]:
+        return cls.apply(*move_to_front(args, in_dims, info.batch_size)), 0
+
+
+def move_to_front(args: tuple[Tensor, ...], dims: tuple[Any, ...], size: int) -> list[Tensor]:
+    """The vmapped axis first; an argument that has none is expanded (a view)."""
+    return [
+        a.expand(size, *a.shape) if dim is None else a.movedim(dim, 0)
+        for a, dim in zip(args, dims, strict=True)
+    ]
+
+
+class _LogNdtr(TransformableFunction):
     """Log of the normal cdf in float64.
 
     Torch's own has no rule for vmap, and NaN for a second derivative far above 0.
@@ -109,32 +141,20 @@ class _LogNdtr(Function):
         return torch.special.log_ndtr(z)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad * _InverseMills.apply(ctx.saved_tensors[0])
 
     jvp = backward
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], z: Tensor) -> tuple[Tensor, int]:
-        return _LogNdtr.apply(z), in_dims[0]
 
-
-class _InverseMills(Function):
+class _InverseMills(TransformableFunction):
     """h = phi(z) / Phi(z) in float64, the inverse Mills ratio, with the derivative -h (z + h)."""
+
+    saves_output = True
 
     @staticmethod
     def forward(z: Tensor) -> Tensor:
         return math.sqrt(2 / math.pi) / torch.special.erfcx(z * -SQRT_HALF)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-        ctx.save_for_forward(*inputs, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -145,7 +165,3 @@ class _InverseMills(Function):
         return -grad * h * gap
 
     jvp = backward
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], z: Tensor) -> tuple[Tensor, int]:
-        return _InverseMills.apply(z), in_dims[0]

@@ -52,19 +52,12 @@ def integrate(f: Callable[[Tensor], Tensor], cuts: Tensor) -> tuple[Tensor, Tens
     """Integrals over the panels between ``cuts``, which are halved until two rules agree.
 
     The 15-point Kronrod rule against Gauss's 7-point one, whose difference is at most 1e-7 of the
-    total; the error of the former is far smaller wherever f is smooth between the cuts.
-
-    Args:
-        f: from (M, *) to (M, *), of one sign.
-        cuts: (P + 1, *), sorted along the first axis, finite.
-
-    Returns:
-        (*) integrals, and places and weights (M, *) of which they are the weighted sums.
+    total; the error of the former is far smaller wherever f is smooth between the cuts.  ``f`` is
+    of one sign, from (M, *) to (M, *), and cuts (P + 1, *) are sorted along the first axis.
+    Returns (*) integrals, and places and weights (M, *) of which they are the weighted sums.
     """
-    outer = torch.tensor(_KRONROD_X[:-1], dtype=cuts.dtype, device=cuts.device)
-    node = torch.cat([-outer, cuts.new_zeros(1), outer.flip(0)])
-    w_outer = torch.tensor(_KRONROD_W[:-1], dtype=cuts.dtype, device=cuts.device)
-    w15 = torch.cat([w_outer, cuts.new_tensor(_KRONROD_W[-1:]), w_outer.flip(0)])
+    node = cuts.new_tensor([-x for x in _KRONROD_X] + [*_KRONROD_X[-2::-1]])
+    w15 = cuts.new_tensor(_KRONROD_W + _KRONROD_W[-2::-1])
     w7 = torch.from_numpy(np.polynomial.legendre.leggauss(7)[1]).to(cuts)
     axes = (-1, *(1,) * (cuts.ndim - 1))
 
@@ -72,8 +65,8 @@ def integrate(f: Callable[[Tensor], Tensor], cuts: Tensor) -> tuple[Tensor, Tens
     total = cuts.new_zeros(cuts.shape[1:])
     places, weights = [], []
     for depth in range(_SPLITS + 1):
-        half = 0.5 * (high - low)  # (P, *)
-        x = (0.5 * low + 0.5 * high).unsqueeze(1) + half.unsqueeze(1) * node.view(axes)
+        half, middle = 0.5 * (high - low), 0.5 * low + 0.5 * high  # (P, *)
+        x = middle.unsqueeze(1) + half.unsqueeze(1) * node.view(axes)
         step = max(1, _CHUNK // max(1, x[0].numel()))
         value = torch.cat(
             [f(x[i : i + step].flatten(0, 1)) for i in range(0, len(x), step)]
@@ -89,9 +82,6 @@ def integrate(f: Callable[[Tensor], Tensor], cuts: Tensor) -> tuple[Tensor, Tens
         weights.append((half.unsqueeze(1) * w15.view(axes))[~split].flatten(0, 1))
         if not bool(split.any()):
             break
-        middle = 0.5 * low + 0.5 * high
-        low, high = (
-            torch.cat([low[split], middle[split]]),
-            torch.cat([middle[split], high[split]]),
-        )
+        middle, low, high = middle[split], low[split], high[split]
+        low, high = torch.cat([low, middle]), torch.cat([middle, high])
     return total, torch.cat(places), torch.cat(weights)

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from ._checks import check_levels
-from ._diagonal import component_log_prob, log_weights, move_to_front, standardize
-from ._numerics import HALF_LOG_2PI, SQRT_HALF, log_ndtr, result_dtype
+from ._diagonal import component_log_prob, log_weights, standardize
+from ._numerics import HALF_LOG_2PI, SQRT_HALF, TransformableFunction, log_ndtr, result_dtype
 
 __all__ = ["mixture_icdf"]
 
@@ -37,8 +36,10 @@ def mixture_icdf(p: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tenso
     return y.to(dtype)
 
 
-class _Quantile(Function):
+class _Quantile(TransformableFunction):
     """The root of F(y) = p, with the gradient of the implicit function."""
+
+    saves_output = True
 
     @staticmethod
     def forward(p: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -63,11 +64,6 @@ class _Quantile(Function):
         return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-        ctx.save_for_forward(*inputs, output)
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         end, slopes = _quantile_slopes(*ctx.saved_tensors)
         grad = torch.where(end, 0.0, grad).unsqueeze(-1)
@@ -83,12 +79,6 @@ class _Quantile(Function):
                 whole = tangent.unsqueeze(-1) if slope is slopes[0] else tangent
                 move = move + (slope * whole).sum(-1)
         return torch.where(end, 0.0, move)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Tensor) -> tuple[Tensor, int]:
-        # ranks are equal on entry and grow by one each, so broadcasting is unchanged
-        front = (move_to_front(a, d, info.batch_size) for a, d in zip(args, in_dims, strict=True))
-        return _Quantile.apply(*front), 0
 
 
 def _levels_by_mixtures(

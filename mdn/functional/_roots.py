@@ -116,15 +116,11 @@ def newton_root(
 
 
 def turning_points(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The extrema of sequences in order: maximum, minimum, ..., maximum.
+    """The extrema of sequences (G, n) in order: maximum, minimum, ..., maximum.
 
-    Args:
-        value: (G, n) along rising places; a plateau counts once.  Each sequence rises before its
-            first and falls after its last entry.
-
-    Returns:
-        (C, n) indices, C odd, the last ones of plateaus; (C, n) where the plateaus begin; and
-        (C, n) whether there is one.
+    A plateau counts once; each sequence rises before its first and falls after its last entry.
+    Returns (C, n) indices, C odd, the last ones of plateaus; (C, n) where the plateaus begin; and
+    (C, n) whether there is one.
     """
     size = len(value)
     step = (value[1:] - value[:-1]).nan_to_num(nan=0.0)  # inf - inf: level

@@ -31,11 +31,7 @@ def mixture_sample(
 ) -> Tensor:
     """Draws (draws, n, D): a component by its weight, then only that component.
 
-    Args:
-        draws: number of draws of each mixture.
-        log_w: (n, K); loc: (n, K, D).
-        factor: scales (n, K, D, 1) or lower triangular factors (n, K, D, D).
-        generator: source of randomness.
+    ``factor`` are scales (n, K, D, 1) or lower triangular factors (n, K, D, D).
     """
     # a draw has no derivative of its own, in forward mode either
     log_w, loc, factor = (a.detach() for a in (log_w, loc, factor))

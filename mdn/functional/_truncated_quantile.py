@@ -97,10 +97,8 @@ def _step(
     log_p = torch.logsumexp(log_f, -1)
     ratio = (log_mass - log_p).exp()
     power = 1 + ratio * ((log_f - log_p.unsqueeze(-1)).exp() * z / scale).sum(-1)
-    curvature = power * error
-    curvature = torch.where(
-        curvature.isfinite(), curvature, math.nan
-    )  # overflow must not look like a step of 0
+    curvature = power * error  # overflow must not look like a step of 0
+    curvature = torch.where(curvature.isfinite(), curvature, math.nan)
     linear = curvature.abs() < 1e-8
     safe = torch.where(linear, 1.0, curvature)
     return error, ratio * error * torch.where(linear, 1 + 0.5 * curvature, torch.expm1(safe) / safe)
