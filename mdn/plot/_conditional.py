@@ -166,14 +166,10 @@ def plot_ridge(
     highest reaches 1.8 rows up.  White ticks are the medians.
 
     Args:
-        model_or_dist: a distribution with batch () or (N,) and event (1,), or a model as in
-            `plot_density`.
-        x: rows of features for the model, (N,) or (N, F); for a distribution only labels.
+        model_or_dist, x, n_grid, **style: as in `plot_conditional`.
         labels: names of the N rows; by default the values of x.
         x_label: what tells the rows apart, with its unit: the vertical axis.
         y_label, y_unit, ax: as in all plots of `mdn.plot`; y is the horizontal axis.
-        n_grid: evenly spaced points of a curve, next to those around the components.
-        **style: keywords of ``Axes.plot`` for the densities, as ``color`` or ``lw``.
 
     Returns:
         The Axes; the densities are ``ax.lines``, from the last row to the first.

@@ -117,10 +117,9 @@ def plot_fan(
 
     Args:
         model: as in `plot_density`; its distributions need ``icdf``.
-        x: features, (N,) or (N, F), array or data frame.
         y: targets drawn as points, (N,) or (N, 1), if any.
         coverage: probabilities of the intervals, in (0, 1), one or several.
-        feature, at, x_label, y_label, y_unit, ax: as in `plot_density`.
+        x, feature, at, x_label, y_label, y_unit, ax: as in `plot_density`.
         n_grid: steps along the feature.
         **style: keywords of ``Axes.fill_between`` for the intervals, as ``color`` or ``alpha``.
 
@@ -184,9 +183,8 @@ def plot_modes(
 
     Args:
         model: as in `plot_density`; its distributions need ``modes``.
-        x: features, (N,) or (N, F), array or data frame.
         y: targets drawn as points, (N,) or (N, 1), if any.
-        feature, at, x_label, y_label, y_unit, ax: as in `plot_density`.
+        x, feature, at, x_label, y_label, y_unit, ax: as in `plot_density`.
         n_grid: steps along the feature.
         **style: keywords of ``Axes.scatter`` for the modes, as ``s`` or ``marker``.
 
