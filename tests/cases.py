@@ -20,20 +20,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import (
     Beta,
+    Binomial,
     Distribution,
     Exponential,
+    FisherSnedecor,
     Gamma,
+    Geometric,
+    Gumbel,
+    HalfNormal,
     Independent,
+    InverseGamma,
+    Kumaraswamy,
     Laplace,
     LogNormal,
     MultivariateNormal,
     NegativeBinomial,
     Normal,
+    Pareto,
     Poisson,
     StudentT,
+    TransformedDistribution,
     VonMises,
     Weibull,
 )
+from torch.distributions.transforms import AffineTransform, ExpTransform
 
 from mdn.distribution import (
     DiscretizedMixture,
@@ -263,6 +273,30 @@ class _OnTheCircle(Law):
         return np.linspace(-math.pi, math.pi, 33)
 
 
+class _Kumaraswamy(S.rv_continuous):
+    """SciPy has none."""
+
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__(a=0.0, b=1.0)
+        self.powers = a, b
+
+    def _pdf(self, y: Any) -> Any:
+        a, b = self.powers
+        return a * b * y ** (a - 1) * (1 - y**a) ** (b - 1)
+
+    def _sf(self, y: Any) -> Any:
+        return (1 - y ** self.powers[0]) ** self.powers[1]
+
+    def _cdf(self, y: Any) -> Any:
+        return -np.expm1(self.powers[1] * np.log1p(-(y ** self.powers[0])))
+
+    def _isf(self, q: Any) -> Any:
+        return (-np.expm1(np.log(q) / self.powers[1])) ** (1 / self.powers[0])
+
+    def _ppf(self, q: Any) -> Any:
+        return (-np.expm1(np.log1p(-q) / self.powers[1])) ** (1 / self.powers[0])
+
+
 class _LogitNormal:
     """The law of 1 / (1 + exp(-x)), x Gaussian, from SciPy's normal."""
 
@@ -395,6 +429,36 @@ UNIVARIATE: dict[str, Example] = {
     "poisson": _of_family(Poisson(t(0.5, 6)), S.poisson(0.5), S.poisson(6), low=0.0, step=1.0),
     "a family of torch": _of_family(
         Exponential(t(0.5, 3)), S.expon(scale=2), S.expon(scale=1 / 3), low=0.0
+    ),
+    "gumbel": _of_family(
+        Gumbel(t(-1, 2), t(0.5, 1)), S.gumbel_r(-1, 0.5), S.gumbel_r(2, 1)
+    ),
+    "kumaraswamy": _of_family(
+        Kumaraswamy(t(0.8, 6), t(1.5, 2)), _Kumaraswamy(0.8, 1.5), _Kumaraswamy(6, 2),
+        low=0.0, high=1.0,
+    ),
+    "half normal": _of_family(
+        HalfNormal(t(0.5, 2)), S.halfnorm(scale=0.5), S.halfnorm(scale=2), low=0.0
+    ),
+    "pareto": _of_family(
+        Pareto(t(1, 2), t(9, 12)), S.pareto(9), S.pareto(12, scale=2), low=1.0
+    ),
+    "fisher_snedecor": _of_family(
+        FisherSnedecor(t(4, 5), t(30, 40)), S.f(4, 30), S.f(5, 40), low=0.0
+    ),
+    "inverse_gamma": _of_family(
+        InverseGamma(t(12, 15), t(6, 30)), S.invgamma(12, scale=6), S.invgamma(15, scale=30),
+        low=0.0,
+    ),
+    "geometric": _of_family(Geometric(t(0.3, 0.7)), S.nbinom(1, 0.3), S.nbinom(1, 0.7),
+                            low=0.0, step=1.0),
+    "binomial": _of_family(Binomial(t(9, 4), t(0.3, 0.7)), S.binom(9, 0.3), S.binom(4, 0.7),
+                           low=0.0, high=9.0, step=1.0),
+    "transformed": _of_family(
+        TransformedDistribution(
+            Normal(t(0, 1), t(0.5, 0.3)), [AffineTransform(1.0, -1.0), ExpTransform()]
+        ),
+        S.lognorm(0.5, scale=math.e), S.lognorm(0.3), low=0.0,
     ),
     "different families": Example(
         Mixture(t(*_W).log(), [Laplace(t(-1)[0], t(0.5)[0]), StudentT(t(5)[0], t(2)[0], t(1)[0])]),

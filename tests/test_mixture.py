@@ -16,6 +16,8 @@ import scipy.stats
 import scoringrules
 import torch
 from torch import Tensor
+from torch import distributions as td
+from torch.autograd import forward_ad
 from torch.distributions import (
     Beta,
     Categorical,
@@ -37,7 +39,7 @@ from torch.distributions import (
     VonMises,
     Weibull,
 )
-from torch.distributions.transforms import AffineTransform
+from torch.distributions.transforms import AffineTransform, ExpTransform, SoftplusTransform
 
 from mdn.distribution import GaussianMixture, Logistic, LogitNormal, Mixture, PointMass
 from mdn.nn._families import FAMILIES
@@ -1026,3 +1028,121 @@ def test_marginals_that_are_not_there_are_refused(dims: Any, error: type, match:
     tied = MultivariateNormal(torch.zeros(1, 2).double(), torch.eye(2).double())
     with pytest.raises(error, match=match):
         Mixture(t(0), tied).marginal(dims)
+
+
+# --- families that torch says little of ---------------------------------------------------------
+
+
+def _through(base: td.Distribution, *transforms: Any) -> Mixture:
+    return Mixture(t(0.0), td.TransformedDistribution(base, list(transforms)))
+
+
+@pytest.mark.parametrize(
+    ("mixture", "law"),
+    [
+        (_through(td.Normal(t(1.0), t(0.5)), ExpTransform()), scipy.stats.lognorm(0.5, scale=np.e)),
+        (_through(td.StudentT(t(3.0)), AffineTransform(1.0, -2.0)), scipy.stats.t(3, 1, 2)),
+        (_through(td.StudentT(t(1.5)), AffineTransform(1.0, -2.0)), scipy.stats.t(1.5, 1, 2)),
+        *(
+            (_through(td.Exponential(t(a)), ExpTransform()), scipy.stats.pareto(a))
+            for a in (0.5, 1.2, 2.0, 2.1, 9.0)
+        ),
+        (Mixture(t(0.0), td.FisherSnedecor(t(3.0), t(3.5))), scipy.stats.f(3, 3.5)),
+        (Mixture(t(0.0), td.HalfCauchy(t(2.0))), scipy.stats.halfcauchy(scale=2)),
+    ],
+)  # fmt: skip
+def test_moments_that_torch_lacks_are_integrated(mixture: Mixture, law: Any) -> None:
+    """To 1e-7 relative, also where the tails are powers; infinite where these are too heavy."""
+    assert mixture.mean.item() == pytest.approx(law.mean(), rel=1e-7)
+    assert mixture.variance.item() == pytest.approx(law.var(), rel=1e-7)
+
+
+def test_a_mean_of_two_tails_that_are_too_heavy_is_not_defined() -> None:
+    """NaN, as torch says of Cauchy; the mean of dependent dimensions is refused in words."""
+    for mixture in (
+        _through(td.Cauchy(t(0.0), t(1.0)), AffineTransform(1.0, 2.0)),
+        Mixture(t(0.0), td.Cauchy(t(0.0), t(1.0))),
+    ):
+        assert bool(mixture.mean.isnan() & mixture.variance.isnan())
+    plane = td.TransformedDistribution(
+        td.MultivariateNormal(torch.zeros(1, 2), torch.eye(2)), [ExpTransform()]
+    )
+    with pytest.raises(TypeError, match=r"^mean and variance need components .* average draws$"):
+        _ = Mixture(torch.zeros(1), plane).mean
+
+
+@pytest.mark.parametrize("name", ["independent", "plain"])
+def test_moments_of_a_transformed_family_have_gradients(name: str) -> None:
+    """Softplus of a normal: mean and variance of 2 targets, against differences in loc."""
+
+    def moments(loc: Tensor) -> Tensor:
+        base = td.TransformedDistribution(td.Normal(loc, 0.7), [SoftplusTransform()])
+        parts = td.Independent(base, 1) if name == "independent" else base
+        mixture = Mixture(torch.zeros(2).double(), parts)
+        return torch.cat([mixture.mean, mixture.variance])
+
+    loc = t([-1.0, 2.0], [0.5, 1.0]) if name == "independent" else t(-1.0, 2.0)
+    step = 1e-5 * torch.linspace(1, 2, loc.numel()).double().view_as(loc)
+    slope = torch.autograd.functional.jacobian(moments, loc)
+    want = (moments(loc + step) - moments(loc - step)) / 2
+    torch.testing.assert_close((slope * step).flatten(1).sum(1), want, rtol=1e-6, atol=1e-13)
+
+
+def test_a_family_of_halves_has_both_tails() -> None:
+    """HalfCauchy and Cauchy, of which the tails are long: 1e-12 relative at 1e200."""
+    for family, law in ((td.HalfCauchy(t(2.0)), scipy.stats.halfcauchy(scale=2)),
+                        (td.Cauchy(t(1.0), t(2.0)), scipy.stats.cauchy(1, 2))):  # fmt: skip
+        mixture, y = Mixture(t(0.0), family), t([0.5], [3.0], [1e9])
+        np.testing.assert_allclose(mixture.log_cdf(y), law.logcdf(y[:, 0]), rtol=1e-9)
+        np.testing.assert_allclose(mixture.log_sf(y), law.logsf(y[:, 0]), rtol=1e-7)
+        assert mixture.log_sf(t([1e200])).item() == pytest.approx(
+            math.log(law.sf(1e9)) - 191 * math.log(10), rel=1e-7
+        )
+        edges = mixture.hdr(0.9).intervals[0]
+        assert law.cdf(edges[1]) - law.cdf(edges[0]) == pytest.approx(0.9, abs=1e-8)
+
+
+def test_a_family_whose_constructor_needs_more_is_refused_in_words() -> None:
+    """Each time that one asks, not the first time only; and its log density works."""
+    mixture = Mixture(torch.zeros(2), td.RelaxedBernoulli(torch.tensor(0.5), torch.rand(2)))
+    assert bool(mixture.log_prob(torch.tensor([0.3])).isfinite())
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"must have a cdf for this; .*log_prob and sample"):
+            mixture.cdf(torch.tensor([0.3]))
+        with pytest.raises(TypeError, match="made from the parameters they name"):
+            mixture.to(torch.float64)
+
+
+# --- forward mode -------------------------------------------------------------------------------
+
+_FAMILIES: dict[str, Callable[[Tensor], Any]] = {
+    "normal": lambda a: td.Normal(a, t(0.5, 1.0)),
+    "gamma": lambda a: td.Gamma(a.exp(), t(1.0, 2.0)),
+    "cauchy": lambda a: td.Cauchy(a, t(0.5, 1.0)),
+    "softplus": lambda a: td.TransformedDistribution(td.Normal(a, 0.5), [SoftplusTransform()]),
+    "point": lambda a: [PointMass(a[0]), td.Gamma(a[1].exp(), t(1.0)[0])],
+}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("name", _FAMILIES)
+def test_quantiles_have_the_derivative_in_forward_mode(name: str, cut: bool) -> None:
+    """In levels, weights and parameters: forward_ad, and torch.func where no SciPy is in."""
+    if cut and name == "point":
+        return
+
+    def quantiles(w: Tensor, a: Tensor, p: Tensor) -> Tensor:
+        mixture: Any = Mixture(w, _FAMILIES[name](a))
+        return (mixture.truncate(0.2, 2.5) if cut else mixture).icdf(p)
+
+    at = t(0.2, -0.3), t(-0.5, 0.7), t(0.1, 0.5, 0.9)
+    step = t(0.3, -0.2), t(0.4, 0.1), t(0.02, -0.05, 0.01)
+    ends = ([x + s * v for x, v in zip(at, step, strict=True)] for s in (1e-5, -1e-5))
+    after, before = (quantiles(*end) for end in ends)
+    want = (after - before) / 2e-5
+    with forward_ad.dual_level():
+        dual = quantiles(*(forward_ad.make_dual(x, v) for x, v in zip(at, step, strict=True)))
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, want, rtol=1e-6, atol=1e-8)
+    if name not in ("gamma", "point"):
+        found = torch.func.jvp(quantiles, at, step)[1]
+        torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-8)

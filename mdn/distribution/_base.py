@@ -251,12 +251,12 @@ class MixtureDistribution(Distribution, ABC):
 
     @property
     def mean(self) -> Tensor:
-        """Mean, (*, D)."""
+        """Mean, (*, D); ``inf`` or ``-inf`` where it is infinite, NaN where it is not defined."""
         return self._mean().to(self._reference.dtype)
 
     @property
     def variance(self) -> Tensor:
-        """Variance, (*, D), squared unit of y; within plus between the components."""
+        """Variance, (*, D), squared unit of y, within plus between the components; as the mean."""
         return self._variance().to(self._reference.dtype)
 
     @property

@@ -13,6 +13,7 @@ from torch.distributions import Distribution, Independent
 from ..functional._checks import check_entries, check_tensor, check_weights
 from . import _family_functions as families
 from ._family_functions import is_atom, is_discrete
+from ._family_moments import moments
 
 __all__ = [
     "ComponentGroup",
@@ -72,9 +73,9 @@ class ComponentGroup(NamedTuple):
         low, high = (a.double().expand(shape) for a in families.bounds(base))
         return self._per_component(low), self._per_component(high)
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each component, (*, k, D)."""
-        found = families.moments(self.dist)
+    def moments(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each component, (*, k, D), which is on the device."""
+        found = moments(self.dist, device)
         if not self.dist.event_shape:
             found = found[0].unsqueeze(-1), found[1].unsqueeze(-1)
         return found if self.stacked else (found[0].unsqueeze(-2), found[1].unsqueeze(-2))
@@ -154,13 +155,14 @@ class Components:
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of the mixture, (*, D); components of weight 0 do not count."""
         w = self.log_w.exp().unsqueeze(-1)  # (*, K, 1)
-        pairs = [group.moments() for group in self.groups]
+        pairs = [group.moments(w.device) for group in self.groups]
         loc, variance = (
             torch.cat([pair[i] for pair in pairs], -2).masked_fill(w == 0, 0.0) for i in (0, 1)
         )
         mean = (w * loc).sum(-2)
         apart = (loc - mean.unsqueeze(-2)).masked_fill(w == 0, 0.0)
-        return mean, (w * (variance + apart.square())).sum(-2)
+        total = (w * (variance + apart.square())).sum(-2)
+        return mean, total.masked_fill(mean.isinf(), math.inf)
 
 
 # -- checks -----------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from ..functional._numerics import log_from_smaller_tail
-from ..functional._quadrature import integrate
+from ..functional._numerics import is_transformed, log_from_smaller_tail
+from ..functional._quadrature import integrate, moments_by_quadrature, without_poles
 from ..functional._roots import find_root, refine_extrema, turning_points
 from ._law import UnivariateLaw, by_falling_density, padded
 
@@ -116,7 +116,9 @@ class ContinuousLaw(UnivariateLaw):
             jumps = jumps & (y == at)
         if self.n_points:
             y = torch.where(jumps, self._jump(p)[0], y)  # with its gradient
-        if torch.is_grad_enabled() and (p.requires_grad or self.requires_grad):
+        if is_transformed() or (
+            torch.is_grad_enabled() and (p.requires_grad or self.requires_grad)
+        ):
             smooth = inside & ~jumps
             at = torch.where(smooth, y.detach(), 0.0)
             lower, upper_tail = (t.exp() for t in self.log_tails(at))
@@ -308,50 +310,42 @@ class ContinuousLaw(UnivariateLaw):
         with torch.no_grad():
             value, x, w = integrate(excess, cuts)
         if torch.is_grad_enabled() and self.requires_grad:
-            x, w = self._without_poles(x, w, cuts)
+            x, w = without_poles(self.log_density, x, w, cuts[len(cuts) // 2])
             value = _with_gradient(value, (w * excess(x)).sum(0))
         return total + value - top * (1.0 - mass.sum(-1))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """By quadrature on both sides of the median, of a law without point masses."""
+        """By quadrature, of a law without point masses."""
         with torch.no_grad():
             cuts = self.grid(_FAR + _MIDDLE)
             centre = self.icdf(torch.full_like(cuts[0], 0.5))
-
-        def distance(x: Tensor) -> Tensor:
-            return self.log_density(x).exp().nan_to_num(posinf=0.0) * (x - centre).abs()
-
-        with torch.no_grad():
-            pieces = [
-                integrate(distance, beyond)[1:]
-                for beyond in (torch.minimum(cuts, centre), torch.maximum(cuts, centre))
-            ]
-        x, w = (torch.cat(pair) for pair in zip(*pieces, strict=True))
-        x, w = self._without_poles(x, w, cuts)
-        away, p = x - centre, w * self.log_density(x).exp()
-        shift = (p * away).sum(0)
-        return centre + shift, (p * (away - shift).square()).sum(0)
-
-    @torch.no_grad()
-    def _without_poles(self, x: Tensor, w: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
-        """Places and weights of an integral; where no density is finite, in the middle and 0."""
-        some = self.log_density(x).isfinite() & (w > 0)
-        return torch.where(some, x, cuts[len(cuts) // 2]), torch.where(some, w, 0.0)
+        return moments_by_quadrature(self.log_density, cuts, centre)
 
 
 class _AtRoot(Function):
     """y with the gradient of the implicit function: dy = -d(excess) / density."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, y: Tensor, excess: Tensor, density: Tensor) -> Tensor:
-        ctx.save_for_backward(density)
+    def forward(y: Tensor, excess: Tensor, density: Tensor) -> Tensor:
         return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[2])
+        ctx.save_for_forward(inputs[2])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         (density,) = ctx.saved_tensors
         return None, torch.where(density > 0, -grad / density, 0.0), None
+
+    @staticmethod
+    def jvp(ctx: Any, _: Any, d_excess: Tensor, __: Any) -> Tensor:
+        (density,) = ctx.saved_tensors
+        return torch.where(density > 0, -d_excess / density, 0.0)
 
 
 def _with_gradient(value: Tensor, terms: Tensor) -> Tensor:

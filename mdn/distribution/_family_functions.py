@@ -17,6 +17,17 @@ Beta, negative    regularised incomplete beta (SciPy)           y, logits: close
 binomial                                                        shapes: *
 von Mises         Gauss-Legendre quadrature, 1e-14              through the quadrature
 PointMass         a step                                        none
+Exponential,      closed form in log space                      closed form
+Pareto, Gumbel,
+Kumaraswamy,
+Geometric
+Cauchy,           arctangent                                    closed form
+HalfCauchy
+HalfNormal        error function, log of the normal cdf         closed form
+Fisher-Snedecor,  regularised incomplete beta (SciPy)           y, logits: closed form;
+Binomial                                                        shapes: *
+Transformed-      those of its base, if all transforms are      those of its base
+Distribution      monotone
 others            the log of ``cdf``, and of its complement     torch's
 ================= ============================================= ===============================
 
@@ -38,7 +49,14 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution
 
-from ..functional._numerics import LOG_2, log_diff_exp, log_ndtr, log_sum_exp
+from ..functional._numerics import (
+    LOG_2,
+    SQRT_HALF,
+    log1m_exp,
+    log_diff_exp,
+    log_ndtr,
+    log_sum_exp,
+)
 from ..functional._quadrature import gauss_legendre
 from ..functional._roots import find_root
 from ._families import Logistic, LogitNormal, PointMass
@@ -53,7 +71,6 @@ from ._incomplete_gamma_beta import (
 )
 from ._von_mises import (
     von_mises_log_prob,
-    von_mises_moments,
     von_mises_quantile,
     von_mises_tails,
 )
@@ -61,6 +78,7 @@ from ._von_mises import (
 __all__ = [
     "affine",
     "bounds",
+    "has_exact_tails",
     "is_atom",
     "is_circular",
     "is_discrete",
@@ -68,7 +86,6 @@ __all__ = [
     "log_interval",
     "log_prob",
     "log_tails",
-    "moments",
     "quantile",
     "rebuilt",
     "requires_grad",
@@ -87,6 +104,10 @@ def parameters(dist: Distribution) -> Parameters | None:
     """What the constructor takes, under the whole batch shape; None if that is not known."""
     if isinstance(dist, td.Independent):
         return parameters(dist.base_dist)
+    if type(dist) is td.TransformedDistribution:  # by transforms that are the same for all rows
+        held = [v for transform in dist.transforms for v in vars(transform).values()]
+        varies = any(isinstance(v, Tensor) and (v.ndim or v.requires_grad) for v in held)
+        return None if varies else parameters(dist.base_dist)
     # those that the constructor stored, or properties if it stored none
     known = dist.arg_constraints
     names = [n for n in known if n in dist.__dict__] or list(known)
@@ -94,9 +115,12 @@ def parameters(dist: Distribution) -> Parameters | None:
         names = ["loc", "scale_tril"]
     elif "probs" in known and "logits" in known:
         names = [n for n in known if n not in ("probs", "logits")]
-        names.append("probs" if dist._param is dist.__dict__.get("probs") else "logits")  # type: ignore[attr-defined]
+        probs = dist.__dict__.get("probs")
+        given = getattr(dist, "_param", probs)  # which Geometric lacks
+        names.append("logits" if probs is None or given is not probs else "probs")
     accepted = inspect.signature(type(dist).__init__).parameters
-    if not names or any(n not in accepted for n in names):
+    needed = {n for n, p in accepted.items() if p.default is p.empty and n != "self"}
+    if not names or not needed <= set(names) <= set(accepted):
         return None
     found = {n: getattr(dist, n) for n in names}
     return {
@@ -110,6 +134,9 @@ def _remade(like: Distribution, found: Parameters) -> Distribution:
     if isinstance(like, td.Independent):
         base = _remade(like.base_dist, found)
         return td.Independent(base, like.reinterpreted_batch_ndims, validate_args=False)
+    if type(like) is td.TransformedDistribution:
+        base = _remade(like.base_dist, found)
+        return td.TransformedDistribution(base, like.transforms, validate_args=False)
     make: Callable[..., Distribution] = type(like)
     new = make(**found, validate_args=False)
     new._validate_args = like._validate_args
@@ -131,7 +158,10 @@ def joined(dists: Sequence[Distribution], axis: int) -> Distribution | None:
     every = [parameters(dist) for dist in dists]
     first = dists[0]
     kinds = {(type(d), type(_base(d)), tuple(p or ())) for d, p in zip(dists, every, strict=True)}
-    if every[0] is None or len(kinds) > 1:
+    transforms = [
+        base.transforms for base in map(_base, dists) if type(base) is td.TransformedDistribution
+    ]
+    if every[0] is None or len(kinds) > 1 or any(t != transforms[0] for t in transforms):
         return None
     columns = zip(*((p or {}).values() for p in every), strict=True)
     return _remade(first, {n: torch.cat(c, axis) for n, c in zip(every[0], columns, strict=True)})
@@ -188,7 +218,34 @@ def bounds(dist: Distribution) -> tuple[Tensor, Tensor]:
         return -end, end
     low = getattr(dist.support, "lower_bound", -math.inf)
     high = getattr(dist.support, "upper_bound", math.inf)
-    return torch.as_tensor(low, dtype=torch.float64), torch.as_tensor(high, dtype=torch.float64)
+    low, high = (torch.as_tensor(end, dtype=torch.float64) for end in (low, high))
+    if functions_of(dist) is not _TRANSFORMED:
+        return low, high
+    # torch names no more than the range of the last transform
+    first, last = (_forward(dist, end) for end in bounds(dist.base_dist))  # type: ignore[attr-defined]
+    rising = torch.as_tensor(_direction(dist)) > 0
+    least, most = torch.where(rising, first, last), torch.where(rising, last, first)
+    return torch.where(low.isfinite(), low, least), torch.where(high.isfinite(), high, most)
+
+
+def _direction(dist: Distribution) -> Tensor | None:
+    """1 where y rises with the base of a transformed distribution, -1 where it falls; or None."""
+    if not isinstance(dist, td.TransformedDistribution) or dist.event_shape:
+        return None
+    sign = torch.ones(())
+    try:
+        for transform in dist.transforms:
+            sign = sign * transform.sign
+    except NotImplementedError:  # neither
+        return None
+    return sign
+
+
+def _forward(dist: Any, x: Tensor) -> Tensor:
+    """y at a place of the base."""
+    for transform in dist.transforms:
+        x = transform(x)
+    return x
 
 
 def _inner_point(low: Tensor, high: Tensor) -> Tensor:
@@ -344,18 +401,10 @@ def quantile(dist: Distribution, q: Tensor, upper: Tensor) -> Tensor:
     return find_root(excess, left.clamp(low, high), right.clamp(low, high))
 
 
-def moments(dist: Distribution) -> tuple[Tensor, Tensor]:
-    """Mean and variance of y on its line: torch's, but for the von Mises, whose are circular."""
-    if isinstance(dist, td.Independent):
-        return moments(dist.base_dist)
-    if isinstance(dist, td.VonMises):
-        return von_mises_moments(dist)
-    return dist.mean, dist.variance
-
-
 # -- the families -----------------------------------------------------------------------------
 
 _PI_ROUNDED_UP = 3.1415927410125732  # pi in float32, which draws may be
+_LARGEST_EXPONENT = 700.0  # of e, in float64
 _EXPANSIONS = 1100  # doublings of a bracket, to the largest float64
 
 
@@ -368,11 +417,16 @@ class FamilyFunctions(NamedTuple):
     affine: Callable[[Parameters, Tensor, Tensor], Parameters | None] | None = None
 
 
+def has_exact_tails(dist: Distribution) -> bool:
+    """Whether both tails keep their digits, where a cdf loses them in the upper one."""
+    return functions_of(dist) is not _OTHER
+
+
 def functions_of(dist: Distribution) -> FamilyFunctions:
     for kind in type(dist).__mro__:
         if kind in FAMILY_FUNCTIONS:
             return FAMILY_FUNCTIONS[kind]
-    return _OTHER
+    return _OTHER if _direction(dist) is None else _TRANSFORMED
 
 
 def _symmetric(log_cdf: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -381,6 +435,28 @@ def _symmetric(log_cdf: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tenso
         return log_cdf(z), log_cdf(-z)
 
     return tails
+
+
+def _from_log_tail(
+    log_tail: Callable[[Any, Tensor], Tensor],
+    place: Callable[[Any, Tensor], Tensor],
+    *,
+    lower: bool = False,
+) -> tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., Tensor]]:
+    """Tails and quantiles of a family from the log of its upper (lower) tail and the inverse."""
+
+    def tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        one = log_tail(d, y)
+        return (one, log1m_exp(one)) if lower else (log1m_exp(one), one)
+
+    def solve(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+        return place(d, torch.where(upper != lower, q.log(), torch.log1p(-q)))
+
+    return tails, solve
+
+
+def _positive_scale(p: Parameters, shift: Tensor, scale: Tensor) -> Parameters | None:
+    return _location_scale(p, shift, scale) if bool((scale > 0).all()) else None
 
 
 def _location_scale(p: Parameters, shift: Tensor, scale: Tensor) -> Parameters:
@@ -503,7 +579,81 @@ def _negative_binomial_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     return law_tails(LOGIT, -d.logits, d.total_count, y + 1.0)  # I_(1-p)(r, k + 1)
 
 
+def _geometric_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    upper = (y + 1.0) * torch.log1p(-d.probs)
+    return log1m_exp(upper), upper
+
+
+def _binomial_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    return law_tails(LOGIT, -d.logits, d.total_count - y, y + 1.0)  # I_(1-p)(n - k, k + 1)
+
+
+def _fisher_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    return law_tails(LOGIT, (d.df1 * y / d.df2).log(), 0.5 * d.df1, 0.5 * d.df2)
+
+
+def _fisher_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    a, b = 0.5 * d.df1, 0.5 * d.df2
+    lower_x, upper_x = (_by_scipy(scipy.special.betaincinv, *c, q) for c in ((a, b), (b, a)))
+    odds = torch.where(upper, (1.0 - upper_x) / upper_x, lower_x / (1.0 - lower_x))
+    return odds * d.df2 / d.df1
+
+
+def _gumbel_log_cdf(d: Any, y: Tensor) -> Tensor:
+    return -((d.loc - y) / d.scale).clamp(max=_LARGEST_EXPONENT).exp()
+
+
+def _kumaraswamy_log_sf(d: Any, y: Tensor) -> Tensor:
+    return d.concentration0 * torch.log1p(-(y**d.concentration1))
+
+
+def _kumaraswamy_quantile(d: Any, log_sf: Tensor) -> Tensor:
+    return (-torch.expm1(log_sf / d.concentration0)) ** d.concentration1.reciprocal()
+
+
+def _kumaraswamy_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    a, b = d.concentration1, d.concentration0
+
+    def ask(y: Tensor) -> Tensor:
+        powers = torch.special.xlogy(a - 1.0, y) + torch.special.xlog1py(b - 1.0, -(y**a))
+        return (a * b).log() + powers
+
+    return ask
+
+
+def _half_normal_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    z = y / d.scale
+    return safe_log(torch.erf(z * SQRT_HALF)), LOG_2 + log_ndtr(-z)
+
+
+def _half_normal_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    return d.scale * torch.where(upper, -torch.special.ndtri(0.5 * q), q.erfinv() / SQRT_HALF)
+
+
+def _half_cauchy_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    z = y / d.scale
+    angles = z.atan(), torch.atan2(torch.ones_like(z), z)
+    return safe_log(angles[0] * 2 / math.pi), (angles[1] * 2 / math.pi).log()
+
+
+def _half_cauchy_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    z = (0.5 * math.pi * q).tan()
+    return d.scale * torch.where(upper, z.reciprocal(), z)
+
+
 # -- any other family of torch ----------------------------------------------------------------
+
+
+def _transformed_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    for transform in reversed(d.transforms):
+        y = transform.inv(y)
+    lower, upper = log_tails(d.base_dist, y)
+    rising = torch.as_tensor(_direction(d)) > 0
+    return torch.where(rising, lower, upper), torch.where(rising, upper, lower)
+
+
+def _transformed_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
+    return _forward(d, quantile(d.base_dist, q, upper ^ (torch.as_tensor(_direction(d)) < 0)))
 
 
 def _other_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -511,7 +661,8 @@ def _other_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         p = d.cdf(y)
     except NotImplementedError:
         raise TypeError(
-            f"components must have a cdf for this; {type(d).__name__} has none in torch or here"
+            f"components must have a cdf for this; {type(d).__name__} has none in torch or here. "
+            "log_prob and sample need none"
         ) from None
     p = p.clamp(0.0, 1.0)  # the support may be smaller than its transform says
     return safe_log(p), safe_log(1.0 - p)
@@ -521,6 +672,10 @@ _SYMMETRIC: dict[type, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tens
     td.Normal: (log_ndtr, torch.special.ndtri),
     td.Laplace: (_laplace_log_cdf, lambda q: (2.0 * q).log()),
     Logistic: (torch.nn.functional.logsigmoid, lambda q: q.log() - torch.log1p(-q)),
+    td.Cauchy: (
+        lambda z: (torch.atan2(torch.ones_like(z), -z) / math.pi).log(),
+        lambda q: -(math.pi * q).tan().reciprocal(),
+    ),
 }  # log cdf and lower quantiles of the standard member
 FAMILY_FUNCTIONS: dict[type, FamilyFunctions] = {
     **{
@@ -549,5 +704,35 @@ FAMILY_FUNCTIONS: dict[type, FamilyFunctions] = {
     td.VonMises: FamilyFunctions(von_mises_tails, von_mises_quantile, von_mises_log_prob),
     td.NegativeBinomial: FamilyFunctions(_negative_binomial_tails),
     td.Poisson: FamilyFunctions(_poisson_tails),
+    td.Geometric: FamilyFunctions(_geometric_tails),
+    td.Binomial: FamilyFunctions(_binomial_tails),
+    td.FisherSnedecor: FamilyFunctions(_fisher_tails, _fisher_quantile),
+    td.Exponential: FamilyFunctions(
+        *_from_log_tail(lambda d, y: -d.rate * y, lambda d, log_sf: -log_sf / d.rate),
+        affine=_scale_only("rate", torch.div),
+    ),
+    td.Pareto: FamilyFunctions(
+        *_from_log_tail(
+            lambda d, y: -d.alpha * torch.log1p((y - d.scale) / d.scale),
+            lambda d, log_sf: d.scale * (-log_sf / d.alpha).exp(),
+        ),
+        affine=_scale_only("scale", torch.mul),
+    ),
+    td.Gumbel: FamilyFunctions(
+        *_from_log_tail(
+            _gumbel_log_cdf, lambda d, log_cdf: d.loc - d.scale * (-log_cdf).log(), lower=True
+        ),
+        affine=_positive_scale,
+    ),
+    td.Kumaraswamy: FamilyFunctions(
+        *_from_log_tail(_kumaraswamy_log_sf, _kumaraswamy_quantile), _kumaraswamy_log_prob
+    ),
+    td.HalfNormal: FamilyFunctions(
+        _half_normal_tails, _half_normal_quantile, affine=_scale_only("scale", torch.mul)
+    ),
+    td.HalfCauchy: FamilyFunctions(
+        _half_cauchy_tails, _half_cauchy_quantile, affine=_scale_only("scale", torch.mul)
+    ),
 }
+_TRANSFORMED = FamilyFunctions(_transformed_tails, _transformed_quantile)
 _OTHER = FamilyFunctions(_other_tails)

@@ -55,8 +55,8 @@ class Mixture(ComponentMixture):
     -pi, and mean and variance are those of the number y, not circular ones.
 
     **Accuracy** (all in float64 inside).  ``log_cdf`` and ``log_sf`` keep their digits in both
-    tails for Normal, LogNormal, LogitNormal, Laplace, Logistic and Weibull; for the others to where
-    a tail underflows (1e-308), and for the von Mises to 1e-14 absolute.  ``icdf`` solves to
+    tails for the families of closed form; for incomplete gamma and beta functions to where a tail
+    underflows (1e-308), and for the von Mises to 1e-14 absolute.  ``icdf`` solves to
     rounding.  ``modes`` solves for a zero of the slope; two modes closer than a tenth of a
     component's width may be taken for one.  ``hdr`` to 1e-8 in probability.  ``crps`` to 1e-7
     relative by quadrature, and for whole numbers by a sum that leaves out 1e-15 of either tail.
@@ -64,11 +64,16 @@ class Mixture(ComponentMixture):
     **Gradients** reach y, logits and parameters through ``log_prob``, ``cdf``, ``log_cdf``,
     ``log_sf``, ``crps``, and through ``icdf`` (also p) for continuous families.  Those through an
     incomplete gamma or beta function (Student-t, gamma, beta, whole numbers) and through ``icdf``
-    are of first order; those in its shapes are differences, good to 1e-8.  The place of a
+    are of first order, in forward mode too, and the former not by ``torch.func``; those in its
+    shapes are differences, good to 1e-8.  The place of a
     point mass has one only through ``icdf`` and ``mean``.
 
-    A family that is not among Normal, LogNormal, LogitNormal, Laplace, Logistic, Weibull, StudentT,
-    Gamma, Beta, VonMises, NegativeBinomial, Poisson and PointMass gets what its own ``cdf`` allows.
+    **Families.** In closed form: Normal, LogNormal, LogitNormal, HalfNormal, Laplace, Logistic,
+    Cauchy, HalfCauchy, Weibull, Exponential, Gumbel, Kumaraswamy, Pareto, Geometric and PointMass.
+    By incomplete gamma and beta functions: Gamma, Beta, StudentT, FisherSnedecor, Poisson,
+    NegativeBinomial, Binomial.  By quadrature: VonMises.  A TransformedDistribution has the tails
+    of its base if its transforms are monotone; any other family gets what its own ``cdf`` allows.
+    Moments that torch lacks are integrated to 1e-7 relative.
 
     Args:
         logits: log weights up to a constant, (*, K); ``-inf`` switches a component off.
@@ -169,6 +174,9 @@ class Mixture(ComponentMixture):
             for group in self._groups
             if not is_atom(group.dist)
         ]
+        if any(_is_of_the_row(other) for other in found):
+            whole = self._in_float64().is_discrete
+            return _vector(constraints.nonnegative_integer) if whole else constraints.real_vector
         first: constraints.Constraint = found[0] if found else constraints.real_vector
         alike = all(repr(other) == repr(first) for other in found)
         return first if alike and len(found) == len(self._groups) else constraints.real_vector
@@ -182,10 +190,11 @@ class Mixture(ComponentMixture):
     def _in_float64(self) -> Components:
         """Components that refuse no y, in float64 where their parameters are known."""
         if self._float64 is None:
-            self._float64 = []
+            wide = []
             for group in self._groups:
                 dist = rebuilt(group.dist, lambda p: p.double()) or group.dist
-                self._float64.append(ComponentGroup(_unvalidated(dist), group.stacked))
+                wide.append(ComponentGroup(_unvalidated(dist), group.stacked))
+            self._float64 = wide
         return Components(log_weights(self._raw_logits.double()), self._float64)
 
     def _law(self) -> MixtureLaw | WholeNumberLaw:
@@ -247,9 +256,10 @@ class Mixture(ComponentMixture):
             if new is None:
                 raise TypeError(
                     "affine needs components that stay in their family, and "
-                    f"{name_of(group.dist)} does not. Normal, Laplace, Logistic, StudentT and "
-                    "PointMass take any change of unit; Gamma, LogNormal and Weibull a positive "
-                    "scale without shift"
+                    f"{name_of(group.dist)} does not. Normal, Laplace, Logistic, StudentT, "
+                    "Cauchy and PointMass take any change of unit; Gumbel a positive scale; "
+                    "Exponential, Gamma, HalfCauchy, HalfNormal, LogNormal, Pareto and Weibull a "
+                    "positive scale without shift"
                 )
             moved.append(new)
         batch = torch.broadcast_shapes(
@@ -383,6 +393,12 @@ def _unvalidated(dist: Distribution) -> Distribution:
     if hasattr(new, "base_dist"):
         new.base_dist = _unvalidated(new.base_dist)
     return new
+
+
+def _is_of_the_row(support: Any) -> bool:
+    """Whether the support depends on the parameters of a component."""
+    ends = vars(getattr(support, "base_constraint", support)).values()
+    return any(isinstance(end, Tensor) and end.ndim > 0 for end in ends)
 
 
 def _vector(support: Any) -> constraints.Constraint:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["gauss_legendre", "integrate"]
+__all__ = ["gauss_legendre", "integrate", "moments_by_quadrature", "without_poles"]
 
 _SPLITS = 12  # halvings of a panel at most
 _AGREE = 1e-7  # the 7- and 15-point rules differ by this share of the total at most
@@ -85,3 +85,41 @@ def integrate(f: Callable[[Tensor], Tensor], cuts: Tensor) -> tuple[Tensor, Tens
         middle, low, high = middle[split], low[split], high[split]
         low, high = torch.cat([low, middle]), torch.cat([middle, high])
     return total, torch.cat(places), torch.cat(weights)
+
+
+@torch.no_grad()
+def without_poles(
+    log_density: Callable[[Tensor], Tensor], x: Tensor, w: Tensor, at: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Places and weights of an integral; where no density is finite, ``at`` and 0."""
+    some = log_density(x).isfinite() & (w > 0)
+    return torch.where(some, x, at), torch.where(some, w, 0.0)
+
+
+def moments_by_quadrature(
+    log_density: Callable[[Tensor], Tensor], cuts: Tensor, centre: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Means and variances, (*), by quadrature on both sides of a centre.
+
+    Args:
+        log_density: from (M, *) to (M, *).
+        cuts: (P + 1, *), sorted along the first axis, finite.
+        centre: about the middle, (*).
+    """
+    size = (cuts - centre).abs().median(0).values.clamp(min=1e-300)
+
+    def spread(x: Tensor) -> Tensor:
+        """Density times distance and squared distance: either moment keeps its digits."""
+        away = (x - centre).abs()
+        return log_density(x).exp().nan_to_num(posinf=0.0) * away * (1.0 + away / size)
+
+    with torch.no_grad():
+        pieces = [
+            integrate(spread, beyond)[1:]
+            for beyond in (torch.minimum(cuts, centre), torch.maximum(cuts, centre))
+        ]
+    x, w = (torch.cat(pair) for pair in zip(*pieces, strict=True))
+    x, w = without_poles(log_density, x, w, cuts[len(cuts) // 2])
+    away, p = x - centre, w * log_density(x).exp()
+    shift = (p * away).sum(0)
+    return centre + shift, (p * (away - shift).square()).sum(0)
