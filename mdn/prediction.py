@@ -110,12 +110,7 @@ def predict_distribution(model: Any, X: Any = None) -> Any:
 def final_model(model: Any, X: Any) -> tuple[Any, Any]:
     """Returns the model at the end of a Pipeline or in a search, and X as it reaches that model.
 
-    Args:
-        model: as :func:`predict_distribution` takes it.
-        X: features.
-
-    Returns:
-        The model itself and X as it is unless the model is a Pipeline or a search.
+    Another model and its X are returned as they are.
 
     Raises:
         ValueError: a search (``GridSearchCV``) without ``best_estimator_``.
@@ -316,10 +311,7 @@ def n_rows(X: Any) -> int:
 def numeric_tensor(values: Any, name: str, like: Any = None) -> Tensor:
     """Returns numbers as a tensor: a tensor as it is, others as :func:`numeric_array`.
 
-    Args:
-        values: a tensor, or as in :func:`numeric_array`.
-        name: of the values in messages.
-        like: a distribution to whose device the numbers of an array go.
+    An array goes to the device of the distribution ``like``; messages call the values ``name``.
     """
     if isinstance(values, Tensor):
         return values

@@ -68,9 +68,8 @@ class ConformalIntervals:
 
         Args:
             dist: a distribution of batch (N,), D = 1, or the model, for rows held out of the fit.
-            y: targets of these rows, (N, 1), tensor or array.
+            y, X: targets of these rows, (N, 1), tensor or array, and with a model their features.
             coverage: c, in (0, 1).
-            X: features of these rows, with a model.
 
         Raises:
             ValueError: fewer than c / (1 - c) rows, with which no finite interval has the
@@ -154,10 +153,9 @@ class ConformalHDR:
         """Fits the adjusted coverage.
 
         Args:
-            dist: a distribution of batch (N,), for rows held out of the fit, or the model with X.
-            y: targets of these rows, (N, D), tensor or array.
+            dist: a distribution of batch (N,), or the model, for rows held out of the fit.
+            y, X: targets of these rows, (N, D), tensor or array, and with a model their features.
             coverage: c, in (0, 1).
-            X: features of these rows, with a model.
             n_samples, generator: as in :func:`hdr_values`.
 
         Raises:
@@ -190,9 +188,8 @@ class ConformalHDR:
         """Returns whether each y lies in its region, (N,), for any number of targets.
 
         Args:
-            dist: distributions of batch (N,) of the same model, or the model with X.
-            y: (N, D), tensor or array.
-            X: features, N rows, with a model.
+            dist: distributions of batch (N,) of the same model, or the model.
+            y, X: (N, D), tensor or array, and with a model N rows of features.
             generator: source of randomness where draws are needed; one of a fixed seed, another
                 than that of :meth:`fit`, if None.
         """

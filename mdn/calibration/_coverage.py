@@ -73,9 +73,8 @@ def coverage_curve(
     between two modes is empty; highest-density regions reveal the latter.
 
     Args:
-        dist: a distribution of batch (N,) or (), or a model with X.
+        dist: a distribution of batch (N,) or (), or a model with X, N rows of features.
         y: targets, (N, D), tensor or array; D = 1 for central intervals.
-        X: features, N rows, with a model.
         levels: nominal coverages, in (0, 1).
         kind: "central" intervals or "hdr", highest-density regions, for any number of targets.
         band: probability of the band, for each level.
@@ -124,9 +123,8 @@ def sharpness(dist: Any, coverage: Sequence[float] = (0.5, 0.9), *, X: Any = Non
     It does not measure calibration and is no score by itself: a model that is too narrow is sharp.
 
     Args:
-        dist: a distribution of batch (N,) with D = 1, or a model with X.
+        dist: a distribution of batch (N,) with D = 1, or a model with X, N rows of features.
         coverage: of the intervals, each in (0, 1).
-        X: features, N rows, with a model.
 
     Raises:
         ValueError: a coverage out of range, or several targets.

@@ -66,9 +66,8 @@ def hdr_values(
     which is exactly uniform too.
 
     Args:
-        dist: a distribution of batch (N,) or (), or a model with X.
+        dist: a distribution of batch (N,) or (), or a model with X, N rows of features.
         y: targets, (N, D), tensor or array.
-        X: features, N rows, with a model.
         n_samples: draws S for each row, where it is not exact.
         generator: source of randomness; one of a fixed seed if None.
 

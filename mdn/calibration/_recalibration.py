@@ -181,12 +181,11 @@ def recalibrate(dist: Any, y: Any, method: Method = "affine", *, X: Any = None) 
     about 99 %, and on the rows of the fit the result is never worse.
 
     Args:
-        dist: Gaussian mixtures of batch (N,), as predicted for rows held out of the fit, or a model
-            that predicts them, with X.
-        y: targets of these rows, (N, D), tensor or array.
+        dist: Gaussian mixtures of batch (N,), or a model that predicts them, for rows held out of
+            the fit.
+        y, X: targets of these rows, (N, D), tensor or array, and with a model their features.
         method: "affine", for any number of targets, or "monotone" (D = 1), which adds the shape
             and needs a few hundred rows.
-        X: features of these rows, with a model.
 
     Raises:
         TypeError: the distribution is not a Gaussian mixture.

@@ -99,18 +99,18 @@ def calibration(evaluation: Evaluation) -> dict[str, Any]:
 
 def _costs(u: Floats, features: list[tuple[str, Floats]]) -> dict[str, Any]:
     """Returns the cost over all rows, and in the groups by the feature where it is largest."""
-    cost, p_value = _cost(u, [np.arange(len(u))])
-    found: dict[str, Any] = {"cost": cost, "cost_p_value": p_value}
-    found |= {"worst_cost": cost, "worst_p_value": p_value, "where": None}
+    cost, p = _cost(u, [np.arange(len(u))])
+    found: dict[str, Any] = {"cost": cost, "cost_p_value": p}
+    found |= {"worst_cost": cost, "worst_p_value": p, "where": None}
     for name, column in features:
         groups = _quantile_groups(column)
         if len(groups) < 2 or len(u) < 2 * _BINS * len(groups):
             continue
-        cost, p_value = _cost(u, groups)
+        cost, p = _cost(u, groups)
         # a second feature must be worse by half to be named instead of the first
         if cost > found["worst_cost"] * (1.5 if found["where"] else 1.0):
-            p_value = min(1.0, p_value * len(features))  # Bonferroni
-            found |= {"worst_cost": cost, "worst_p_value": p_value, "where": name}
+            p = min(1.0, p * len(features))  # Bonferroni
+            found |= {"worst_cost": cost, "worst_p_value": p, "where": name}
     return found
 
 

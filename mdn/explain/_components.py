@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -214,12 +215,8 @@ def _redundant(found: Components) -> tuple[NDArray[np.bool_], Pairs, Pairs]:
         log_weight = log_softmax(found.log_weight[:, own], axis=1)
         dead[own] = log_weight.max(0) < math.log(_DEAD)
         alive = own[~dead[own]]
-        duplicates += [
-            (int(a), int(b))
-            for i, a in enumerate(alive)
-            for b in alive[i + 1 :]
-            if _are_alike(found, a, b)
-        ]
+        pairs = combinations(alive.tolist(), 2)
+        duplicates += [(a, b) for a, b in pairs if _are_alike(found, a, b)]
         # a component on a single row has hardly any responsibility for the others
         responsibility = np.exp(log_softmax(found.log_responsibility[:, own], axis=1))
         best = responsibility.argmax(0)

@@ -95,11 +95,7 @@ def evenly_spaced(n: int, most: int) -> NDArray[np.intp]:
 def evaluate(model: Any, X: Any, y: Any, name: str = "") -> Evaluation:
     """Returns the predicted distribution of each row and the loss of its y.
 
-    Args:
-        model: as :func:`mdn.explain_nll` takes it.
-        X: features; with a distribution only a means to group the rows, or None.
-        y: targets.
-        name: put before "X" and "y" in messages.
+    With a distribution X is only a means to group the rows.  Messages put ``name`` before X and y.
     """
     if y is None:
         raise ValueError(

@@ -157,17 +157,10 @@ def _scales(ax: Axes, report: Any, evaluation: Evaluation, train: Evaluation | N
 
 
 def _gains(ax: Axes, report: Any, evaluation: Evaluation, train: Evaluation | None) -> None:
-    names = {
-        "gain_over_marginal": "ignoring x",
-        "gain_over_gaussian": "one Gaussian of\nconstant width",
-    }
-    if evaluation.is_categorical:
-        names["gain_over_marginal"] = "frequencies of\nthe classes"
-    shown = {
-        label: report.unit[key]
-        for key, label in names.items()
-        if key in report.unit and math.isfinite(report.unit[key]["bits"])
-    }
+    marginal = "frequencies of\nthe classes" if evaluation.is_categorical else "ignoring x"
+    names = {"marginal": marginal, "gaussian": "one Gaussian of\nconstant width"}
+    gains = {label: report.unit.get(f"gain_over_{key}") for key, label in names.items()}
+    shown = {label: gain for label, gain in gains.items() if gain and math.isfinite(gain["bits"])}
     position = np.arange(len(shown))[::-1]
     bits = [gain["bits"] for gain in shown.values()]
     error = [gain["standard_error_nats"] / math.log(2) for gain in shown.values()]

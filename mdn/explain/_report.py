@@ -149,10 +149,9 @@ def explain_nll(
         evaluation = evaluate(model_or_distribution, X, y)
         seen = None if train is None else _evaluate_training_rows(model_or_distribution, train)
         floor = _floor(evaluation)
-        spacing = floor["grid"]["spacing"] if "grid" in floor else None
         parts: dict[str, Any] = {
             "sign": sign(evaluation),
-            "unit": unit(evaluation, seen, spacing),
+            "unit": unit(evaluation, seen, floor.get("grid", {}).get("spacing")),
             "floor": floor,
             "health": health(evaluation, seen) | outliers(evaluation),
             "fit": (gap(evaluation, seen) if seen is not None else {}) | calibration(evaluation),

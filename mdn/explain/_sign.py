@@ -92,8 +92,8 @@ def _cuts(dist: Any, modes: Floats) -> Floats:
 
 def _width_above_one(dist: Any, cuts: Floats) -> float:
     """Returns the length of the set of y where the density exceeds 1, in the unit of y."""
-    at = np.interp(np.linspace(0, len(cuts) - 1, _POINTS), np.arange(len(cuts)), cuts)
-    at = np.unique(at)
+    places = np.linspace(0, len(cuts) - 1, _POINTS)
+    at = np.unique(np.interp(places, np.arange(len(cuts)), cuts))
     above = _log_prob(dist, at) > 0
     edges = [
         brentq(lambda t: float(_log_prob(dist, np.array([t]))[0]), at[i], at[i + 1])

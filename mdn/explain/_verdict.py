@@ -220,7 +220,7 @@ def _fine(parts: dict[str, Any]) -> tuple[str, str]:
 
 
 def _remarks(parts: dict[str, Any]) -> list[str]:
-    health, fit, floor = parts["health"], parts["fit"], parts["floor"]
+    health, fit, grid = parts["health"], parts["fit"], parts["floor"].get("grid")
     found = []
     if "gap" not in fit:
         found.append(
@@ -235,21 +235,16 @@ def _remarks(parts: dict[str, Any]) -> list[str]:
             f"{health['duplicated']} duplicated; merged to {enough} per row they would lose under "
             "0.05 nats. This does not harm the density"
         )
-    grid = floor.get("grid")
-    if (
-        grid
-        and grid["step"] is not None
-        and grid["repeated"] > 0
-        and grid["distinct"] > _FEW_VALUES
-    ):
+    many_values = grid is not None and grid["distinct"] > _FEW_VALUES
+    if many_values and grid["step"] is not None and grid["repeated"] > 0:
         found.append(
             f"y is rounded to steps of {grid['step']:.4g} ({grid['repeated']:.0%} of the rows "
             "share their value); a density much narrower than that has spikes on them"
         )
     if parts["sign"]["rows"] < _FEW_ROWS:
         found.append(f"{parts['sign']['rows']} rows are few: the tests have little power")
-    value, times = grid["heaps"][0] if grid and grid["heaps"] else (0.0, 0)
-    if grid and grid["distinct"] > _FEW_VALUES and times >= max(_FEW_VALUES, _HEAP * grid["rows"]):
+    value, times = grid["heaps"][0] if many_values and grid["heaps"] else (0.0, 0)
+    if many_values and times >= max(_FEW_VALUES, _HEAP * grid["rows"]):
         found.append(
             f"{times} of {grid['rows']} rows have y = {value:.6g} exactly: if they were recorded "
             "more coarsely than the others, a narrow component there has learnt the rounding, not y"

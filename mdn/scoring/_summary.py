@@ -94,10 +94,9 @@ def summary(dist: Any, y: Any, sample_weight: ArrayLike | None = None, *, X: Any
     calibrated model.
 
     Args:
-        dist: a distribution of batch (N,) or (), or a model with X.
+        dist: a distribution of batch (N,) or (), or a model with X, N rows of features.
         y: targets, (N, D), tensor or array.
         sample_weight: (N,) non-negative numbers; a row of weight 2 is two rows.
-        X: features, N rows, with a model.
 
     Raises:
         ValueError: shapes that do not fit, NaN in y, or a negative or missing weight.
