@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ._numerics import HALF_LOG_2PI
 from ._quantile import mixture_icdf
-from ._roots import newton_root
+from ._roots import find_root, newton_root
 
 __all__ = ["mixture_hdr", "mixture_modes"]
 
@@ -24,8 +24,7 @@ _CHUNK = 1 << 20  # numbers a working array may hold: 8 MiB
 # larger.  The steps are coarse, as extrema of the score between them are searched for.
 _HALF_GRID = [*(0.5 * i for i in range(1, 13)), *(7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 27.0, 39.0)]
 _GRID = torch.tensor([-t for t in reversed(_HALF_GRID)] + [0.0] + _HALF_GRID, dtype=torch.float64)
-_BISECTIONS = 200
-_EXTREMUM_STEPS = 55  # halvings of a cell: to the last digit of float64
+_SHARE = 1e-17  # of a bracket around a critical point: below the rounding of the score
 _MEAN_SHIFTS = 2000
 _SHIFTED = 1e-9  # D > 1: mean shift ends at steps this short, in units of the local width
 _NEWTON_STEPS = 20
@@ -109,13 +108,33 @@ def _cdf(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return (0.5 * log_w.exp() * torch.erfc((loc - x) / (scale * math.sqrt(2.0)))).sum(0)
 
 
+def _at_points(x: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same at one point of each row, (n)."""
+    value, score, curvature = _density(x.unsqueeze(1), *params)
+    return value[:, 0], score[:, 0], curvature[:, 0]
+
+
 def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mode, antimode, mode, ... in rising order, (n, P), with validity and log density.
+    """Mode, antimode, mode, ... in rising order, (n, P), with validity and log density."""
+    row, low, high = _sign_changes(log_w, loc, scale)
+    own = tuple(a[row] for a in (log_w, loc, scale))
+    root = find_root(lambda x: _at_points(x, *own)[1], low, high, share=_SHARE)
+    count = row.bincount(minlength=len(loc))
+    width = int(count.max())
+    rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    x = loc.new_full((len(loc), width), math.nan)
+    log_p = torch.full_like(x, -math.inf)
+    x[row, rank] = root
+    log_p[row, rank] = _at_points(root, *own)[0]
+    return x, torch.arange(width, device=x.device) < count.unsqueeze(1), log_p
+
+
+def _sign_changes(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The row and a bracket, (Z) each, of every zero of the score; sorted.
 
     Outside the range of the means the density is monotone.  Inside, the sign of the score is taken
     on a grid.  Where it is the same at both ends of a cell but the score has an extremum towards
-    zero in between, that is found: the score may have crossed zero twice.  Changes of sign are then
-    bisected.
+    zero in between, that is found: the score may have crossed zero twice.
     """
     params = (log_w, loc, scale)
     off = log_w == -math.inf
@@ -132,28 +151,12 @@ def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor,
     # cells in which the score has a minimum above zero, or a maximum below it
     down = rising[:, :-1] & rising[:, 1:] & (curvature[:, :-1] < 0) & (curvature[:, 1:] > 0)
     up = ~rising[:, :-1] & ~rising[:, 1:] & (curvature[:, :-1] > 0) & (curvature[:, 1:] < 0)
-    row, at = ((down | up) & (grid[:, 1:] > grid[:, :-1])).nonzero(as_tuple=True)
-    own = tuple(a[row] for a in params)
-    sign = torch.where(down[row, at], 1.0, -1.0).to(loc.dtype)
-    left, right = grid[row, at], grid[row, at + 1]
-    low, high, extremum = left, right, left
-
-    def bracket(flip: Tensor) -> Tensor:
-        """Halves the brackets: ``flip`` says where the sought point lies below the middle."""
-        nonlocal low, high
-        middle = 0.5 * (low + high)
-        low, high = torch.where(flip, low, middle), torch.where(flip, middle, high)
-        return middle
-
-    for _ in range(_EXTREMUM_STEPS):
-        middle = 0.5 * (low + high)
-        _, s, b = _density(middle.unsqueeze(1), *own)
-        crossed = (s[:, 0] >= 0) != (sign > 0)
-        extremum = torch.where(crossed, middle, extremum)
-        bracket(b[:, 0] * sign > 0)
-    crossed = extremum > left
-    row_e, extremum, sign = row[crossed], extremum[crossed], sign[crossed]
-    left, right = left[crossed], right[crossed]
+    row_e, at = ((down | up) & (grid[:, 1:] > grid[:, :-1])).nonzero(as_tuple=True)
+    own = tuple(a[row_e] for a in params)
+    left, right = grid[row_e, at], grid[row_e, at + 1]
+    extremum = find_root(lambda x: _at_points(x, *own)[2], left, right, share=_SHARE)
+    crossed = (_at_points(extremum, *own)[1] >= 0) != down[row_e, at]
+    row_e, left, extremum, right = (a[crossed] for a in (row_e, left, extremum, right))
 
     first, last = torch.ones_like(rising[:, :1]), torch.zeros_like(rising[:, :1])
     rising = torch.cat([first, rising, last], 1)  # it rises before the first mean, falls after
@@ -162,25 +165,10 @@ def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor,
     # every change of sign: between grid points, and two next to each extremum beyond zero
     low = torch.cat([grid[row, at], left, extremum])
     high = torch.cat([grid[row, at + 1], extremum, right])
-    positive = torch.cat([rising[row, at], sign > 0, sign < 0])  # the score at its low end
     row = torch.cat([row, row_e, row_e])
     order = low.argsort(stable=True)
     order = order[row[order].argsort(stable=True)]
-    row, low, high, positive = (a[order] for a in (row, low, high, positive))
-    own = tuple(a[row] for a in params)
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        if not bool(((middle != low) & (middle != high)).any()):
-            break
-        bracket((_density(middle.unsqueeze(1), *own)[1][:, 0] >= 0) != positive)
-    count = row.bincount(minlength=len(loc))
-    width = int(count.max())
-    rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    x = loc.new_full((len(loc), width), math.nan)
-    log_p = torch.full_like(x, -math.inf)
-    x[row, rank] = low
-    log_p[row, rank] = _density(low.unsqueeze(1), *own)[0][:, 0]
-    return x, torch.arange(width, device=x.device) < count.unsqueeze(1), log_p
+    return row[order], low[order], high[order]
 
 
 def _region(coverage: float, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
