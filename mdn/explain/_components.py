@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from ..distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
+from ..distribution._family_moments import moments
 from ..prediction import Floats
 from ._evaluation import Evaluation, evenly_spaced, to_latent
 
@@ -112,7 +113,8 @@ def _component_parameters(component: Distribution) -> list[Tensor]:
     base = component.base_dist if isinstance(component, Independent) else component
     pair: list[Any] = [getattr(base, "loc", None), getattr(base, "scale", None)]
     if not all(isinstance(a, Tensor) for a in pair):
-        pair = [base.mean, base.stddev]
+        mean, variance = moments(base, torch.device("cpu"))
+        pair = [mean, variance.sqrt()]
     return [a if component.event_shape else a.unsqueeze(-1) for a in pair]
 
 
