@@ -901,12 +901,14 @@ def test_a_target_off_the_grid_is_refused_with_its_row() -> None:
     assert loose.log_prob(column(0.34, INF)).tolist() == [dist.log_prob(column(0.3)).item(), -INF]
 
 
-def test_validation_follows_the_base_unless_told() -> None:
-    """A base that does not check makes no checking child."""
+def test_validation_follows_the_base_unless_chosen() -> None:
+    """A base that does not check makes no checking child; its bounds are checked even so."""
     silent = GaussianMixture(*MIXTURES["overlapping"], validate_args=False)
     nan = column(math.nan)
     assert TruncatedMixture(silent, 0.0, 1.0).log_prob(nan).isnan().all()
-    assert TruncatedMixture(silent, 1.0, 0.0).base is silent
+    assert TruncatedMixture(silent, 1.0, 0.0, validate_args=False).base is silent
+    with pytest.raises(ValueError, match=r"^low must be less than high"):
+        silent.truncate(1.0, 0.0)
     for child in (TruncatedMixture(mixture(), 0.0, 1.0), DiscretizedMixture(mixture(), 1.0)):
         with pytest.raises(ValueError, match=r"^y must not be NaN"):
             child.expand((3,))[1].log_prob(nan)

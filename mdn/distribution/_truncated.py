@@ -83,7 +83,7 @@ class TruncatedMixture(MixtureDistribution):
         validate = base._validate_args if validate_args is None else bool(validate_args)
         self._init_checked(base, ends[0], ends[1], batch, validate)
         wrong = ~(self.low < self.high)[..., 0]
-        if validate and bool(wrong.any()):
+        if validate_args is not False and bool(wrong.any()):  # also of a base that does not check
             at = tuple(wrong.nonzero()[0].tolist())
             where = f" in {first_row(wrong)}" if at else ""
             raise ValueError(
