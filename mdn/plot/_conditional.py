@@ -166,7 +166,7 @@ def plot_ridge(
     highest reaches 1.8 rows up.  White ticks are the medians.
 
     Args:
-        model_or_dist, x, n_grid, **style: as in `plot_conditional`.
+        model_or_dist, x, n_grid, style: as in `plot_conditional`.
         labels: names of the N rows; by default the values of x.
         x_label: what tells the rows apart, with its unit: the vertical axis.
         y_label, y_unit, ax: as in all plots of `mdn.plot`; y is the horizontal axis.

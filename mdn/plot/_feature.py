@@ -50,7 +50,7 @@ def plot_feature(
         x: features, (N, F), array or data frame, for the range of the feature.
         at: a row of x, (F,), that is varied; a line marks its own value.  The medians if None.
         coverage: probability of the interval, in (0, 1).
-        feature, x_label, y_label, y_unit, ax, n_grid, **style: as in `plot_density`.
+        feature, x_label, y_label, y_unit, ax, n_grid, style: as in `plot_density`.
 
     Returns:
         The Axes; the image is the first of ``ax.collections``.
