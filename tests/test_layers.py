@@ -389,7 +389,7 @@ def state():
 before = state()
 import mdn
 after = state()
-heavy = {"matplotlib", "pandas", "sklearn", "rich", "typer"}
+heavy = {"matplotlib", "narwhals", "pandas", "polars", "pyarrow", "rich", "sklearn", "typer"}
 print(json.dumps({
     "file": mdn.__file__,
     "loaded": sorted(heavy & {name.split(".")[0] for name in sys.modules}),
