@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.distributions import Gamma
 
-from mdn.distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
+from mdn.distribution import DiscretizedMixture, GaussianMixture, Mixture, TruncatedMixture
 from tests import oracles
 from tests.cases import MIXTURES
 from tests.oracles import mp
@@ -914,6 +915,15 @@ def test_validation_follows_the_base_unless_chosen() -> None:
             child.expand((3,))[1].log_prob(nan)
     with pytest.raises(ValueError, match=r"^y must not be NaN"):
         TruncatedMixture(silent, 0.0, 1.0, validate_args=True).log_prob(nan)
+
+
+def test_bounds_outside_the_support_of_the_base_are_refused() -> None:
+    """Nothing of the probability is there, and the moments would be NaN."""
+    positive = Mixture(torch.zeros(1), Gamma(torch.tensor([2.0]), torch.tensor([1.0])))
+    for low, high in ((-2.0, -1.0), (-1.0, 0.0)):
+        with pytest.raises(ValueError, match=r"^low and high must enclose a part of the support"):
+            positive.truncate(low, high)
+    assert positive.truncate(-1.0, 1.0).mean.isfinite().all()
 
 
 def test_oracles_agree_with_each_other() -> None:

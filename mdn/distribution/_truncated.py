@@ -38,7 +38,8 @@ class TruncatedMixture(MixtureDistribution):
         validate_args: check values of bounds and arguments; default as in base.
 
     Raises:
-        ValueError: D > 1, bounds of another shape, or low not below high, with the first row.
+        ValueError: D > 1, bounds of another shape, low not below high, or bounds
+            outside the support of the base, with the first row.
         TypeError: the base has probability masses.
 
     Example:
@@ -69,7 +70,7 @@ class TruncatedMixture(MixtureDistribution):
         validate_args: bool | None = None,
     ) -> None:
         check_univariate("truncate", base.event_shape[0], ". Take one with .marginal(dims)")
-        base_law(base, "truncate")
+        least, most = base_law(base, "truncate").ends()
         ends = []
         for name, value in (("low", low), ("high", high)):
             end = torch.as_tensor(value, dtype=base._reference.dtype, device=base._reference.device)
@@ -82,13 +83,19 @@ class TruncatedMixture(MixtureDistribution):
         )
         validate = base._validate_args if validate_args is None else bool(validate_args)
         self._init_checked(base, ends[0], ends[1], batch, validate)
-        wrong = ~(self.low < self.high)[..., 0]
-        if validate_args is not False and bool(wrong.any()):  # also of a base that does not check
+        if validate_args is not False:  # also of a base that does not check
+            low_end, high_end = self.low[..., 0], self.high[..., 0]
+            self._refuse_bounds(~(low_end < high_end), "low must be less than high")
+            outside = (high_end <= least) | (low_end >= most)
+            self._refuse_bounds(outside, "low and high must enclose a part of the support of base")
+
+    def _refuse_bounds(self, wrong: Tensor, must: str) -> None:
+        """Raises ValueError with the first row where ``wrong``, (*)."""
+        if bool(wrong.any()):
             at = tuple(wrong.nonzero()[0].tolist())
             where = f" in {first_row(wrong)}" if at else ""
             raise ValueError(
-                f"low must be less than high; got low {self.low[at].item():g} and "
-                f"high {self.high[at].item():g}{where}"
+                f"{must}; got low {self.low[at].item():g} and high {self.high[at].item():g}{where}"
             )
 
     def _init_checked(
