@@ -37,7 +37,7 @@ from torch.distributions.transforms import ExpTransform
 
 import mdn
 from benchmarks import verdicts
-from mdn import GaussianMixture, cli, explain_nll
+from mdn import GaussianMixture, Mixture, cli, explain_nll
 from mdn.prediction import predict_distribution
 
 N = 400
@@ -494,6 +494,19 @@ def test_other_families_of_torch(build: Any) -> None:
     assert report.unit["nll"] == pytest.approx(-float(dist.log_prob(y).mean()), rel=1e-9)
     if "integral" in report.sign:
         assert report.sign["integral"] == pytest.approx(1, abs=1e-8)
+
+
+def test_components_without_moments() -> None:
+    """Dependent dimensions whose mean no formula gives are judged by their log density."""
+    base = MultivariateNormal(torch.zeros(60, 2, 2).double(), torch.eye(2).double())
+    mixture = Mixture(torch.zeros(60, 2).double(), TransformedDistribution(base, [ExpTransform()]))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        y = mixture.sample()
+    with pytest.raises(TypeError, match=r"^mean and variance need components that have them"):
+        assert mixture.mean is None
+    report = explain_nll(mixture, y=y)
+    assert str(report.verdict).startswith("fine")
 
 
 def test_classes_have_a_mass_and_a_loss_that_is_never_negative() -> None:

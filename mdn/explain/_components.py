@@ -82,7 +82,10 @@ def components(evaluation: Evaluation) -> Components | None:
     dist, y = evaluation.dist[torch.from_numpy(rows)], evaluation.y[torch.from_numpy(rows)]
     if isinstance(dist, DiscretizedMixture | TruncatedMixture):
         dist = dist.base
-    loc, scale = _loc_and_scale(dist)
+    try:
+        loc, scale = _loc_and_scale(dist)
+    except TypeError:  # components of dependent dimensions that have no moments
+        return None
     network = np.arange(loc.shape[1]) // max(1, loc.shape[1] // evaluation.n_networks)
     network[network >= evaluation.n_networks] = -1
     log_responsibility = np.nan_to_num(dist.responsibilities(y).double().numpy(), nan=-40.0)

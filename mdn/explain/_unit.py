@@ -177,7 +177,7 @@ def _single_gaussian(evaluation: Evaluation) -> tuple[Floats, list[float]] | Non
         return None
     try:
         centre = dist.median if evaluation.link else dist.mean
-    except NotImplementedError:
+    except (NotImplementedError, TypeError):  # no mean, or no cdf to solve for the median
         return None
     centre = to_latent(centre.double().numpy().reshape(y.shape), evaluation.link)[0]
     z, log_jacobian = to_latent(y, evaluation.link)
