@@ -59,6 +59,7 @@ from mdn.distribution import (
 __all__ = [
     "BAD_EXAMPLES",
     "EXAMPLES",
+    "LogitNormalLaw",
     "MIXTURES",
     "SEVERAL",
     "UNIVARIATE",
@@ -297,7 +298,7 @@ class _Kumaraswamy(S.rv_continuous):
         return (-np.expm1(np.log1p(-q) / self.powers[1])) ** (1 / self.powers[0])
 
 
-class _LogitNormal:
+class LogitNormalLaw:
     """The law of 1 / (1 + exp(-x)), x Gaussian, from SciPy's normal."""
 
     def __init__(self, loc: float, scale: float) -> None:
@@ -405,7 +406,7 @@ UNIVARIATE: dict[str, Example] = {
         S.lognorm(0.5, scale=math.exp(-1)), S.lognorm(0.3, scale=math.e), low=0.0,
     ),
     "logit_normal": _of_family(
-        LogitNormal(t(-1, 2), t(0.5, 1)), _LogitNormal(-1, 0.5), _LogitNormal(2, 1),
+        LogitNormal(t(-1, 2), t(0.5, 1)), LogitNormalLaw(-1, 0.5), LogitNormalLaw(2, 1),
         low=0.0, high=1.0,
     ),
     "gamma": _of_family(

@@ -222,7 +222,7 @@ def test_every_floor_has_a_file() -> None:
 
 
 def test_the_picture_of_the_architecture_shows_every_module_on_its_floor() -> None:
-    """docs/architecture.md shows the floors of this test; __main__ is the door of the cli."""
+    """docs/architecture.md shows the floors of this test; __main__ only calls the cli."""
     root = ElementTree.parse(ROOT / "docs" / "images" / "architecture.svg").getroot()
     svg = "{http://www.w3.org/2000/svg}"
     shown = {

@@ -43,6 +43,7 @@ from torch.distributions.transforms import AffineTransform, ExpTransform, Softpl
 
 from mdn.distribution import GaussianMixture, Logistic, LogitNormal, Mixture, PointMass
 from mdn.nn._families import FAMILIES
+from tests.cases import LogitNormalLaw
 from tests.oracles import mp
 
 INF = math.inf
@@ -66,29 +67,8 @@ class Case(NamedTuple):
 S = scipy.stats
 
 
-class _LogitNormalLaw:
-    """The law of 1 / (1 + exp(-x)), x Gaussian, from SciPy's normal; moments by mpmath."""
-
-    def __init__(self, loc: float, scale: float) -> None:
-        self.logit = S.norm(loc, scale)
-
-    def pdf(self, y: Any) -> Any:
-        inside = (y > 0) & (y < 1)
-        safe = np.where(inside, y, 0.5)
-        density = self.logit.pdf(scipy.special.logit(safe)) / (safe * (1 - safe))
-        return np.where(inside, density, 0.0)
-
-    def cdf(self, y: Any) -> Any:
-        return self.logit.cdf(scipy.special.logit(np.clip(y, 0, 1)))
-
-    def sf(self, y: Any) -> Any:
-        return self.logit.sf(scipy.special.logit(np.clip(y, 0, 1)))
-
-    def ppf(self, q: Any) -> Any:
-        return scipy.special.expit(self.logit.ppf(q))
-
-    def isf(self, q: Any) -> Any:
-        return scipy.special.expit(self.logit.isf(q))
+class _LogitNormalLaw(LogitNormalLaw):
+    """With moments by mpmath."""
 
     def mean(self) -> float:
         return self._expect(lambda y: y)
