@@ -21,6 +21,7 @@ from .distribution import (
 from .io import load, save
 from .nn import MDN, CategoricalHead, MDNHead
 from .train import History, TrainingError, fit
+from .warnings import DataWarning, MDNWarning, TrainingWarning
 
 if TYPE_CHECKING:
     from . import calibration, plot, simulators
@@ -45,6 +46,9 @@ __all__ = [
     "NLLReport",
     "History",
     "TrainingError",
+    "MDNWarning",
+    "DataWarning",
+    "TrainingWarning",
     "save",
     "load",
     "datasets",

@@ -201,7 +201,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 a parameter out of its range.
 
         Warns:
-            UserWarning: y is constant or sits on few values, so that the height of its density says
+            DataWarning: y is constant or sits on few values, so that the height of its density says
                 little; fewer than 20 rows.
         """
         settings = checked_settings(self.get_params(deep=False))

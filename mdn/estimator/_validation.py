@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, _num_samples
 from torch import Tensor
 
 from ..train._options import check_integer, check_options
+from ..warnings import DataWarning, warn
 from ._plan import TINY, Settings
 from ._state import Floats
 from ._target import OFF_GRID, Target
@@ -165,10 +165,10 @@ def rounding_floor(y: Tensor) -> float:
 def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
     """Warns where a density means little: few rows, y constant, or many rows on few values."""
     if len(y) < TINY:
-        warnings.warn(
+        warn(
             f"{len(y)} rows are few for a conditional density: a smaller model is fitted, and what "
             "it says rests on little",
-            stacklevel=3,
+            DataWarning,
         )
     if target.likelihood_is_mass:
         return
@@ -177,10 +177,10 @@ def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
     if constant.any():
         names = ", ".join(str(i) for i in np.flatnonzero(constant))
         name = "y" if constant.all() else f"y in column {names}"
-        warnings.warn(
+        warn(
             f"{name} is constant ({columns[0, constant][0]:g}): the fitted density is as narrow as "
             "its floor allows, and its height says nothing about the data",
-            stacklevel=3,
+            DataWarning,
         )
     for column in columns[:, ~constant].T if min_scale < _HARMLESS_FLOOR else ():
         values, counts = np.unique(column, return_counts=True)
@@ -199,10 +199,10 @@ def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
                 else:
                     cure = "; round y to multiples of a step and name that with resolution=, for"
                 cure += " the probability of the rounding cell instead"
-            warnings.warn(
+            warn(
                 f"{share:.0%} of y are tied values ({len(values)} distinct ones in {len(column)} "
                 "rows): a density may have a spike at each of them, so its NLL is not meaningful"
                 f"{cure}",
-                stacklevel=3,
+                DataWarning,
             )
             break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..warnings import DataWarning, warn
 from ._reading import Values, label_of, place_of, read, refuse_numbers_as_text
 
 __all__ = ["MAX_CATEGORIES", "Columns"]
@@ -129,7 +129,7 @@ class Columns:
                 row); two columns have one name.
 
         Warns:
-            UserWarning: a column has no value at all; it is ignored.
+            DataWarning: a column has no value at all; it is ignored.
         """
         _, names, columns = read(X)
         if isinstance(X, np.ndarray) and X.dtype.kind == "U":
@@ -179,7 +179,7 @@ class Columns:
             ValueError: other names or another number of columns, or as for :meth:`fit`.
 
         Warns:
-            UserWarning: categories that training had not; missing values in columns that had none
+            DataWarning: categories that training had not; missing values in columns that had none
                 in training.  Each gives the number of rows per column.  In a column whose rarer
                 categories were left out in training, a new one is encoded like those, without a
                 warning.
@@ -310,4 +310,4 @@ def _warn(items: Sequence[str], text: str) -> None:
     if items:
         more = len(items) - _NAMES_SHOWN
         listed = ", ".join(items[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        warnings.warn(text.format(listed), UserWarning, stacklevel=3)
+        warn(text.format(listed), DataWarning)

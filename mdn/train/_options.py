@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from ..warnings import TrainingWarning, warn
 
 __all__ = [
     "check_integer",
@@ -76,7 +77,7 @@ def seeded(seed: int, cuda_devices: Sequence[Any]) -> Iterator[None]:
 
 def warn_interrupted(epoch: int, kept: str, more: str = "") -> None:
     """Warns the caller of the fit that it was interrupted, and tells which weights are kept."""
-    warnings.warn(
+    warn(
         f"Training was interrupted in epoch {epoch}; the module holds the weights {kept}{more}",
-        stacklevel=3,
+        TrainingWarning,
     )
