@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from .functional._arrays import numeric_array, numeric_tensor
 from .functional._checks import check_batch, check_event, check_not_nan
 
 __all__ = [
@@ -268,7 +269,7 @@ def target_tensor(dist: Any, y: Any, X: Any = None) -> Tensor:
             raise ValueError(
                 f"X and y must have one length; got {n_rows(X)} and {len(target)} rows"
             )
-    check_event(target, dist.event_shape[0])
+    check_event(target, dist.event_shape[0], given=y)
     check_batch("y", target.shape[:-1], dist.batch_shape, "distribution")
     check_not_nan(target)
     return target
@@ -306,55 +307,6 @@ def n_rows(X: Any) -> int:
     if shape is not None and not len(shape):
         raise ValueError(f"X and y must have one row or more; got a single number, {X}")
     return int(shape[0]) if shape is not None else len(X)
-
-
-def numeric_tensor(values: Any, name: str, like: Any = None) -> Tensor:
-    """Returns numbers as a tensor: a tensor as it is, others as :func:`numeric_array`.
-
-    An array goes to the device of the distribution ``like``; messages call the values ``name``.
-    """
-    if isinstance(values, Tensor):
-        return values
-    device = None if like is None else getattr(like.mean, "device", None)
-    return torch.as_tensor(numeric_array(values, name), device=device)
-
-
-def numeric_array(values: Any, name: str) -> NDArray[Any]:
-    """Returns numbers as an array that torch can share: writable, contiguous, of native bytes.
-
-    Args:
-        values: an array, a list, a tensor, or a data frame or column of any kind.
-        name: of the values in messages.
-
-    Raises:
-        TypeError: they are not all numbers or booleans.
-    """
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    array = np.asarray(values)
-    if array.dtype == object and hasattr(values, "columns"):  # columns of several dtypes, or NA
-        array = _columns_as_floats(values, name)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"{name} must be a tensor or a numeric array; got {type(values).__name__} of "
-            f"{array.dtype}"
-        )
-    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
-
-
-def _columns_as_floats(frame: Any, name: str) -> Floats:
-    import narwhals as nw  # small, but only a data frame needs it
-
-    columns = []
-    for column in nw.from_native(frame, eager_only=True).iter_columns():
-        if not (column.dtype.is_numeric() or column.dtype == nw.Boolean):
-            raise TypeError(
-                f"{name} must hold numbers to become a tensor; column {column.name!r} holds "
-                f"{column.dtype}: encode it, or take a model that does"
-            )
-        columns.append(np.asarray(column.cast(nw.Float64).to_numpy(), dtype=np.float64))
-    return np.stack(columns, 1)
 
 
 def to_numpy(values: Tensor) -> Floats:

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.integrate
 import torch
@@ -275,6 +276,27 @@ def test_answers_have_the_shape_of_the_batch_and_agree_with_the_row(example: Exa
         torch.testing.assert_close(got, want.expand_as(got), equal_nan=True, rtol=1e-6, atol=1e-8)
 
 
+@each_univariate
+def test_numbers_arrays_and_frames_give_the_answers_of_tensors(example: Example) -> None:
+    """A number stands for every row; numbers and lists leave the dtype of the distribution."""
+    wide = batch_of(example.dist)
+    y = example.dist.sample((3,), generator=torch.Generator().manual_seed(3))
+    single = example.dist.to(torch.float32)
+    for name in ("log_prob", "cdf", "log_cdf", "log_sf", "crps"):
+        ask, want = getattr(wide, name), getattr(example.dist, name)(y)
+        number, column = ask(y[0].item()), y.numpy()
+        torch.testing.assert_close(number, want[0].expand_as(number), rtol=1e-6, atol=1e-9)
+        for values in (column, column.tolist(), pd.DataFrame(column)):
+            torch.testing.assert_close(ask(values), ask(y), rtol=0, atol=0)
+        assert getattr(single, name)(column.tolist()).dtype == torch.float32
+        assert getattr(single, name)(column).dtype == torch.float64
+    levels = torch.tensor([[0.1], [0.5]], dtype=torch.float64)
+    flat = wide[0]
+    for p in (levels.numpy(), levels.tolist(), pd.DataFrame(levels.numpy())):
+        torch.testing.assert_close(flat.icdf(p), flat.icdf(levels), rtol=0, atol=0)
+    assert flat[0].icdf([0.1, 0.5]).shape == (2, 1)
+
+
 @each
 def test_cat_puts_batches_one_after_the_other(example: Example) -> None:
     """Along any axis of the batch, of the same class."""
@@ -451,7 +473,13 @@ def test_bad_examples_are_refused(bad: Bad) -> None:
 @pytest.mark.parametrize(
     ("ask", "error", "match"),
     [
-        (lambda d: d.log_prob(0.5), TypeError, r"^y must be a torch\.Tensor; got float$"),
+        (lambda d: d.log_prob("a"), TypeError, r"^y must be a tensor or a numeric array; got str"),
+        (lambda d: d.cdf([[1.0], [2.0, 3.0]]), ValueError, "^y must have rows of one length"),
+        (lambda d: d.cdf(pd.Series(np.zeros(64))), ValueError,
+         r"got \(64,\)\. Did you mean y\.to_numpy\(\)\[:, None\]\?$"),
+        (lambda d: d.cdf([0.0] * 64), ValueError, r"Did you mean numpy\.asarray\(y\)\[:, None\]"),
+        (lambda d: d.icdf([0.1, 0.2, 0.5]), ValueError,
+         r"^p with .* For these levels of every mixture give numpy\.asarray\(p\)\[:, None\]$"),
         *(
             (lambda d, name=name: getattr(d, name)(torch.zeros(64)), ValueError,
              r"^y must have shape \(\*, 1\); got \(64,\)\. Did you mean y\[:, None\]\?$")

@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..functional._arrays import column_of, numeric_tensor
 from ..functional._checks import (
     check_batch,
     check_coverage,
@@ -18,7 +20,6 @@ from ..functional._checks import (
     check_event,
     check_levels,
     check_not_nan,
-    check_tensor,
     check_univariate,
 )
 from ._law import UnivariateLaw
@@ -35,8 +36,10 @@ class MixtureDistribution(Distribution, ABC):
 
     The event shape is always ``(D,)``, also when D is 1, and y is (*, D): a target of shape (N,)
     against a batch of N is refused, never broadcast to (N, N).  Methods marked D = 1 need one
-    target dimension.  Where they are exact and where they are computed by quadrature depends on the
-    class; either way their results have the dtype of the parameters, or that of y if it is wider.
+    target dimension.  A target may be a tensor, an array, a data frame or nested lists, and for
+    D = 1 also one number.  Where results are exact and where they are computed by quadrature
+    depends on the class; either way they are tensors of the dtype of the parameters, or of that of
+    y if it is wider.
 
     A subclass says what its parameters are (:meth:`_map`, :meth:`_named`), its log density and
     moments, and for D = 1 the :class:`UnivariateLaw` that answers everything else.
@@ -114,26 +117,26 @@ class MixtureDistribution(Distribution, ABC):
 
     # -- density ------------------------------------------------------------------------------
 
-    def log_prob(self, y: Tensor) -> Tensor:
+    def log_prob(self, y: Tensor | ArrayLike) -> Tensor:
         """Log density in nats, or log probability where y is discrete, (*); y is (*, D)."""
         y, dtype = self._check_value(y)
         return self._log_prob(y).to(dtype)
 
     # -- probabilities, D = 1 -----------------------------------------------------------------
 
-    def cdf(self, y: Tensor) -> Tensor:
+    def cdf(self, y: Tensor | ArrayLike) -> Tensor:
         """P(Y <= y), (*); D = 1, y is (*, 1)."""
         return self._answer("cdf", y, lambda law, at: law.log_cdf(at).exp())
 
-    def log_cdf(self, y: Tensor) -> Tensor:
+    def log_cdf(self, y: Tensor | ArrayLike) -> Tensor:
         """Log of P(Y <= y), (*), accurate in both tails; D = 1, y is (*, 1)."""
         return self._answer("log_cdf", y, lambda law, at: law.log_cdf(at))
 
-    def log_sf(self, y: Tensor) -> Tensor:
+    def log_sf(self, y: Tensor | ArrayLike) -> Tensor:
         """Log of P(Y > y), (*), accurate in both tails; D = 1, y is (*, 1)."""
         return self._answer("log_sf", y, lambda law, at: law.log_sf(at))
 
-    def log_mass(self, low: Tensor | float, high: Tensor | float) -> Tensor:
+    def log_mass(self, low: Tensor | ArrayLike, high: Tensor | ArrayLike) -> Tensor:
         """Log of P(low <= Y <= high), (*), both ends included; D = 1.
 
         Accurate in both tails, for intervals much narrower than the scales and for those that hold
@@ -143,20 +146,13 @@ class MixtureDistribution(Distribution, ABC):
             low, high: numbers or (*, 1), in the unit of y; may be infinite.
         """
         self._need_one_dimension("log_mass")
-        own, ends = self._reference, []
-        dtype = own.dtype
-        for name, end in (("low", low), ("high", high)):
-            if isinstance(end, Tensor) and end.ndim:
-                value, wider = self._check_value(end, name)
-                dtype = torch.promote_types(dtype, wider)
-            else:
-                value = torch.as_tensor(end, dtype=torch.float64, device=own.device).reshape(1)
-                check_not_nan(value, name)
-            ends.append(value[..., 0])
+        (low, one), (high, other) = self._check_value(low, "low"), self._check_value(high, "high")
+        dtype = torch.promote_types(one, other)
+        ends = low[..., 0], high[..., 0]
         shape = torch.broadcast_shapes(ends[0].shape, ends[1].shape, self.batch_shape)
         return self._law().log_mass(*(end.expand(shape) for end in ends)).to(dtype)
 
-    def icdf(self, p: Tensor | float) -> Tensor:
+    def icdf(self, p: Tensor | ArrayLike) -> Tensor:
         """Quantiles: the least y with P(Y <= y) >= p, (*, 1), in the unit of y; D = 1.
 
         Args:
@@ -172,9 +168,12 @@ class MixtureDistribution(Distribution, ABC):
         dtype, given = own.dtype, torch.float64
         if isinstance(p, Tensor) and p.is_floating_point():
             dtype, given = torch.promote_types(p.dtype, dtype), p.dtype
-        level = torch.as_tensor(p, dtype=torch.float64, device=own.device)
+        level = numeric_tensor(p, "p").to(own.device, torch.float64)
         check_levels(level)
-        rank = len(check_batch("p", level.shape, self.batch_shape))
+        hint = f". For these levels of every mixture give {column_of('p', p)}"
+        rank = len(
+            check_batch("p", level.shape, self.batch_shape, hint=hint if level.ndim == 1 else "")
+        )
         level = level[(None,) * (rank - level.ndim)]
         return self._law().icdf(level, given).to(dtype).unsqueeze(-1)
 
@@ -223,7 +222,7 @@ class MixtureDistribution(Distribution, ABC):
         """The first of :meth:`modes`, (*, D): for D = 1 the highest there is."""
         return self.modes().loc[..., 0, :]
 
-    def crps(self, y: Tensor) -> Tensor:
+    def crps(self, y: Tensor | ArrayLike) -> Tensor:
         r"""Continuous ranked probability score, (*), in the unit of y; D = 1, y is (*, 1).
 
         .. math:: \int (F(x) - 1\{y \le x\})^2 \, dx
@@ -366,13 +365,21 @@ class MixtureDistribution(Distribution, ABC):
 
     # -- checks -------------------------------------------------------------------------------
 
-    def _check_value(self, y: Tensor, name: str = "y") -> tuple[Tensor, torch.dtype]:
+    def _check_value(self, y: Tensor | ArrayLike, name: str = "y") -> tuple[Tensor, torch.dtype]:
         """y (*, D), checked, floating, of as many axes as the common batch; dtype of the answer."""
-        check_tensor(name, y)
-        check_event(y, self.event_shape[0], name)
+        own, given = self._reference.dtype, y
+        has_dtype = isinstance(y, Tensor) or hasattr(y, "dtype") or hasattr(y, "columns")
+        y = numeric_tensor(y, name)
+        if not isinstance(given, Tensor):
+            y = y.to(self._reference.device)
+        if not y.ndim and self.event_shape[0] == 1:
+            y, has_dtype = y.reshape(1), False
+        if not has_dtype:  # numbers have no dtype of their own: they are taken at full precision
+            y = y.double()
+        check_event(y, self.event_shape[0], name, given)
         if self._validate_args:
             check_not_nan(y, name)
-        own, batch = self._reference.dtype, y.shape[:-1]
+        batch = y.shape[:-1]
         if batch != self.batch_shape:
             missing = len(check_batch(name, batch, self.batch_shape)) - len(batch)
             y = y[(None,) * missing] if missing else y
@@ -380,7 +387,7 @@ class MixtureDistribution(Distribution, ABC):
             return y, own
         if not y.is_floating_point():
             return y.double(), own
-        return y, torch.promote_types(y.dtype, own)
+        return y, torch.promote_types(y.dtype, own) if has_dtype else own
 
     def _validate_sample(self, value: Tensor) -> None:
         self._check_value(value)
@@ -389,7 +396,7 @@ class MixtureDistribution(Distribution, ABC):
         check_univariate(what, self.event_shape[0], ". Take one with .marginal(dims)")
 
     def _answer(
-        self, what: str, y: Tensor, of: Callable[[UnivariateLaw, Tensor], Tensor]
+        self, what: str, y: Tensor | ArrayLike, of: Callable[[UnivariateLaw, Tensor], Tensor]
     ) -> Tensor:
         """An answer of the law at y, (*); ``what`` is the method that was called."""
         self._need_one_dimension(what)

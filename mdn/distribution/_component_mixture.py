@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..functional._diagonal import log_weights
@@ -49,7 +50,7 @@ class ComponentMixture(MixtureDistribution):
     def _pool(self, mixtures: Sequence[Self], logits: Tensor) -> Self:
         """The components of mixtures of one batch, with these log weights, (*, M K)."""
 
-    def responsibilities(self, y: Tensor) -> Tensor:
+    def responsibilities(self, y: Tensor | ArrayLike) -> Tensor:
         """Log posterior probability of the components given y, (*, K); NaN where p(y) = 0."""
         y, dtype = self._check_value(y)
         return self._log_responsibilities(y).to(dtype)

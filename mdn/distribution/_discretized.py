@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -92,7 +93,7 @@ class DiscretizedMixture(MixtureDistribution):
         """Number of components K of the base."""
         return self.base.n_components
 
-    def log_prob(self, y: Tensor) -> Tensor:
+    def log_prob(self, y: Tensor | ArrayLike) -> Tensor:
         """Log probability in nats, (*), never above 0; y is (*, 1), multiples of the width.
 
         Raises:

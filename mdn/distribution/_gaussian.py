@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
@@ -240,7 +241,11 @@ class GaussianMixture(ComponentMixture):
         return Bounds(*entropy_bounds(self.logits, self.loc, self.scale_tril))
 
     def energy_score(
-        self, y: Tensor, *, n_samples: int = 1024, generator: torch.Generator | None = None
+        self,
+        y: Tensor | ArrayLike,
+        *,
+        n_samples: int = 1024,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         r"""Energy score :math:`E|Y - y| - \tfrac12 E|Y - Y'|`, (*), in the unit of y.
 
@@ -256,7 +261,11 @@ class GaussianMixture(ComponentMixture):
         return self.energy_score_estimate(y, n_samples=n_samples, generator=generator).value
 
     def energy_score_estimate(
-        self, y: Tensor, *, n_samples: int = 1024, generator: torch.Generator | None = None
+        self,
+        y: Tensor | ArrayLike,
+        *,
+        n_samples: int = 1024,
+        generator: torch.Generator | None = None,
     ) -> Estimate:
         """The energy score from draws, with its standard error.
 
@@ -300,7 +309,7 @@ class GaussianMixture(ComponentMixture):
 
     # -- new mixtures from old ----------------------------------------------------------------
 
-    def condition(self, dims: int | Sequence[int], value: Tensor) -> GaussianMixture:
+    def condition(self, dims: int | Sequence[int], value: Tensor | ArrayLike) -> GaussianMixture:
         """The mixture of the other dimensions, given the values of some.
 
         Args:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ._arrays import column_of
+
 __all__ = [
     "broadcast_batches",
     "check_batch",
@@ -29,10 +31,14 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
 
 
-def check_event(y: Tensor, dims: int, name: str = "y") -> None:
-    """Raises unless y ends in the event axis: (N,) against N mixtures would broadcast to (N, N)."""
+def check_event(y: Tensor, dims: int, name: str = "y", given: object = None) -> None:
+    """Raises unless y ends in the event axis: (N,) against N mixtures would broadcast to (N, N).
+
+    ``given`` is what the user gave if that is not y itself; the message says how to reshape it.
+    """
     if y.ndim == 0 or y.shape[-1] != dims:
-        hint = f". Did you mean {name}[:, None]?" if dims == 1 and y.ndim == 1 else ""
+        column = column_of(name, y if given is None else given)
+        hint = f". Did you mean {column}?" if dims == 1 and y.ndim == 1 else ""
         raise ValueError(f"{name} must have shape (*, {dims}); got {tuple(y.shape)}{hint}")
 
 
@@ -71,7 +77,7 @@ def check_entries(name: str, value: Tensor, good: Tensor, want: str) -> None:
 
 
 def check_batch(
-    name: str, batch: Sequence[int], own: Sequence[int], owner: str = "mixture"
+    name: str, batch: Sequence[int], own: Sequence[int], owner: str = "mixture", hint: str = ""
 ) -> torch.Size:
     """The common batch of an argument and of the distribution that got it."""
     try:
@@ -79,7 +85,7 @@ def check_batch(
     except RuntimeError:
         raise ValueError(
             f"{name} with batch shape {tuple(batch)} does not broadcast against the "
-            f"batch shape {tuple(own)} of the {owner}"
+            f"batch shape {tuple(own)} of the {owner}{hint}"
         ) from None
 
 
