@@ -24,6 +24,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_FIGURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps")
+
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 
 
@@ -94,22 +96,21 @@ def explain(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column of y; repeat it for several. Default: all columns that are not features, "
-            "or the last ones."
+            help="Column of y; repeat it for several. Default: what the model was fitted on, else "
+            "all columns that are not features, or the last ones."
         ),
     ] = None,
     train: Annotated[Path | None, typer.Option(help="CSV file of the training rows.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as one HTML page.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Write the figure, as .png or .pdf.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure: .png, .pdf, .svg.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the numbers as JSON.")] = None,
     force: Force = False,
 ) -> None:
     """Explain a loss on data: why it may be negative, and whether the density is right."""
+    figure = None if figure is None else _figure_path(figure)
     files = [path for path in (html, figure, json) if path is not None]
+    _check_outputs(files, [model, data, *([] if train is None else [train])])
     _check_free(files, force)
-    for path in files:
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"the folder {path.parent} does not exist; create it first")
 
     from .explain import explain_file, write
 
@@ -140,10 +141,35 @@ def main(args: list[str] | None = None) -> int:
         return 2 if wrong_usage else 1
 
 
+def _figure_path(path: Path) -> Path:
+    """Returns the file that Matplotlib writes: ``.png`` is added to a name without an ending."""
+    if path.suffix in ("", "."):
+        return path.with_name(path.name.rstrip(".") + ".png")
+    if path.suffix.lower() not in _FIGURES:
+        raise ValueError(f"--figure must end in {', '.join(_FIGURES)}; got {path}")
+    return path
+
+
+def _check_outputs(files: list[Path], inputs: list[Path]) -> None:
+    """Checks that the files can be written, each once, and none over what is read."""
+    for i, path in enumerate(files):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the folder {path.parent} does not exist; create it first")
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; name a file in it")
+        if path.resolve() in {other.resolve() for other in files[:i]}:
+            raise ValueError(f"every output must have a file of its own; got {path} twice")
+        if path.resolve() in {other.resolve() for other in inputs}:
+            raise ValueError(f"an output must not replace what is read; got {path} for both")
+
+
 def _check_free(files: list[Path], force: bool) -> None:
     existing = [path for path in files if path.exists()]
     if existing and not force:
-        raise FileExistsError(f"{_joined(existing)} exist already; add --force to replace them")
+        what = "exists already; add --force to replace it"
+        if len(existing) > 1:
+            what = "exist already; add --force to replace them"
+        raise FileExistsError(f"{_joined(existing)} {what}")
 
 
 def _joined(files: list[Path]) -> str:

@@ -517,6 +517,28 @@ def test_feature_names_are_kept_and_checked() -> None:
         model.predict(X)
 
 
+def test_target_names_are_kept_and_saved(tmp_path: Path) -> None:
+    """Of a column or a table with names; None of an array, or where a name is no string."""
+    X, y = rows(dims=2)
+    two, one = {"a": y[:, 0], "b": y[:, 1]}, {"a": y[:, 0]}
+    named: list[tuple[Any, list[str] | None]] = [
+        (pd.Series(y[:, 0], name="a"), ["a"]),
+        (pl.Series("a", y[:, 0]), ["a"]),
+        *((frame(one), ["a"]) for frame in (pd.DataFrame, pl.DataFrame)),
+        *((frame(two), ["a", "b"]) for frame in (pd.DataFrame, pl.DataFrame)),
+        (y, None),
+        (pd.Series(y[:, 0]), None),
+        (pd.Series(y[:, 0], name=3), None),
+        (pl.Series(y[:, 0]), None),
+        (pd.DataFrame(y), None),
+    ]
+    for target, names in named:
+        model = regressor(max_epochs=1).fit(X, target)
+        assert model.target_names_ == names
+        model.save(tmp_path / "m.mdn")
+        assert mdn.load(tmp_path / "m.mdn").target_names_ == names
+
+
 @pytest.fixture(scope="module")
 def shop() -> tuple[pd.DataFrame, np.ndarray]:
     """Every kind of column with gaps, and a y that hangs on each of them."""

@@ -38,6 +38,7 @@ from torch.distributions.transforms import ExpTransform
 import mdn
 from benchmarks import verdicts
 from mdn import GaussianMixture, Mixture, cli, explain_nll
+from mdn.explain import explain_file
 from mdn.prediction import predict_distribution
 
 N = 400
@@ -786,7 +787,8 @@ def test_command_takes_a_module_and_a_distribution(
         (["nope.mdn", "test.csv"], "there is no file nope.mdn"),
         (["model.mdn", "nope.csv"], "there is no file nope.csv"),
         (["model.mdn", "test.csv", "--target", "nope"], "has no column nope; its columns: yield"),
-        (["model.mdn", "test.csv", "--target", "kind"], "the target kind of test.csv must hold"),
+        (["model.mdn", "text.csv", "--target", "note"], "the target note of text.csv must hold"),
+        (["model.mdn", "test.csv", "--target", "load"], "load is one of its features"),
         (["model.mdn", "short.csv"], "short.csv lacks kind, which the model was fitted on"),
         (["model.mdn", "wide.csv"], "wide.csv has 2 columns besides the features"),
         (["model.mdn", "empty.csv"], "empty.csv is not a CSV file with a header"),
@@ -805,10 +807,119 @@ def test_command_errors_are_one_line(
     table = pd.read_csv("test.csv")
     table.drop(columns="kind").to_csv("short.csv", index=False)
     table.assign(other=1.0).to_csv("wide.csv", index=False)
+    table.assign(note="a").to_csv("text.csv", index=False)
     Path("empty.csv").write_text("")
     assert cli.main(["explain", *args]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def prices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models of ``price`` and a table that holds another column beside it."""
+    folder = tmp_path_factory.mktemp("prices")
+    rng = np.random.default_rng(0)
+    size = rng.uniform(1.0, 4.0, 120)
+    price = 2 * size + 0.1 * rng.normal(size=120)
+    table = pd.DataFrame({"price": price, "size": size, "cost": price + 1.0})
+    table.to_csv(folder / "test.csv", index=False)
+    table.rename(columns={"price": "value"}).to_csv(folder / "renamed.csv", index=False)
+    few: dict[str, Any] = {"preset": "fast", "ensemble_size": 1, "trees": False, "max_epochs": 2}
+    model = mdn.MDNRegressor(**few, random_state=0)
+    model.fit(table[["size"]], table["price"]).save(folder / "model.mdn")
+    model.fit(table[["size"]], price).save(folder / "nameless.mdn")
+    model.fit(table[["size"]], table[["price", "cost"]]).save(folder / "two.mdn")
+    return folder
+
+
+def test_the_target_that_the_model_was_fitted_on_is_the_default(
+    prices: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is that of the model on that column, whichever others there are."""
+    monkeypatch.chdir(prices)
+    table, model = pd.read_csv("test.csv"), mdn.load("model.mdn")
+    nll = model.nll(table[["size"]], table["price"])
+    found = explain_file("model.mdn", "test.csv")
+    assert found.unit["nll"] == pytest.approx(nll, abs=1e-12)
+    assert explain_file("model.mdn", "test.csv", target=["price"]).to_dict() == found.to_dict()
+    both = explain_file("two.mdn", "test.csv", target=["cost", "price"])  # in any order
+    assert both.to_dict() == explain_file("two.mdn", "test.csv").to_dict()
+    assert cli.main(["explain", "model.mdn", "test.csv"]) == 0
+    renamed = explain_file("model.mdn", "renamed.csv", target=["value"])
+    assert renamed.unit["nll"] == pytest.approx(nll, abs=1e-12)
+    assert any("y is value, and the model was fitted on price" in r for r in renamed.remarks)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["model.mdn", "test.csv", "--target", "size"], "size is one of its features; the model"),
+        (["nameless.mdn", "test.csv", "--target", "size"], "size is one of its features"),
+        (["model.mdn", "test.csv", "--target", "cost"], "fitted to predict, price, which test.csv"),
+        (["model.mdn", "renamed.csv"], "renamed.csv lacks price, which the model was fitted to"),
+        (["nameless.mdn", "test.csv"], "test.csv has 2 columns besides the features"),
+        (["two.mdn", "test.csv", "--target", "cost", "--target", "cost"], "has 2 targets; got"),
+    ],
+)
+def test_the_wrong_column_is_refused(
+    prices: Path,
+    args: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A feature, or another column than the model was fitted on, gets no verdict."""
+    monkeypatch.chdir(prices)
+    assert cli.main(["explain", *args]) == 1
+    out, error = capsys.readouterr()
+    assert message in error and error.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--figure", "taken"], "taken.png exists already; add --force to replace it"),
+        (["--figure", "taken."], "taken.png exists already; add --force to replace it"),
+        (["--figure", "taken.png"], "taken.png exists already; add --force to replace it"),
+        (["--html", "taken.png"], "taken.png exists already; add --force to replace it"),
+        (["--json", "taken.png"], "taken.png exists already; add --force to replace it"),
+        (["--figure", "f.docx"], "--figure must end in .png"),
+        (["--html", "a", "--json", "a"], "every output must have a file of its own; got a twice"),
+        (["--figure", "a", "--json", "a.png"], "must have a file of its own; got a.png twice"),
+        (["--json", "test.csv", "--force"], "an output must not replace what is read"),
+        (["--json", "."], ". is a folder; name a file in it"),
+    ],
+)
+def test_no_output_of_the_command_replaces_a_file_unasked(
+    prices: Path,
+    args: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is checked is the file that is written: Matplotlib adds .png to a name without ending.
+
+    The ending is refused before the work, and every file keeps its bytes.
+    """
+    monkeypatch.chdir(prices)
+    Path("taken.png").write_text("mine")
+    before = {path: path.read_bytes() for path in Path().iterdir()}
+    assert cli.main(["explain", "model.mdn", "test.csv", *args]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before
+
+
+def test_a_figure_without_an_ending_is_named_as_it_is_written(
+    prices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last line names the file that is there, as with --force it replaces it."""
+    args = ["explain", str(prices / "model.mdn"), str(prices / "test.csv")]
+    for _ in range(2):
+        assert cli.main([*args, "--figure", str(tmp_path / "f"), "--force"]) == 0
+        assert capsys.readouterr().out.endswith(f"Wrote {tmp_path / 'f.png'}\n")
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
 
 
 def test_command_without_pandas_names_the_extra(

@@ -507,6 +507,7 @@ def test_a_file_of_each_format_predicts_what_it_did_when_it_was_written(number: 
     model = mdn.load(path)
     expected = json.loads(path.with_suffix(".json").read_text())
     assert path.stat().st_size < 200_000
+    assert model.target_names_ is None  # not saved at that time
     np.testing.assert_allclose(model.predict(X), expected["predict"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(model.log_prob(X, y), expected["log_prob"], rtol=0, atol=1e-5)
     quantiles = model.predict_quantiles(X, [0.05, 0.5, 0.95])

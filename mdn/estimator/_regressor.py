@@ -32,6 +32,7 @@ from ._validation import (
     checked_y,
     expand_integer_weights,
     rounding_floor,
+    target_names,
     warn_of_sample,
 )
 
@@ -95,6 +96,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             ``target="positive"``, of its logit for ``"unit"``).
         n_features_in_: F.
         feature_names_in_: names of the columns, if X had any.
+        target_names_: names of the columns of y, a list, if y was a column or a table with names;
+            else None.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -119,6 +122,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     history_: History
     n_networks_: int
     min_scale_: Floats
+    target_names_: list[str] | None
     _seed: int
 
     def __init__(
@@ -234,6 +238,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         with threads(self.n_jobs), progress(bool(self.verbose)) as report:
             model = train(rows, target, settings, start=start, report=report)
         self._set_fitted(columns, model, seed)
+        self.target_names_ = target_names(y)
         return self
 
     def _set_fitted(self, columns: Columns, model: FittedModel, seed: int) -> None:
@@ -389,6 +394,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         own = {
             "params": params,
             "feature_names": None if names is None else list(names),
+            "target_names": getattr(self, "target_names_", None),  # a pickle may lack it
             "seed": self._seed,
         }
         return config | own, tensors
@@ -405,6 +411,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         columns = read(Columns, "columns", config, tensors)
         model = read(FittedModel, "model", config, tensors)
         self._set_fitted(columns, model, int(config["seed"]))
+        self.target_names_ = config.get("target_names")  # None in a file from before it was saved
         if config["feature_names"] is not None:
             self.feature_names_in_ = np.array(config["feature_names"], dtype=object)
         return self

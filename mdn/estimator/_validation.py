@@ -24,6 +24,7 @@ __all__ = [
     "checked_y",
     "expand_integer_weights",
     "rounding_floor",
+    "target_names",
     "warn_of_sample",
 ]
 
@@ -121,6 +122,13 @@ def _check_numeric(name: str, y: Any) -> None:
                 f"{name} must hold numbers, but row {row} is {str(values[row])!r}: a category has "
                 "no density; if it is a number, convert it by astype(float)"
             )
+
+
+def target_names(y: Any) -> list[str] | None:
+    """Returns the names of the columns of y, as scikit-learn those of X: where all are strings."""
+    names = getattr(y, "column_names", getattr(y, "columns", None))  # columns of pyarrow are arrays
+    names = [getattr(y, "name", None)] if names is None else list(names)
+    return names if all(isinstance(name, str) and name for name in names) else None
 
 
 def checked_weight(sample_weight: Any, n: int) -> Floats | None:

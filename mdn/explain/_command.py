@@ -32,17 +32,19 @@ def explain_file(
     Args:
         model: the file.
         data: a table with a header, features and targets.
-        target: names of the columns of y; if None, the columns that are not features of the model,
-            or the last ones if it does not know the names of its features.
+        target: names of the columns of y.  If None: those that the model was fitted on, else the
+            columns that are not features of the model, or the last ones if it does not know the
+            names of its features.
         train: a table with the same columns, the training rows.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: columns are missing, or it is ambiguous which are the targets.
+        ValueError: columns are missing, it is ambiguous which are the targets, or a target is a
+            feature of the model or not what it was fitted on.
         ImportError: pandas is not installed.
     """
     fitted = load(model)
-    X, y = _split(_read_csv(data), fitted, target, data)
+    X, y, names = _split(_read_csv(data), fitted, target, data)
     if isinstance(fitted, Distribution):
         if train is not None:
             raise ValueError(
@@ -50,8 +52,15 @@ def explain_file(
                 "rows only"
             )
         return explain_nll(fitted, y=y)
-    pair = None if train is None else _split(_read_csv(train), fitted, target, train)
-    return explain_nll(fitted, X, y, train=pair)
+    pair = None if train is None else _split(_read_csv(train), fitted, names, train)[:2]
+    report = explain_nll(fitted, X, y, train=pair)
+    known = getattr(fitted, "target_names_", None)
+    if known and sorted(names) != sorted(known):
+        report.remarks.append(
+            f"y is {_listed(names)}, and the model was fitted on {_listed(known)}: the report is "
+            "right only if that is the same quantity in the same unit"
+        )
+    return report
 
 
 def write(report: NLLReport, page: Path | None, figure: Path | None, data: Path | None) -> None:
@@ -96,13 +105,14 @@ def _read_csv(path: str | os.PathLike[str]) -> Any:
 
 def _split(
     table: Any, fitted: Any, target: list[str] | None, path: str | os.PathLike[str]
-) -> tuple[Any, Any]:
-    """Returns features and targets of a table as the model takes them."""
+) -> tuple[Any, Any, list[str]]:
+    """Returns features and targets of a table as the model takes them, and the targets' names."""
     named = [str(name) for name in getattr(fitted, "feature_names_in_", ())]
     missing = [name for name in named if name not in table]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}, which the model was fitted on")
-    target = _target_columns(table, named, _n_target_columns(fitted), target, path)
+    known = getattr(fitted, "target_names_", None) or []
+    target = _target_columns(table, named, known, _n_target_columns(fitted), target, path)
     y = table[target[0] if len(target) == 1 else target].to_numpy()
     X = table[named or [name for name in table if name not in target]]
     if isinstance(fitted, MDN) and X.shape[1] != fitted.in_features:
@@ -110,31 +120,71 @@ def _split(
             f"{path} has {X.shape[1]} columns besides the target, the model {fitted.in_features} "
             "features; name the targets with --target and remove the other columns"
         )
-    return (X if named or isinstance(fitted, MDN) else X.to_numpy()), y
+    return (X if named or isinstance(fitted, MDN) else X.to_numpy()), y, target
 
 
 def _target_columns(
-    table: Any, features: list[str], count: int, target: list[str] | None, path: Any
+    table: Any,
+    features: list[str],
+    known: list[str],
+    count: int,
+    target: list[str] | None,
+    path: Any,
 ) -> list[str]:
-    """Returns the names of the columns of y, checked."""
+    """Returns the names of the columns of y, checked; ``known`` are those of the fit, if any."""
     wanted = f"{count} target{'s' * (count > 1)}"
     if target is None:
-        target = [name for name in table if name not in features]
-        target = target if features else target[-count:]
-        if len(target) != count:
-            raise ValueError(
-                f"{path} has {len(target)} columns besides the features ({', '.join(target)}), the "
-                f"model {wanted}: name each with --target"
-            )
+        target = _default_target(table, features, known, count, path)
     unknown = [name for name in target if name not in table]
     if unknown:
         raise ValueError(f"{path} has no column {unknown[0]}; its columns: {', '.join(table)}")
-    if len(target) != count:
+    inputs = [name for name in target if name in features]
+    if inputs:
+        hint = f"; the model was fitted to predict {_listed(known)}" if known else ""
+        raise ValueError(
+            f"--target must name what the model predicts; {inputs[0]} is one of its features{hint}"
+        )
+    if len(target) != count or len(set(target)) != count:
         raise ValueError(f"the model has {wanted}; got {len(target)} by --target")
+    if sorted(target) == sorted(known):
+        target = known  # in the order of the fit
+    elif known and all(name in table for name in known):
+        raise ValueError(
+            f"--target must name what the model was fitted to predict, {_listed(known)}, which "
+            f"{path} has; got {_listed(target)}"
+        )
     text = [name for name in target if table[name].dtype.kind not in "biuf"]
     if text:
         raise ValueError(f"the target {text[0]} of {path} must hold numbers; got text")
     return target
+
+
+def _default_target(
+    table: Any, features: list[str], known: list[str], count: int, path: Any
+) -> list[str]:
+    """Returns the columns of y where --target does not name them."""
+    wanted = f"{count} target{'s' * (count > 1)}"
+    if known and not set(known) & set(features):
+        missing = [name for name in known if name not in table]
+        if missing:
+            raise ValueError(
+                f"{path} lacks {', '.join(missing)}, which the model was fitted to predict; name "
+                "the column that holds the same quantity with --target"
+            )
+        return known
+    if not features:
+        return list(table)[-count:]
+    target = [name for name in table if name not in features]
+    if len(target) != count:
+        raise ValueError(
+            f"{path} has {len(target)} columns besides the features ({', '.join(target)}), the "
+            f"model {wanted}: name each with --target"
+        )
+    return target
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(names)
 
 
 def _n_target_columns(fitted: Any) -> int:
