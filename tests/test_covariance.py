@@ -1172,3 +1172,142 @@ def test_callables_of_the_kinds_agree_on_their_names() -> None:
         again = GaussianMixture(**{n: torch.from_numpy(a) for n, a in dist.numpy().items()})
         y = torch.zeros(2, 3, dtype=F64)
         torch.testing.assert_close(again.log_prob(y), dist.log_prob(y))
+
+
+# --- targets with gaps ------------------------------------------------------------------------
+
+
+def with_gaps(y: Tensor) -> Tensor:
+    """Rows (N, 3) with each of the eight patterns of known dimensions in turn."""
+    y = y.clone()
+    for row in range(len(y)):
+        for d in range(3):
+            if row >> d & 1:
+                y[row, d] = math.nan
+    return y
+
+
+def scipy_marginal(given: Parameters, row: int, y: Tensor) -> float:
+    """Log of the sum of SciPy's densities of the known dimensions; 0 where there is none."""
+    known = (~y.isnan()).numpy()
+    if not known.any():
+        return 0.0
+    terms = [
+        scipy.stats.multivariate_normal.logpdf(
+            y.numpy()[known], loc.numpy()[known], matrix[np.ix_(known, known)]
+        )
+        for loc, matrix in zip(given["loc"][row], matrices(given)[row], strict=True)
+    ]
+    weights = scipy.special.softmax(given["logits"][row].numpy())
+    return float(scipy.special.logsumexp(terms, b=weights))
+
+
+def test_the_known_dimension_of_a_correlated_pair_has_its_marginal_density() -> None:
+    """(0.5, NaN) under N(0, [[1, 0.9], [0.9, 1]]) has the density of 0.5 under N(0, 1)."""
+    root = torch.linalg.cholesky(torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=F64))
+    dist = GaussianMixture(torch.zeros(1, dtype=F64), torch.zeros(1, 2, dtype=F64),
+                           scale_tril=root[None])  # fmt: skip
+    y = torch.tensor([[0.5, math.nan], [math.nan, 0.5], [math.nan, math.nan]], dtype=F64)
+    found = dist.log_prob(y, missing="marginal")
+    exact = scipy.stats.norm.logpdf(0.5)
+    assert found.tolist() == pytest.approx([exact, exact, 0.0], rel=1e-14)
+    assert exact == pytest.approx(-1.04394, abs=5e-6)
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_gaps_give_scipys_marginal_of_every_pattern(kind: str, dtype: torch.dtype) -> None:
+    """All patterns of three dimensions in one batch, under a mixture for each row."""
+    given = parameters(kind, 16)
+    y = with_gaps(2 * torch.randn(16, 3, generator=seeded(1), dtype=F64))
+    expected = [scipy_marginal(given, row, y[row]) for row in range(16)]
+    dist = GaussianMixture(**given).to(dtype)
+    found = dist.log_prob(y.to(dtype), missing="marginal")
+    assert found.dtype == dtype
+    tolerance = 1e-12 if dtype == F64 else 2e-5
+    assert found.double().numpy() == pytest.approx(np.array(expected), rel=tolerance, abs=tolerance)
+    assert found[7] == found[15] == 0  # nothing is known
+
+
+@each_kind
+def test_gradients_with_gaps_are_those_of_the_marginal(kind: str) -> None:
+    """Also where a place holds NaN: finite, and what autograd finds for the marginal mixture."""
+    given = {k: v.clone().requires_grad_() for k, v in parameters(kind, 8).items()}
+    y = with_gaps(torch.randn(8, 3, generator=seeded(2), dtype=F64))
+    dist = GaussianMixture(**given)
+    together = torch.autograd.grad(
+        dist.log_prob(y, missing="marginal").sum(), [*given.values()], retain_graph=True
+    )
+    each = [
+        dist[row].marginal(dims).log_prob(y[row, dims])
+        for row in range(7)
+        if (dims := [d for d in range(3) if not row >> d & 1])
+    ]
+    apart = torch.autograd.grad(torch.stack(each).sum(), [*given.values()])
+    for name, a, b in zip(given, together, apart, strict=True):
+        a, b = (g.tril() if name.endswith("tril") else g for g in (a, b))
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@each_kind
+def test_gaps_keep_their_digits_where_covariances_are_near_singular(kind: str) -> None:
+    """Scales over ten decades, correlations near 1: against mpmath's marginals."""
+    lower = torch.tensor([[1e5, 0, 0], [1.0, 1e-6, 0], [1e-5, 1e-11, 1e-11]], dtype=F64)
+    inverse = torch.tensor([[1e-5, 0, 0], [1.0, 1e6, 0], [-1e5, 1e9, 1e11]], dtype=F64)
+    factor = torch.tensor([[1e5], [1.0], [1e-5]], dtype=F64)
+    variances = torch.tensor([1e-2, 1e-12, 1e-22], dtype=F64)
+
+    def exact(a: Tensor) -> mpmath.matrix:
+        return mp.matrix(a.tolist()) * mp.matrix(a.tolist()).T
+
+    given, matrix = {
+        "scale": ({"scale": lower.diagonal()[None]}, exact(lower.diagonal().diag())),
+        "scale_tril": ({"scale_tril": lower[None]}, exact(lower)),
+        "precision_tril": ({"precision_tril": inverse[None]}, exact(inverse) ** -1),
+        "low_rank": (
+            {"cov_factor": factor[None], "cov_diag": variances[None]},
+            exact(factor) + mp.diag(variances.tolist()),
+        ),
+    }[kind]
+    dist = GaussianMixture(torch.zeros(1, dtype=F64), torch.zeros(1, 3, dtype=F64), **given)
+    for dims in ([0, 1], [1, 2], [0, 2], [1]):
+        y = torch.full((3,), math.nan, dtype=F64)
+        y[dims] = dist.scale[0, dims] * 2
+        part = mp.matrix([[matrix[i, j] for j in dims] for i in dims])
+        v = mp.matrix([mp.mpf(float(y[d])) for d in dims])
+        square = (v.T * part**-1 * v)[0]
+        reference = -(square + mp.log(mp.det(part)) + len(dims) * mp.log(2 * mp.pi)) / 2
+        found = float(dist.log_prob(y, missing="marginal"))
+        assert found == pytest.approx(float(reference), rel=1e-7), dims
+
+
+def test_gaps_broadcast_as_y_does() -> None:
+    """(2, 1, 3) against a batch of 4 gives (2, 4), as the loop over both."""
+    dist = GaussianMixture(**parameters("scale_tril", 4))
+    y = with_gaps(torch.randn(8, 3, generator=seeded(3), dtype=F64))[[1, 6], None]
+    found = dist.log_prob(y, missing="marginal")
+    assert found.shape == (2, 4)
+    for i, j in itertools.product(range(2), range(4)):
+        alone = dist[j].log_prob(y[i, 0], missing="marginal")
+        torch.testing.assert_close(found[i, j], alone)
+
+
+@each_kind
+def test_without_gaps_the_log_density_is_the_same_bit_for_bit(kind: str) -> None:
+    """missing="marginal" costs nothing where all is known."""
+    dist = GaussianMixture(**parameters(kind, 5))
+    y = torch.randn(5, 3, generator=seeded(4), dtype=F64)
+    assert torch.equal(dist.log_prob(y, missing="marginal"), dist.log_prob(y))
+
+
+def test_gaps_are_refused_unless_they_are_named() -> None:
+    """The message names the cure where a row is known in part, and only there."""
+    dist = GaussianMixture(**parameters("scale", 2))
+    y = torch.zeros(2, 3, dtype=F64)
+    y[1, 2] = math.nan
+    with pytest.raises(ValueError, match=r'^y must not be NaN; row 1 is. .*missing="marginal"'):
+        dist.log_prob(y)
+    with pytest.raises(ValueError, match=r"^y must not be NaN; row 0 is$"):
+        dist.log_prob(torch.full((2, 3), math.nan))
+    with pytest.raises(ValueError, match="missing must be 'refuse' or 'marginal'; got 'ignore'"):
+        dist.log_prob(y, missing="ignore")

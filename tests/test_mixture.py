@@ -1126,3 +1126,49 @@ def test_quantiles_have_the_derivative_in_forward_mode(name: str, cut: bool) -> 
     if name not in ("gamma", "point"):
         found = torch.func.jvp(quantiles, at, step)[1]
         torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-8)
+
+
+# --- targets with gaps ------------------------------------------------------------------------
+
+
+def test_gaps_leave_the_product_of_the_known_dimensions() -> None:
+    """Gamma components of independent dimensions against SciPy; gradients are finite."""
+    rng = np.random.default_rng(0)
+    shape, rate = (torch.as_tensor(rng.uniform(1, 3, (6, 2, 3))) for _ in range(2))
+    shape.requires_grad_()
+    logits = torch.as_tensor(rng.normal(size=(6, 2)))
+    dist = Mixture(logits, td.Independent(td.Gamma(shape, rate), 1))
+    y = torch.as_tensor(rng.uniform(0.5, 2, (6, 3)))
+    holes = [[], [0], [1, 2], [2], [0, 1, 2], [0, 2]]
+    expected = []
+    for row, missing in enumerate(holes):
+        y[row, missing] = math.nan
+        known = [d for d in range(3) if d not in missing]
+        terms = scipy.stats.gamma.logpdf(
+            y[row].numpy(), shape[row].detach().numpy(), scale=1 / rate[row].numpy()
+        )[:, known].sum(-1)
+        weight = np.exp(logits[row].numpy()) / np.exp(logits[row].numpy()).sum()
+        expected.append(np.log(weight @ np.exp(terms)) if known else 0.0)
+    found = dist.log_prob(y, missing="marginal")
+    assert found.tolist() == pytest.approx(expected, rel=1e-12)
+    found.sum().backward()
+    assert shape.grad is not None and bool(shape.grad.isfinite().all())
+    assert bool((shape.grad[4] == 0).all() and (shape.grad[1, :, 0] == 0).all())
+
+
+def test_a_gap_in_one_dimension_counts_nothing() -> None:
+    """Also of distributions without density, which are rebuilt row by row."""
+    dist = Mixture(torch.zeros(3, 2), td.Normal(torch.zeros(3, 2), torch.ones(3, 2)))
+    y = torch.tensor([[0.0], [math.nan], [1.0]])
+    for of in (dist, dist.truncate(-1.0, 2.0), dist.discretize(1.0)):
+        found = of.log_prob(y, missing="marginal")
+        assert found[1] == 0
+        assert torch.equal(found[::2], of[::2].log_prob(y[::2]))
+
+
+def test_gaps_of_dependent_dimensions_without_a_formula_are_refused() -> None:
+    """Torch's MultivariateNormal as a component has no marginals here."""
+    eye = torch.eye(2)
+    dist = Mixture(torch.zeros(1), [td.MultivariateNormal(torch.zeros(2), eye)])
+    with pytest.raises(TypeError, match="marginal needs components of independent dimensions"):
+        dist.log_prob(torch.tensor([0.0, math.nan]), missing="marginal")

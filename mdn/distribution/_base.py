@@ -19,6 +19,7 @@ from ..functional._checks import (
     check_entries,
     check_event,
     check_levels,
+    check_missing,
     check_not_nan,
     check_univariate,
 )
@@ -67,6 +68,25 @@ class MixtureDistribution(Distribution, ABC):
     @abstractmethod
     def _log_prob(self, y: Tensor) -> Tensor:
         """Log density at checked y, (*, D), of at least as many axes as the batch."""
+
+    def _log_prob_of_known(self, y: Tensor, known: Tensor) -> Tensor:
+        """Marginal log density of the dimensions of y (*, D) that are known; others are 0 in y."""
+        dims = y.shape[-1]
+        batch = torch.broadcast_shapes(y.shape[:-1], self.batch_shape)
+        y, known = (a.expand(*batch, dims).reshape(-1, dims) for a in (y, known))
+        patterns, which = torch.unique(known, dim=0, return_inverse=True)  # at most 2^D
+        out = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+        for i, pattern in enumerate(patterns):
+            columns = pattern.nonzero().squeeze(1).tolist()
+            if columns:
+                at = which == i
+                part = self.expand(batch)[at.reshape(batch)]._of_dims(columns)
+                out = out.index_put((at,), part._log_prob(y[at][:, columns]).double())
+        return out.reshape(batch)
+
+    def _of_dims(self, dims: list[int]) -> Self:
+        """The distribution of some dimensions, counted from 0; all of them where D = 1."""
+        return self
 
     def _mean(self) -> Tensor:
         """Mean, (*, D)."""
@@ -117,10 +137,27 @@ class MixtureDistribution(Distribution, ABC):
 
     # -- density ------------------------------------------------------------------------------
 
-    def log_prob(self, y: Tensor | ArrayLike) -> Tensor:
-        """Log density in nats, or log probability where y is discrete, (*); y is (*, D)."""
-        y, dtype = self._check_value(y)
-        return self._log_prob(y).to(dtype)
+    def log_prob(self, y: Tensor | ArrayLike, *, missing: str = "refuse") -> Tensor:
+        """Log density in nats, or log probability where y is discrete, (*); y is (*, D).
+
+        Args:
+            y: targets in the unit of the distribution.
+            missing: what NaN in y means: ``"refuse"``, an error; ``"marginal"``, a dimension that
+                is not known, so that a row counts by the marginal density of the dimensions that
+                it has (exact; 0 for a row that has none).
+
+        Raises:
+            ValueError: y of another shape, or NaN where that is refused.
+            TypeError: gaps among dimensions of components that are not independent, and no
+                Gaussian.
+        """
+        check_missing(missing)
+        gaps = missing == "marginal"
+        at, dtype = self._check_value(y, gaps=gaps)
+        if not gaps or not bool(at.isnan().any()):
+            return self._log_prob(at).to(dtype)
+        known = ~at.isnan()
+        return self._log_prob_of_known(torch.where(known, at, 0.0), known).to(dtype)
 
     # -- probabilities, D = 1 -----------------------------------------------------------------
 
@@ -365,7 +402,9 @@ class MixtureDistribution(Distribution, ABC):
 
     # -- checks -------------------------------------------------------------------------------
 
-    def _check_value(self, y: Tensor | ArrayLike, name: str = "y") -> tuple[Tensor, torch.dtype]:
+    def _check_value(
+        self, y: Tensor | ArrayLike, name: str = "y", *, gaps: bool = False
+    ) -> tuple[Tensor, torch.dtype]:
         """y (*, D), checked, floating, of as many axes as the common batch; dtype of the answer."""
         own, given = self._reference.dtype, y
         has_dtype = isinstance(y, Tensor) or hasattr(y, "dtype") or hasattr(y, "columns")
@@ -377,7 +416,7 @@ class MixtureDistribution(Distribution, ABC):
         if not has_dtype:  # numbers have no dtype of their own: they are taken at full precision
             y = y.double()
         check_event(y, self.event_shape[0], name, given)
-        if self._validate_args:
+        if self._validate_args and not gaps:
             check_not_nan(y, name)
         batch = y.shape[:-1]
         if batch != self.batch_shape:

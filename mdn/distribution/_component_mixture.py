@@ -46,6 +46,9 @@ class ComponentMixture(MixtureDistribution):
     def _marginal(self, dims: list[int]) -> Self:
         """The mixture of some dimensions, counted from 0."""
 
+    def _of_dims(self, dims: list[int]) -> Self:
+        return self._marginal(dims)
+
     @abstractmethod
     def _pool(self, mixtures: Sequence[Self], logits: Tensor) -> Self:
         """The components of mixtures of one batch, with these log weights, (*, M K)."""

@@ -20,13 +20,14 @@ from ..functional._diagonal import (
     log_weights,
 )
 from ..functional._full import (
+    known_terms,
     low_rank_log_prob,
     packed_log_prob,
     precision_log_prob,
     unpacked,
     whitened_log_prob,
 )
-from ..functional._numerics import result_dtype, work_dtype
+from ..functional._numerics import HALF_LOG_2PI, result_dtype, work_dtype
 
 __all__ = ["Covariance", "Diagonal", "Full", "LowRank", "Packed", "Precision"]
 
@@ -105,6 +106,18 @@ class Covariance:
         z, half_log_det = like.terms(y.to(work), loc.to(work))
         return whitened_log_prob(z, half_log_det, logits.to(work)).to(dtype)
 
+    def log_prob_of_known(self, y: Tensor, known: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
+        """Log density of the known dimensions, (*), of y and known (*, D); in float64."""
+        like = self.aligned(loc).map(lambda a, e: a.double())
+        gap = torch.where(known.unsqueeze(-2), y.double().unsqueeze(-2) - loc.double(), 0.0)
+        z, half_log_det = known_terms(gap, like.any_root(), known.unsqueeze(-2))
+        value = whitened_log_prob(z, half_log_det, logits.double())
+        return value + (~known).sum(-1).to(value.dtype) * HALF_LOG_2PI
+
+    def any_root(self) -> Tensor:
+        """A factor A (*, K, D, R), R >= D, of any form: covariance = A A'."""
+        return self.root()
+
     def log_responsibilities(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
         """Log posterior of the components, (*, K)."""
         dtype = result_dtype(y, logits, loc, *self.tensors)
@@ -170,6 +183,15 @@ class Diagonal(Covariance):
     def log_prob(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
         return diagonal_log_prob(y, logits, loc, self.aligned(loc).tensors[0], log=False)
 
+    def log_prob_of_known(self, y: Tensor, known: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
+        # a standard normal dimension at its mean, whose constant is taken off again
+        loc, scale = (
+            torch.where(known.unsqueeze(-2), a, neutral)
+            for a, neutral in ((loc, 0.0), (self.aligned(loc).tensors[0], 1.0))
+        )
+        value = diagonal_log_prob(y, logits, loc, scale, log=False)
+        return value + (~known).sum(-1).to(value.dtype) * HALF_LOG_2PI
+
     def log_responsibilities(self, y: Tensor, logits: Tensor, loc: Tensor) -> Tensor:
         return log_responsibilities(y, logits, loc, self.aligned(loc).tensors[0])
 
@@ -197,9 +219,12 @@ class Precision(Covariance):
     events = (2,)
 
     def root(self) -> Tensor:
+        return _triangular(self.any_root()).to(self.tensors[0].dtype)
+
+    def any_root(self) -> Tensor:
         p = self.tensors[0].to(work_dtype(self.tensors[0].dtype))
         eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device).expand_as(p)
-        return _triangular(solve_triangular(p.mT, eye, upper=True)).to(self.tensors[0].dtype)
+        return solve_triangular(p.mT, eye, upper=True)  # upper triangular
 
     def lower(self) -> Covariance:
         return Precision(self.tensors[0].tril())
@@ -232,6 +257,9 @@ class Packed(Covariance):
     def root(self) -> Tensor:
         return self.public().root()
 
+    def any_root(self) -> Tensor:
+        return self.public().any_root()
+
     def terms(self, y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         return self.public().terms(y, loc)
 
@@ -261,8 +289,11 @@ class LowRank(Covariance):
         return (factor.square().sum(-1) + diagonal).sqrt()
 
     def root(self) -> Tensor:
+        return _triangular(self.any_root())
+
+    def any_root(self) -> Tensor:
         factor, diagonal = self.tensors  # F F' + diag = [F, diag^1/2] [F, diag^1/2]'
-        return _triangular(torch.cat([factor, torch.diag_embed(diagonal.sqrt())], -1))
+        return torch.cat([factor, torch.diag_embed(diagonal.sqrt())], -1)
 
     def affine(self, c: Tensor) -> Covariance:
         factor, diagonal = self.tensors

@@ -93,13 +93,17 @@ class DiscretizedMixture(MixtureDistribution):
         """Number of components K of the base."""
         return self.base.n_components
 
-    def log_prob(self, y: Tensor | ArrayLike) -> Tensor:
+    def log_prob(self, y: Tensor | ArrayLike, *, missing: str = "refuse") -> Tensor:
         """Log probability in nats, (*), never above 0; y is (*, 1), multiples of the width.
+
+        Args:
+            y: targets in the unit of the distribution.
+            missing: with ``"marginal"`` a y that is NaN counts 0.
 
         Raises:
             ValueError: a y off the grid by more than 1e-6 widths and the rounding of its dtype.
         """
-        return super().log_prob(y)
+        return super().log_prob(y, missing=missing)
 
     @property
     def _reference(self) -> Tensor:

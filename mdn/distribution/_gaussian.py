@@ -416,6 +416,11 @@ class GaussianMixture(ComponentMixture):
     def _log_prob(self, y: Tensor) -> Tensor:
         return self._covariance.log_prob(y, *self._aligned(y))
 
+    def _log_prob_of_known(self, y: Tensor, known: Tensor) -> Tensor:
+        """All patterns of gaps at once."""
+        value = self._covariance.log_prob_of_known(y, known, *self._aligned(y))
+        return torch.where(known.any(-1), value, 0.0)
+
     def _log_responsibilities(self, y: Tensor) -> Tensor:
         return self._covariance.log_responsibilities(y, *self._aligned(y))
 

@@ -17,6 +17,7 @@ __all__ = [
     "check_entries",
     "check_event",
     "check_levels",
+    "check_missing",
     "check_not_nan",
     "check_tensor",
     "check_univariate",
@@ -52,7 +53,19 @@ def check_not_nan(y: Tensor, name: str = "y") -> None:
     """Raises where an event of y (*, D) holds NaN."""
     if y.is_floating_point() and bool(y.isnan().any()):
         where = f"; {first_row(y.isnan().any(-1))} is" if y.ndim > 1 else ""
-        raise ValueError(f"{name} must not be NaN{where}")
+        cure = ""
+        if name == "y" and y.ndim and y.shape[-1] > 1 and not bool(y.isnan().all(-1).any()):
+            cure = (
+                '. If it marks a dimension that is not known, log_prob(y, missing="marginal") is '
+                "the density of those that are"
+            )
+        raise ValueError(f"{name} must not be NaN{where}{cure}")
+
+
+def check_missing(missing: str) -> None:
+    """Refuses what no ``log_prob`` and no training knows to do with NaN in y."""
+    if missing not in ("refuse", "marginal"):
+        raise ValueError(f"missing must be 'refuse' or 'marginal'; got {missing!r}")
 
 
 def check_levels(p: Tensor, name: str = "p") -> None:

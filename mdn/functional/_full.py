@@ -15,6 +15,7 @@ from ._diagonal import gradient_by_autograd, log_weights, sum_to_like
 from ._numerics import HALF_LOG_2PI, Z_MAX, is_traced, result_dtype, work_dtype
 
 __all__ = [
+    "known_terms",
     "low_rank_log_prob",
     "packed_log_prob",
     "precision_log_prob",
@@ -214,6 +215,36 @@ def low_rank_log_prob(
     square = rest.square().sum(-1) + w.squeeze(-1).square().sum(-1)
     log_det = root.log().sum(-1) + r.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
     return _from_squares(square, -log_det, logits, dims)
+
+
+def known_terms(gap: Tensor, root: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Whitened distances and half log determinant where some dimensions are not known.
+
+    The covariance of the known dimensions is A A', A the rows of ``root`` that belong to them.  Its
+    factor L comes from Gram-Schmidt orthogonalisation of those rows, each taken off the later ones
+    at once (modified), and so does z in L z = gap.  No covariance is formed.
+
+    Args:
+        gap: y - loc, (*, K, D), finite.
+        root: (*, K, D, R), covariance = root root'.
+        known: (*, 1 or K, D).
+
+    Returns:
+        z (*, K, D), 0 where not known, and minus half the log determinant, (*, K).
+    """
+    rows, left = list(root.unbind(-2)), list(gap.unbind(-1))
+    half_log_det = torch.zeros_like(left[0])
+    z = []
+    for i, here in enumerate(known.unbind(-1)):
+        length = torch.where(here, torch.linalg.vector_norm(rows[i], dim=-1), 1.0)
+        unit = torch.where(here.unsqueeze(-1), rows[i] / length.unsqueeze(-1), 0.0)
+        z.append(torch.where(here, left[i] / length, 0.0))
+        half_log_det = half_log_det - length.log()
+        for j in range(i + 1, len(rows)):
+            share = (rows[j] * unit).sum(-1)
+            rows[j] = rows[j] - share.unsqueeze(-1) * unit
+            left[j] = left[j] - share * z[i]
+    return torch.stack(z, -1), half_log_det
 
 
 def whitened_log_prob(z: Tensor, half_log_det: Tensor, logits: Tensor) -> Tensor:
