@@ -1190,3 +1190,245 @@ def test_unfit_options_of_an_ensemble_are_named(option: str) -> None:
     x, y = line(60)
     with pytest.raises(ValueError, match=f"{option} must be .*; got 0"):
         fit_ensemble(Members(2), x, y, blocks(60, 2), **{option: 0})
+
+
+# --- several values a row: sequences, images, labels to leave out -----------------------------
+
+
+class Recurrent(nn.Module):
+    """One normal a step: x (N, T, 2) gives batch (N, T), event (1,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.lstm = nn.LSTM(2, 4, batch_first=True)
+            self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Independent:
+        loc, raw = self.linear(self.lstm(x)[0]).split(1, -1)
+        return Independent(Normal(loc, 0.1 + nn.functional.softplus(raw)), 1)
+
+
+def sequences(n: int = 12, steps: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+    """x (N, T, 2), y (N, T, 1) and a mask (N, T) of sequences of lengths 1 to T."""
+    g = torch.Generator().manual_seed(4)
+    x = torch.randn(n, steps, 2, generator=g)
+    y = x.cumsum(1).sum(-1, keepdim=True) + 0.3 * torch.randn(n, steps, 1, generator=g)
+    mask = (torch.arange(steps) < (1 + torch.arange(n) % steps)[:, None]).float()
+    return x, y, mask
+
+
+def packed_nll(module: Recurrent, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+    """Mean NLL of the valid steps, each sequence alone in its own length."""
+    parts = []
+    for row, length in enumerate(mask.sum(1).long().tolist()):
+        out = module.linear(module.lstm(x[row, :length])[0])
+        loc, scale = out[:, 0], 0.1 + nn.functional.softplus(out[:, 1])
+        z = (y[row, :length, 0] - loc) / scale
+        parts.append(0.5 * z.square() + scale.log() + 0.5 * math.log(2 * math.pi))
+    return torch.cat(parts).mean()
+
+
+@pytest.mark.parametrize("padding", [0.0, math.nan, math.inf])
+def test_sequences_train_on_the_mean_over_their_valid_steps(padding: float) -> None:
+    """As a loop over sequences of their own lengths, whatever y holds in the padding."""
+    x, y, mask = sequences()
+    padded = torch.where(mask[..., None] > 0, y, padding)
+    module, twin = Recurrent(), Recurrent()
+    sgd = torch.optim.SGD(module.parameters(), lr=0.1)
+    history = fit(
+        module, (x, padded, mask), (x, padded, mask), max_epochs=3, batch_size=12, optimizer=sgd,
+        clip_norm=None,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for epoch in range(3):
+        loss = packed_nll(twin, x, y, mask)
+        assert history.train_nll[epoch] == pytest.approx(loss.item(), rel=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        after = packed_nll(twin, x, y, mask).item()
+        assert history.val_nll[epoch] == pytest.approx(after, rel=1e-5)
+    assert_same(module.state_dict(), twin.state_dict(), rtol=1e-4, atol=1e-6)
+
+
+def test_steps_count_alike_in_every_batch_and_loader() -> None:
+    """The epoch's NLL is the mean over steps, not over sequences or batches."""
+    x, y, mask = sequences()
+    module = Recurrent()
+    expected = packed_nll(module, x, y, mask).item()
+    frozen = torch.optim.SGD(module.parameters(), lr=0.0)
+    loader = DataLoader(TensorDataset(x, y, mask), batch_size=5)
+    for train in ((x, y, mask), loader):
+        history = fit(module, train, loader, max_epochs=1, optimizer=frozen)
+        assert history.train_nll + history.val_nll == pytest.approx([expected] * 2, rel=1e-5)
+    whole = fit(module, (x, y), max_epochs=1, optimizer=frozen)
+    assert whole.train_nll == [pytest.approx(-module(x).log_prob(y).mean().item(), rel=1e-5)]
+    rows = torch.arange(12.0)  # (N,) weights of whole sequences
+    weighted = fit(module, (x, y, rows), max_epochs=1, optimizer=frozen, batch_size=12)
+    mean = (rows @ -module(x).log_prob(y).mean(1)) / rows.sum()
+    assert weighted.train_nll == [pytest.approx(mean.item(), rel=1e-5)]
+
+
+def test_steps_of_nothing_but_nan_are_left_out_where_gaps_are_named() -> None:
+    """missing="marginal" takes NaN for padding, with no weights, also where y has one dimension."""
+    x, y, mask = sequences()
+    padded = torch.where(mask[..., None] > 0, y, math.nan)
+    module = Recurrent()
+    frozen = torch.optim.SGD(module.parameters(), lr=0.0)
+    history = fit(module, (x, padded), max_epochs=1, optimizer=frozen, missing="marginal")
+    assert history.train_nll == [pytest.approx(packed_nll(module, x, y, mask).item(), rel=1e-5)]
+    with pytest.raises(ValueError, match=r"y must be finite; row 0 is .*pass missing='marginal'"):
+        fit(module, (x, padded))
+
+
+class Pixels(nn.Module):
+    """Classes of pixels: x (N, 2, H, W) gives logits (N, H, W, 3)."""
+
+    def __init__(self, last: bool = True) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            self.conv = nn.Conv2d(2, 3, 1)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Categorical:
+        logits = self.conv(x)
+        return Categorical(logits=logits.movedim(1, -1) if self.last else logits)
+
+
+def labelled_images() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(6)
+    x = torch.randn(6, 2, 4, 5, generator=g)
+    label = torch.randint(0, 3, (6, 4, 5), generator=g)
+    label[torch.rand(6, 4, 5, generator=g) < 0.3] = -100
+    label[2] = -100
+    return x, label
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_dense_labels_train_as_torchs_cross_entropy_with_ignore_index(weighted: bool) -> None:
+    """Pixels without a label are left out of the mean; an image without any of the batch."""
+    x, label = labelled_images()
+    w = torch.linspace(0.5, 1.5, 6) if weighted else torch.ones(6)
+    data = (x, label, w) if weighted else (x, label)
+    module, twin = Pixels(), Pixels()
+    history = fit(
+        module, data, max_epochs=4, batch_size=6, weight_decay=0.0, clip_norm=None,
+        optimizer=torch.optim.SGD(module.parameters(), lr=0.5), ignore_index=-100,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.5)
+    for epoch in range(4):
+        each = nn.functional.cross_entropy(twin.conv(x), label, ignore_index=-100, reduction="none")
+        share = w[:, None, None] * (label != -100)
+        loss = (share * each).sum() / share.sum()
+        if not weighted:
+            torch.testing.assert_close(loss, nn.functional.cross_entropy(twin.conv(x), label))
+        assert history.train_nll[epoch] == pytest.approx(loss.item(), rel=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert_same(module.state_dict(), twin.state_dict(), rtol=1e-5, atol=1e-7)
+
+
+def test_labels_of_rows_may_be_left_out_too() -> None:
+    """The same as without those rows, from tensors and from a loader."""
+    x, _ = line(40)
+    label = torch.arange(40) % 3
+    label[::4] = 7
+    module, twin, third = Classifier(), Classifier(), Classifier()
+    kept = label != 7
+    options: dict[str, Any] = {"max_epochs": 3, "lr": 0.1}
+    expected = fit(twin, (x[kept], label[kept]), batch_size=30, **options)
+    found = fit(module, (x, label), batch_size=30, ignore_index=7, **options)
+    assert found.train_nll == pytest.approx(expected.train_nll, rel=1e-6)
+    assert_same(module.state_dict(), twin.state_dict(), rtol=1e-5, atol=1e-7)
+    fit(third, DataLoader(TensorDataset(x, label), batch_size=40), ignore_index=7, **options)
+    assert_same(third.state_dict(), twin.state_dict(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "options", "error", "message"),
+    [
+        (Classifier(), (X, torch.full((20,), -100)), {}, ValueError,
+         r"y must hold classes from 0 to 2; got -100 in row 0 \(20 such .*ignore_index=-100"),
+        (Classifier(), (X, torch.arange(20)), {}, ValueError, "got 3 in row 3"),
+        (Pixels(), labelled_images(), {}, ValueError, r"got -100 in row \(0, "),
+        (Pixels(last=False), labelled_images(), {"ignore_index": -100}, ValueError,
+         r"\(5, 3, 4\) to fit .*got \(5, 4, 5\)\. The classes .* movedim\(1, -1\)"),
+        (Gaussian(), (X, Y), {"ignore_index": -100}, TypeError, "labels, integers; y has dtype t"),
+        (Gaussian(), (X, Y.long()), {"ignore_index": -100}, ValueError, "a distribution of classe"),
+        (Classifier(), (X, torch.full((20,), 5)), {"ignore_index": 5}, ValueError,
+         "train must hold a known y of positive weight; got none in any row"),
+        (Classifier(), (X, torch.zeros(20).long()), {"ignore_index": 1.5}, TypeError,
+         "ignore_index must be an integer; got float"),
+        (Gaussian(), (X, Y), {"missing": "drop"}, ValueError, "missing must be 'refuse' or"),
+        (Given(Normal(torch.zeros(20, 4, 5), 1.0)), (X, torch.zeros(20, 4, 5)), {}, ValueError,
+         r"Independent\(dist, 2\), one value a row; .* weights of shape \(20, 4, 5\)\?"),
+        (Recurrent(), (*sequences()[:2], torch.ones(12, 6)), {}, ValueError,
+         r"weight must have shape \(12,\), .*y \(12, 7, 1\); got \(12, 6\)"),
+        (Recurrent(), (*sequences()[:2], torch.ones(12, 7, 1)), {}, ValueError,
+         r"weight must have shape \(12,\) or \(12, 7\), one value a row or place; got \(12, 7, 1"),
+        (Recurrent(), (sequences()[0], sequences()[1][..., 0]), {}, ValueError,
+         r"y must have shape \(12, 7, 1\).* Did you mean y\[\.\.\., None\]\?"),
+    ],
+)  # fmt: skip
+def test_shapes_and_labels_that_do_not_fit_are_named(
+    module: nn.Module, data: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    """One sentence with the cure, before anything is trained."""
+    with pytest.raises(error, match=message):
+        fit(module, data, **options)
+
+
+def test_numbers_with_weights_for_each_place_need_no_event_axis() -> None:
+    """A normal of batch (N, T) and y (N, T): the weights say that a row has T values."""
+    y = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    w = torch.rand(20, 4, generator=torch.Generator().manual_seed(1))
+    module = Given(Normal(torch.zeros(20, 4), 1.0))
+    module.forward = lambda x: Normal(module.p.expand(len(x), 4), 1.0)  # type: ignore[method-assign]
+    history = fit(module, (X, y, w), max_epochs=1, batch_size=20)
+    expected = (w * (0.5 * (y - 1) ** 2 + 0.5 * math.log(2 * math.pi))).sum() / w.sum()
+    assert history.train_nll == [pytest.approx(expected.item(), rel=1e-6)]
+
+
+# --- several inputs ---------------------------------------------------------------------------
+
+
+class Scaled(Gaussian):
+    """Takes two inputs."""
+
+    def forward(self, x: Tensor, factor: Tensor) -> Independent:  # type: ignore[override]
+        return super().forward(x * factor)
+
+
+def test_a_module_of_several_inputs_takes_a_tuple() -> None:
+    """The same as one input made of them, from tensors, from a loader, and resumed."""
+    x, y = line(60)
+    factor = 0.5 + torch.rand(60, 1, generator=torch.Generator().manual_seed(2))
+    modules = [Scaled(), Gaussian(), Scaled()]
+    options: dict[str, Any] = {"max_epochs": 3, "lr": 0.05}
+    first = fit(modules[0], ((x, factor), y), ((x, factor), y), batch_size=20, **options)
+    second = fit(modules[1], (x * factor, y), (x * factor, y), batch_size=20, **options)
+    assert first.train_nll == pytest.approx(second.train_nll, rel=1e-6)
+    assert_same(modules[0].state_dict(), modules[1].state_dict(), rtol=1e-5, atol=1e-7)
+    pairs = [((x[i : i + 20], factor[i : i + 20]), y[i : i + 20]) for i in (0, 20, 40)]
+    dataset: Any = [((a, b), c) for a, b, c in zip(x, factor, y, strict=True)]
+    for loader in (pairs, DataLoader(dataset, batch_size=20)):
+        assert fit(Scaled(), loader, **options).train_nll[0] == pytest.approx(
+            fit(Gaussian(), [(a * b, c) for (a, b), c in pairs], **options).train_nll[0], rel=1e-6
+        )
+    with pytest.raises(ValueError, match=r"60 rows of x\[0\] and 59 of x\[1\]"):
+        fit(modules[2], ((x, factor[:59]), y))
+    with pytest.raises(TypeError, match=r"train x\[1\] must be a torch.Tensor; got list"):
+        fit(modules[2], ((x, factor.tolist()), y))
+    with pytest.raises(ValueError, match=r"train x\[1\] must be finite; row 5 is \[nan\]"):
+        fit(modules[2], ((x, with_nan(factor, 5, math.nan)), y))
+
+
+def test_a_loader_with_nan_is_told_so() -> None:
+    """The error of a loss that is NaN names y, not the learning rate."""
+    loader = [(X, with_nan(Y, 3, math.nan))]
+    with pytest.raises(TrainingError, match="loss became nan: y of that batch holds NaN: leave"):
+        fit(Gaussian(), loader)

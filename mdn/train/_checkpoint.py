@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._data import Data
+from ._data import Batch, Rows
 
 __all__ = [
     "FORMAT",
@@ -67,8 +67,8 @@ def check_checkpoint(checkpoint: str | os.PathLike[str] | None, resume: bool) ->
 def fingerprint(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    train: Data,
-    val: Data | None,
+    train: Rows | Iterable[Batch],
+    val: Rows | Iterable[Batch] | None,
     **options: object,
 ) -> dict[str, str]:
     """Describes what must be the same for a resumed run to equal one without a break."""
@@ -88,20 +88,17 @@ def fingerprint(
     return found
 
 
-def _describe(data: Data | None) -> str:
+def _describe(data: Rows | Iterable[Batch] | None) -> str:
     if data is None:
         return "None"
-    if not isinstance(data, tuple):
+    if not isinstance(data, Rows):
         length = f"{len(data)}" if isinstance(data, Sized) else "unknown many"
         return f"{type(data).__name__} of {length} batches"
     crc = 0
-    for t in data:
+    for t in data.named.values():
         # As bytes, since NumPy has no bfloat16.
         crc = zlib.crc32(t.cpu().contiguous().view(torch.uint8).numpy().data, crc)
-    shapes = ", ".join(
-        f"{part} {tuple(t.shape)} {t.dtype}"
-        for part, t in zip(("x", "y", "weight"), data, strict=False)
-    )
+    shapes = ", ".join(f"{part} {tuple(t.shape)} {t.dtype}" for part, t in data.named.items())
     return f"{shapes}, crc {crc:08x}"
 
 

@@ -1,31 +1,84 @@
-"""Training rows: checked once, then divided into the batches of an epoch."""
+"""Training rows: checked once, then divided into the batches of an epoch, and their likelihood."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
-__all__ = ["Batch", "Data", "prepare", "batches", "checked_log_prob"]
+__all__ = ["Batch", "Data", "Marks", "Rows", "batches", "check_classes", "prepare", "scored"]
 
-Batch = Sequence[Tensor]  # (x, y) or (x, y, weight)
-Data = tuple[Tensor, ...] | Iterable[Batch]  # all rows as one tuple, or a loader
+Batch = Sequence[Any]  # (x, y) or (x, y, weight), x a tensor or several
+Data = tuple[Any, ...] | Iterable[Batch]  # all rows as one tuple, or a loader
+
+_KINDS = "(x, y) or (x, y, weight)"
+_CURE = ": pass ignore_index={value} if that marks what has no label"
 
 
-def prepare(name: str, data: Data, device: torch.device) -> Data:
+@dataclass(frozen=True)
+class Marks:
+    """What values of y say that it is not known.
+
+    Attributes:
+        missing: ``"refuse"`` or ``"marginal"``, for NaN.
+        ignore_index: a class label, or None.
+    """
+
+    missing: str = "refuse"
+    ignore_index: int | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rows on the device of the module.
+
+    Attributes:
+        x: what the module is called with, each (N, ...).
+        y: (N, ...).
+        weight: (N,), or with further axes of y; 0 leaves a value out.  None for equal ones.
+    """
+
+    x: tuple[Tensor, ...]
+    y: Tensor
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by the names that messages call them by."""
+        several = len(self.x) > 1
+        found = {f"x[{i}]" if several else "x": t for i, t in enumerate(self.x)} | {"y": self.y}
+        return found if self.weight is None else found | {"weight": self.weight}
+
+    @property
+    def shapes(self) -> tuple[torch.Size, ...]:
+        """Those of all tensors."""
+        return tuple(t.shape for t in self.named.values())
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Rows:
+        """The rows with f done to every tensor."""
+        weight = None if self.weight is None else f(self.weight)
+        return Rows(tuple(f(t) for t in self.x), f(self.y), weight)
+
+
+def prepare(name: str, data: Data, device: torch.device, marks: Marks) -> Rows | Iterable[Batch]:
     """Checks tensors and moves them to the device once; passes a loader through."""
     if isinstance(data, tuple):
-        _check_tensors(name, data)
-        batch = _usable_rows(data, device)
-        if len(batch[0]) == 0:
-            raise ValueError(f"{name} weight must not be zero in every row")
-        return batch
+        usable = _usable(_checked(name, data, marks), device, marks)
+        if len(usable) == 0:
+            raise ValueError(f"{name} {_all_out(marks)}")
+        return usable
     if not hasattr(data, "__iter__") or isinstance(data, Tensor) or hasattr(data, "__array__"):
         raise TypeError(
-            f"{name} must be a tuple of tensors (x, y) or (x, y, weight), or a DataLoader; "
+            f"{name} must be a tuple of tensors {_KINDS}, or a DataLoader; "
             f"got {type(data).__name__}"
         )
     if isinstance(data, Iterator):
@@ -36,11 +89,17 @@ def prepare(name: str, data: Data, device: torch.device) -> Data:
     return data
 
 
-def _check_tensors(name: str, data: tuple[Tensor, ...]) -> None:
+def _all_out(marks: Marks) -> str:
+    if marks == Marks():
+        return "weight must not be zero in every row"
+    return "must hold a known y of positive weight; got none in any row"
+
+
+def _checked(name: str, data: tuple[Any, ...], marks: Marks) -> Rows:
     if len(data) not in (2, 3):
-        raise ValueError(f"{name} must be (x, y) or (x, y, weight); got {len(data)} values")
-    parts = dict(zip(("x", "y", "weight"), data, strict=False))
-    for part, t in parts.items():
+        raise ValueError(f"{name} must be {_KINDS}; got {len(data)} values")
+    rows = _as_rows(data)
+    for part, t in rows.named.items():
         if not isinstance(t, Tensor):
             raise TypeError(
                 f"{name} {part} must be a torch.Tensor; got {type(t).__name__}. "
@@ -48,108 +107,247 @@ def _check_tensors(name: str, data: tuple[Tensor, ...]) -> None:
             )
         if t.ndim == 0:
             raise ValueError(f"{name} {part} must have one entry a row; got a single number")
-    x, y = data[:2]
-    if len(x) != len(y):
-        raise ValueError(
-            f"{name} x and y must have as many rows as each other; got {len(x)} rows of x and "
-            f"{len(y)} of y"
-        )
-    if len(x) == 0:
+    n = len(rows.x[0])
+    for part, t in rows.named.items():
+        if len(t) != n and part != "weight":
+            raise ValueError(
+                f"{name} x and y must have as many rows as each other; got {n} rows of "
+                f"{next(iter(rows.named))} and {len(t)} of {part}"
+            )
+    if n == 0:
         raise ValueError(f"{name} x and y must have at least one row; got none")
-    if len(data) == 3 and data[2].shape != (len(x),):
+    weight = rows.weight
+    if weight is not None and weight.shape != rows.y.shape[: weight.ndim]:
         raise ValueError(
-            f"{name} weight must have shape ({len(x)},), one value a row; "
-            f"got {tuple(data[2].shape)}"
+            f"{name} weight must have shape ({n},), one value a row, or that of the first axes of "
+            f"y {tuple(rows.y.shape)}; got {tuple(weight.shape)}"
         )
-    for part, t in parts.items():
+    for part, t in rows.named.items():
         # A finite sum proves every entry finite in one pass; otherwise the entries are searched.
         if (t.is_floating_point() or t.is_complex()) and not t.sum().isfinite():
-            bad = ~t.isfinite().flatten(1).all(1) if t.ndim > 1 else ~t.isfinite()
-            _refuse_rows(f"{name} {part} must be finite", t, bad)
-    if len(data) == 3:
-        _refuse_rows(f"{name} weight must not be negative", data[2], data[2] < 0)
+            bad, cure = ~t.isfinite(), "correct or drop them"
+            if part == "y" and weight is not None:
+                bad = bad & (weight != 0)[(..., *(None,) * (t.ndim - weight.ndim))]
+            if part == "y" and marks.missing == "marginal":
+                bad = bad & ~t.isnan()
+            elif part == "y" and t.isnan().any():
+                cure += ", or if NaN marks what is not known pass missing='marginal'"
+            bad = bad.flatten(1).any(1) if t.ndim > 1 else bad
+            _refuse_rows(f"{name} {part} must be finite", t, bad, cure)
+    if weight is not None:
+        bad = (weight < 0).flatten(1).any(1) if weight.ndim > 1 else weight < 0
+        _refuse_rows(f"{name} weight must not be negative", weight, bad, "correct or drop them")
+    return rows
 
 
-def _refuse_rows(claim: str, t: Tensor, bad: Tensor) -> None:
+def _as_rows(batch: Batch) -> Rows:
+    x = batch[0]
+    return Rows(tuple(x) if isinstance(x, tuple | list) and len(x) else (x,), *batch[1:])
+
+
+def _refuse_rows(claim: str, t: Tensor, bad: Tensor, cure: str) -> None:
     if bad.any():
         row = int(bad.nonzero()[0])
         raise ValueError(
             f"{claim}; row {row} is {t[row].flatten()[:8].tolist()} ({int(bad.sum())} such rows): "
-            "correct or drop them"
+            f"{cure}"
         )
 
 
-def _usable_rows(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
-    """Moves a batch to the device, without the rows of weight 0: 0 * inf would be NaN."""
+def _usable(rows: Rows, device: torch.device, marks: Marks) -> Rows:
+    """Moves rows to the device, without those that have no weight or no known y."""
     # Copies to a GPU may overlap with its work; copies from one must be waited for.
-    moved = tuple(t.detach().to(device, non_blocking=device.type == "cuda") for t in batch)
-    if len(moved) == 2:
-        return moved
-    x, y, weight = moved
-    if not weight.is_floating_point():
+    rows = rows.map(lambda t: t.detach().to(device, non_blocking=device.type == "cuda"))
+    y, weight = rows.y, rows.weight
+    if weight is not None and not weight.is_floating_point():
         weight = weight.to(torch.get_default_dtype())
-    keep = weight != 0
-    return (x, y, weight) if keep.all() else (x[keep], y[keep], weight[keep])
+    if marks.ignore_index is not None:
+        if y.is_floating_point():
+            raise TypeError(f"ignore_index marks class labels, integers; y has dtype {y.dtype}")
+        labelled = (y != marks.ignore_index).to(torch.get_default_dtype())
+        if weight is not None:
+            labelled = labelled * weight[(..., *(None,) * (y.ndim - weight.ndim))]
+            weight = labelled
+        elif not labelled.all():
+            weight = labelled
+    keep = torch.ones(len(y), dtype=torch.bool, device=device)
+    if weight is not None:
+        keep = (weight != 0).reshape(len(y), -1).any(1)  # 0 * inf would be NaN
+    if marks.missing == "marginal" and y.is_floating_point():
+        keep = keep & ~y.isnan().reshape(len(y), -1).all(1)
+    rows = replace(rows, weight=weight)
+    return rows if keep.all() else rows.map(lambda t: t[keep])
 
 
 def batches(
-    data: Data,
+    data: Rows | Iterable[Batch],
     batch_size: int | None,
     shuffle: torch.Generator | None,
     device: torch.device,
-) -> Iterator[Batch]:
+    marks: Marks,
+) -> Iterator[Rows]:
     """Yields the batches of one epoch; ``shuffle`` None keeps the rows of tensors in order."""
-    if isinstance(data, tuple):
-        n = len(data[0])
+    if isinstance(data, Rows):
+        n = len(data)
         count = math.ceil(n / (batch_size or n))
         if shuffle is not None and count > 1:
             # One gather for the whole epoch: a batch is then a view, at no cost.
             order = torch.randperm(n, generator=shuffle).to(device)
-            data = tuple(t.index_select(0, order) for t in data)
-        yield from zip(*(t.tensor_split(count) for t in data), strict=True)
+            data = data.map(lambda t: t.index_select(0, order))
+        parts = zip(*(t.tensor_split(count) for t in data.named.values()), strict=True)
+        inputs = len(data.x)
+        for part in parts:
+            yield Rows(part[:inputs], *part[inputs:])
         return
     for batch in data:
-        if not (
-            isinstance(batch, (tuple, list))
-            and len(batch) in (2, 3)
-            and all(isinstance(t, Tensor) for t in batch)
-        ):
+        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise TypeError(
-                "A loader must yield tuples of tensors (x, y) or (x, y, weight); "
-                f"got {type(batch).__name__}"
+                f"A loader must yield tuples of tensors {_KINDS}; got {type(batch).__name__}"
             )
-        usable = _usable_rows(batch, device)
-        if len(usable[0]):
+        rows = _as_rows(batch)
+        if not all(isinstance(t, Tensor) for t in rows.named.values()):
+            raise TypeError(
+                f"A loader must yield tuples of tensors {_KINDS}; got "
+                f"{', '.join(type(t).__name__ for t in rows.named.values())}"
+            )
+        usable = _usable(rows, device, marks)
+        if len(usable):
             yield usable
 
 
-def checked_log_prob(dist: Any, x: Tensor, y: Tensor) -> Tensor:
-    """Returns ``dist.log_prob(y)``; refuses shapes that would broadcast silently."""
+def scored(dist: Any, rows: Rows, marks: Marks, *, check: bool) -> tuple[Tensor, Tensor | None]:
+    """Returns ``dist.log_prob(y)`` of every value of y and their weights, None for equal ones.
+
+    The values have the batch shape of the distribution: (N,), or (N, ...) where it has one for each
+    place of a sequence or an image.  A value of weight 0 is 0 and has no gradient.
+
+    Args:
+        dist: what the module returned for these rows.
+        rows: the batch.
+        marks: what values of y are not known.
+        check: refuse shapes that would broadcast silently, which is done once for each of them.
+    """
+    if not check:
+        return _values(dist, rows, marks)
+    batch = _checked_batch(dist, rows, marks)
+    log_prob, weight = _values(dist, rows, marks)
+    if log_prob.shape != batch:
+        hint = " Did you mean y[:, None]?" if rows.y.ndim == 1 and log_prob.ndim == 2 else ""
+        raise ValueError(
+            f"module(x).log_prob(y) must have shape {batch}, one value a row; got "
+            f"{tuple(log_prob.shape)} for y of shape {tuple(rows.y.shape)}.{hint}"
+        )
+    return log_prob, weight
+
+
+def _values(dist: Any, rows: Rows, marks: Marks) -> tuple[Tensor, Tensor | None]:
+    y, weight = rows.y, rows.weight
+    event = len(getattr(dist, "event_shape", y.shape[1:]))
+    options = {}
+    if marks.missing == "marginal" and y.is_floating_point() and bool(y.isnan().any()):
+        gaps = y.isnan()
+        known = ~(gaps.flatten(-event).all(-1) if event else gaps)  # the batch shape
+        if bool((gaps.flatten(-event).any(-1) if event else gaps)[known].any()):
+            _check_marginal(dist)
+            options = {"missing": "marginal"}
+        share = known.to(y.dtype)
+        weight = share if weight is None else _as_many_axes(weight, known.ndim) * share
+    places = y.ndim - event
+    used = None
+    if weight is not None and (places > 1 or options):
+        weight = _as_many_axes(weight, places).expand(y.shape[:places])
+        if not bool((weight != 0).all()):  # a y that has a density, in place of no matter what
+            used = weight != 0
+            y = torch.where(used[(..., *(None,) * event)], y, y[used][0])
+    if isinstance(dist, Categorical):
+        check_classes(y, dist.logits.shape[-1], _CURE)
+    log_prob = dist.log_prob(y, **options)
+    return log_prob if used is None else torch.where(used, log_prob, 0.0), weight
+
+
+def check_classes(y: Tensor, n_classes: int, cure: str) -> None:
+    """Refuses class labels outside 0 to ``n_classes`` - 1, which torch only finds by an index."""
+    if y.numel() == 0 or y.is_floating_point():
+        return
+    low, high = torch.aminmax(y)
+    if int(low) < 0 or int(high) >= n_classes:
+        bad = (y < 0) | (y >= n_classes)
+        first = tuple(bad.nonzero()[0].tolist())
+        where = "" if not first else f" in row {first[0] if len(first) == 1 else first}"
+        raise ValueError(
+            f"y must hold classes from 0 to {n_classes - 1}; got {int(y[first])}{where} "
+            f"({int(bad.sum())} such values){cure.format(value=int(y[first]))}"
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _as_many_axes(weight: Tensor, axes: int) -> Tensor:
+    return weight[(..., *(None,) * (axes - weight.ndim))]
+
+
+def _check_marginal(dist: Any) -> None:
+    if "missing" not in inspect.signature(dist.log_prob).parameters:
+        raise TypeError(
+            "missing='marginal' needs a distribution that knows its marginals, a GaussianMixture "
+            f"or a Mixture; module(x) returns {type(dist).__name__}"
+        )
+
+
+def _checked_batch(dist: Any, rows: Rows, marks: Marks) -> tuple[int, ...]:
+    """The shape of the log densities; refuses shapes of y that would broadcast silently."""
     if not hasattr(dist, "log_prob"):
         raise TypeError(
             f"module(x) must return a torch Distribution; got {type(dist).__name__}, "
             "which has no log_prob"
         )
     # Checked before log_prob: Independent sums an (N, N) broadcast to a harmless-looking (N,).
-    expected = (len(x), *getattr(dist, "event_shape", y.shape[1:]))
-    got = tuple(y.shape)
+    n, y, weight = len(rows), rows.y, rows.weight
+    event = tuple(getattr(dist, "event_shape", y.shape[1:]))
+    batch = tuple(getattr(dist, "batch_shape", (n,)))
+    # one value for each place of a row: where an event axis, labels or weights say so, since
+    # numbers (N, D) without any of them may be one value in D dimensions
+    by_weight = weight is not None and weight.ndim > 1
+    places = bool(event) or not y.is_floating_point() or by_weight
+    if not (places and len(batch) > 1 and batch[0] == n):
+        batch = (n,)
+    expected, got = (*batch, *event), tuple(y.shape)
     if got != expected:
-        hint = ""
-        if (*got, 1) == expected:
-            hint = " Did you mean y[:, None]?"
-        elif got == tuple(dist.batch_shape):
-            hint = " Did you mean to return torch.distributions.Independent(dist, 1)?"
-        elif got == (*expected, 1):
-            hint = " Did you mean y[:, 0]?"
         raise ValueError(
             f"y must have shape {expected} to fit the distribution that module(x) returns; "
-            f"got {got}.{hint}"
+            f"got {got}.{_hint(dist, y, expected)}"
         )
-    log_prob: Tensor = dist.log_prob(y)
-    if log_prob.shape != (len(x),):
-        hint = " Did you mean y[:, None]?" if y.ndim == 1 and log_prob.ndim == 2 else ""
+    if weight is not None and tuple(weight.shape) != batch[: weight.ndim]:
+        each = ", one value a row" if len(batch) == 1 else f" or {batch}, one value a row or place"
+        raise ValueError(f"weight must have shape ({n},){each}; got {tuple(weight.shape)}")
+    if marks.ignore_index is not None and event:
         raise ValueError(
-            f"module(x).log_prob(y) must have shape ({len(x)},), one value a row; got "
-            f"{tuple(log_prob.shape)} for y of shape {got}.{hint}"
+            "ignore_index needs a distribution of classes, of event shape (); "
+            f"module(x) returns {type(dist).__name__} of event shape {event}"
         )
-    return log_prob
+    return batch
+
+
+def _hint(dist: Any, y: Tensor, expected: tuple[int, ...]) -> str:
+    got, batch = tuple(y.shape), tuple(getattr(dist, "batch_shape", ()))
+    if (*got, 1) == expected:
+        return " Did you mean y[:, None]?" if y.ndim == 1 else " Did you mean y[..., None]?"
+    if got == batch and not expected[1:]:
+        wrapped = f"torch.distributions.Independent(dist, {len(batch) - 1})"
+        other = f"; for one value at each place give weights of shape {batch}"
+        return (
+            f" Did you mean to return {wrapped}?"
+            if batch[1:] == (1,)
+            else (f" Did you mean to return {wrapped}, one value a row{other}?")
+        )
+    if got == (*expected, 1):
+        return " Did you mean y[:, 0]?" if len(expected) == 1 else " Did you mean y[..., 0]?"
+    if isinstance(dist, Categorical):
+        shape = tuple(dist.logits.shape)
+        if got == (shape[0], *shape[2:]):
+            return (
+                f" The classes must be the last axis of the logits {shape}. Did you mean "
+                "Categorical(logits=logits.movedim(1, -1))?"
+            )
+    return ""

@@ -6,17 +6,17 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ._checkpoint import check_checkpoint, fingerprint, write
-from ._data import prepare
+from ._data import Data, Marks, Rows, prepare
 from ._history import History
-from ._options import check_options, fit_batch_size, seeded, warn_interrupted
+from ._options import check_integer, check_options, fit_batch_size, seeded, warn_interrupted
 from ._run import Run
 
 __all__ = ["fit"]
@@ -24,8 +24,8 @@ __all__ = ["fit"]
 
 def fit(
     module: nn.Module,
-    train: tuple[Tensor, ...] | Iterable[Sequence[Tensor]],
-    val: tuple[Tensor, ...] | Iterable[Sequence[Tensor]] | None = None,
+    train: Data,
+    val: Data | None = None,
     *,
     max_epochs: int = 1000,
     batch_size: int | None = None,
@@ -40,6 +40,8 @@ def fit(
     checkpoint_every: int = 10,
     resume: bool = False,
     max_time: float | None = None,
+    missing: str = "refuse",
+    ignore_index: int | None = None,
 ) -> History:
     """Trains ``module`` in place by maximum likelihood and returns the history.
 
@@ -50,11 +52,18 @@ def fit(
     by an exception, the module is left with the best weights so far, in its former train or eval
     mode. Ctrl-C does not raise: it warns, writes the checkpoint of the last full epoch and returns.
 
+    One value of y may be a row, (N,), or a place of one: with a distribution of batch shape (N, T)
+    for the steps of a sequence, or (N, H, W) for the pixels of an image, the loss and the history
+    are means over all places, in nats a place, and a weight of 0 leaves out a place that is only
+    padding.
+
     Args:
-        module: ``module(x)`` returns a torch Distribution with batch shape (N,). Batches are moved
-            to the device of its first parameter; dtypes are left alone.
-        train: tensors ``(x, y)`` or ``(x, y, weight)``: x (N, ...), y ``(N, *event_shape)`` (class
-            indices stay integers), weight (N,) at least 0, where 0 leaves the row out. Or a
+        module: ``module(x)`` returns a torch Distribution with batch shape (N,) or (N, ...); where
+            x is several tensors it is called ``module(*x)``. Batches are moved to the device of its
+            first parameter; dtypes are left alone.
+        train: tensors ``(x, y)`` or ``(x, y, weight)``: x (N, ...) or a tuple of such tensors, y
+            ``(*batch_shape, *event_shape)`` (class indices stay integers), weight (N,) or of the
+            batch shape, at least 0, where 0 leaves the row or place out, whatever y is there. Or a
             DataLoader of such batches; its order is then its own.
         val: the same for validation; None trains for ``max_epochs`` without early stopping.
         max_epochs: most passes over the training rows.
@@ -74,6 +83,10 @@ def fit(
             a break, unless a DataLoader draws its order from a generator of its own.
             ``max_epochs``, ``patience`` and ``max_time`` may differ from before.
         max_time: seconds after which no further epoch is begun in this call; at least one is run.
+        missing: ``"refuse"`` NaN in y, or ``"marginal"``: a row counts by the marginal density of
+            the dimensions that it has (:meth:`mdn.GaussianMixture.log_prob`), and one without any
+            is left out.
+        ignore_index: class label of what has no label, as -100: it is left out.
 
     Returns:
         The NLL of every epoch, the epoch kept and why training ended.
@@ -108,21 +121,26 @@ def fit(
         positive={"lr": lr, "clip_norm": clip_norm},
         not_negative={"weight_decay": weight_decay, "max_time": max_time},
     )
+    if missing not in ("refuse", "marginal"):
+        raise ValueError(f"missing must be 'refuse' or 'marginal'; got {missing!r}")
+    if ignore_index is not None:
+        check_integer("ignore_index", ignore_index, at_least=None)
+    marks = Marks(missing, ignore_index)
     path = check_checkpoint(checkpoint, resume)
     if optimizer is None:
         optimizer = _adamw(module, lr, weight_decay)
     _check_optimizer(module, optimizer)
     device = next(module.parameters()).device
-    rows = prepare("train", train, device)
-    val_rows = None if val is None else prepare("val", val, device)
-    if isinstance(rows, tuple):
-        batch_size = batch_size or fit_batch_size(len(rows[0]))
+    rows = prepare("train", train, device, marks)
+    val_rows = None if val is None else prepare("val", val, device, marks)
+    if isinstance(rows, Rows):
+        batch_size = batch_size or fit_batch_size(len(rows))
     elif batch_size is not None:
         raise ValueError(
             "batch_size applies to tensors; train is a loader, so set its own batch_size instead"
         )
     options: dict[str, Any] = {"batch_size": batch_size, "clip_norm": clip_norm, "seed": seed}
-    run = Run(module, optimizer, rows, val_rows, **options)
+    run = Run(module, optimizer, rows, val_rows, marks=marks, **options)
     saved = None
 
     # a draw, so that dropout and loaders do not follow the numbers of the shuffling

@@ -13,7 +13,8 @@ __all__ = ["History", "TrainingError"]
 class History:
     """What one training run measured, epoch by epoch.
 
-    NLLs are in nats per row, in the unit of y. Index 0 is the first epoch.
+    NLLs are in nats per row, in the unit of y, or per place where a row has several (the steps of
+    a sequence, the pixels of an image). Index 0 is the first epoch.
 
     Args:
         train_nll: weighted mean of the minibatch losses of each epoch, taken while the weights

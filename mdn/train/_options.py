@@ -26,11 +26,11 @@ __all__ = [
 _STEPS, _MIN_ROWS, _MAX_ROWS = 64, 32, 512
 
 
-def check_integer(name: str, value: Any, at_least: int = 1) -> None:
-    """Refuses what is not an integer of at least ``at_least``."""
+def check_integer(name: str, value: Any, at_least: int | None = 1) -> None:
+    """Refuses what is not an integer of at least ``at_least``; None is no bound."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    if int(value) < at_least:
+    if at_least is not None and int(value) < at_least:
         raise ValueError(f"{name} must be at least {at_least}; got {value}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._checkpoint import FORMAT, named_tensors, read, restore, snapshot
-from ._data import Batch, Data, batches, checked_log_prob
+from ._data import Batch, Marks, Rows, batches, scored
 from ._history import History, TrainingError
 
 __all__ = ["Run"]
@@ -28,6 +28,7 @@ _PROGRESS = ("best", "best_epoch", "bad_epochs", "train_nll", "val_nll")
 
 _CAUSES = {
     "nan": "usually the learning rate is too high or x and y are not standardised: lower lr",
+    "nan in y": "y of that batch holds NaN: leave such rows out, or pass missing='marginal'",
     "inf": "a row of y lies where the distribution has no density: check its support and y's unit",
     "-inf": "the density collapsed onto a point: put a floor under its scale",
     "gradient": "usually a scale close to zero: raise its floor, or lower lr",
@@ -41,14 +42,16 @@ class Run:
         self,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
-        train: Data,
-        val: Data | None,
+        train: Rows | Iterable[Batch],
+        val: Rows | Iterable[Batch] | None,
         *,
+        marks: Marks,
         batch_size: int | None,
         clip_norm: float | None,
         seed: int,
     ) -> None:
         self.module, self.optimizer, self.train, self.val = module, optimizer, train, val
+        self.marks = marks
         self.batch_size, self.clip_norm = batch_size, clip_norm
         self.device = next(module.parameters()).device
         self.params: list[nn.Parameter] = [p for g in optimizer.param_groups for p in g["params"]]
@@ -64,7 +67,7 @@ class Run:
         self.best_epoch = -1
         self.bad_epochs = 0
         self.fingerprint: dict[str, str] = {}
-        self.seen: set[tuple[torch.Size, torch.Size]] = set()  # batch shapes already checked
+        self.seen: set[tuple[torch.Size, ...]] = set()  # batch shapes already checked
         self.begun = time.perf_counter()
 
     @property
@@ -113,10 +116,10 @@ class Run:
             self.bad_epochs += 1
 
     def train_epoch(self) -> float:
-        """Takes one pass of gradient steps; returns the weighted mean loss (nats a row)."""
+        """Takes one pass of gradient steps; returns the weighted mean loss (nats a value of y)."""
         self.module.train()
         total = weights = 0.0
-        epoch = batches(self.train, self.batch_size, self.shuffle, self.device)
+        epoch = batches(self.train, self.batch_size, self.shuffle, self.device, self.marks)
         for index, batch in enumerate(epoch):
             loss, weight = self.loss(batch)
             self.drop_gradients()
@@ -127,7 +130,7 @@ class Run:
             # the step could harm the weights.
             value, length, rows = loss.item(), norm.item(), float(weight)
             if not (math.isfinite(value) and math.isfinite(length)):
-                raise self.error(index, value, length)
+                raise self.error(index, value, length, batch.y)
             if self.clip_norm is not None and length > self.clip_norm:
                 for g in grads:
                     g.mul_(self.clip_norm / length)
@@ -145,7 +148,7 @@ class Run:
             return None
         self.module.eval()
         total = weights = 0.0
-        for batch in batches(self.val, _VALIDATION_ROWS, None, self.device):
+        for batch in batches(self.val, _VALIDATION_ROWS, None, self.device, self.marks):
             loss, weight = self.loss(batch)
             rows = float(weight)
             total += loss.item() * rows
@@ -156,28 +159,28 @@ class Run:
             raise self.error(None, total, 0.0)
         return total / weights
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor | int]:
-        """Returns the mean NLL of a batch (nats a row) and the weight it stands for."""
-        x, y, *weight = batch
-        dist = self.module(x)
-        shapes = x.shape, y.shape
-        if shapes in self.seen:
-            log_prob = dist.log_prob(y)  # (rows,)
-        else:
-            log_prob = checked_log_prob(dist, x, y)
-            self.seen.add(shapes)
-        if not weight:
-            return -log_prob.mean(), len(log_prob)
-        total = weight[0].sum()
-        return -(weight[0] * log_prob).sum() / total, total
+    def loss(self, batch: Rows) -> tuple[Tensor, Tensor | int]:
+        """Returns the mean NLL of a batch (nats a value of y) and the weight it stands for."""
+        dist = self.module(*batch.x)
+        log_prob, weight = scored(dist, batch, self.marks, check=batch.shapes not in self.seen)
+        self.seen.add(batch.shapes)
+        if weight is None:
+            return -log_prob.mean(), log_prob.numel()
+        total = weight.sum()
+        least = torch.finfo(total.dtype).tiny  # where no value of the batch is known
+        return -(weight * log_prob).sum() / total.clamp(min=least), total
 
-    def error(self, batch: int | None, value: float, length: float) -> TrainingError:
+    def error(
+        self, batch: int | None, value: float, length: float, y: Tensor | None = None
+    ) -> TrainingError:
         """The error of a loss ``value`` or, if that is finite, of a gradient norm, not finite."""
         where = "the validation pass" if batch is None else f"batch {batch}"
         if math.isfinite(value):
             what, cause, value = "the gradient norm", _CAUSES["gradient"], length
         else:
             what, cause = "the loss", _CAUSES[str(value)]
+        if y is not None and bool(y.isnan().any()):
+            cause = _CAUSES["nan in y"]
         message = (
             f"In epoch {self.epoch}, {where}, {what} became {value}: {cause}. "
             f"The module holds the weights {self.kept}"
