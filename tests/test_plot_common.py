@@ -102,3 +102,52 @@ def test_style_of_the_user_wins(name: str, ax: Axes) -> None:
     """Further keywords reach the main artist, under any of their names."""
     style, read, wanted = STYLE[name]
     assert read(DRAW[name](ax=ax, **style)) == wanted
+
+
+@every
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("colr", "color"), ("lnewidth", "linewidth"), ("alhpa", "alpha"), ("axx", "ax")],
+)
+def test_a_misspelt_keyword_is_refused_by_name(name: str, wrong: str, right: str) -> None:
+    """With the nearest right one, in one sentence, before anything is drawn."""
+    right += "s" * (name == "contours" and right == "color")  # as Axes.contour has it
+    with pytest.raises(TypeError) as caught:
+        DRAW[name](**{wrong: 1})
+    assert str(caught.value) == f"plot_{name} has no keyword {wrong!r}; the nearest is {right!r}"
+    with pytest.raises(
+        TypeError, match=rf"plot_{name} has no keyword 'qqq'; it takes those of Axes"
+    ):
+        DRAW[name](qqq=1)
+    assert plt.get_fignums() == []
+
+
+def test_keywords_of_the_plot_itself_are_among_the_nearest() -> None:
+    """A plot of a feature has x_label, and an image has cmap."""
+    with pytest.raises(TypeError, match=r"plot_density has no keyword 'xlabel'.*'x_label'"):
+        DRAW["density"](xlabel="wait [min]")
+    with pytest.raises(TypeError, match=r"plot_density has no keyword 'cmpa'.*'cmap'"):
+        DRAW["density"](cmpa="cividis")
+
+
+@every
+def test_two_names_of_one_property_are_refused(name: str) -> None:
+    """Nothing is drawn."""
+    with pytest.raises(TypeError, match=r"'lw' and 'linewidth'|'linewidth' and 'lw'"):
+        DRAW[name](lw=1, linewidth=2)
+    assert plt.get_fignums() == []
+
+
+@every
+@pytest.mark.parametrize("style", [{"alpha": 0.5}, {"zorder": 2.5}, {"antialiased": True}])
+def test_what_every_artist_has_is_taken(name: str, style: dict[str, object], ax: Axes) -> None:
+    """It is drawn without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DRAW[name](ax=ax, **style).get_figure().canvas.draw()
+
+
+def test_colours_of_the_user_replace_those_of_the_plot(ax: Axes) -> None:
+    """Under a name that Matplotlib does not take beside the default's."""
+    assert DRAW["modes"](ax=ax, c="red").collections[1].get_facecolor()[0].tolist() == [1, 0, 0, 1]
+    assert DRAW["contours"](cmap="cividis").collections[-1].get_cmap().name == "cividis"

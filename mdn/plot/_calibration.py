@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
 
 from ..prediction import kind_of
@@ -25,6 +25,7 @@ _MOST_ROWS = 0.98  # of the single errors the frame holds this share
 _MARKERS = "os^Dv*"
 
 
+@look.takes_style("bar", Rectangle)
 def plot_pit(histogram: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
     """Draws a PIT histogram with the band in which its bars lie if the model is calibrated.
 
@@ -90,6 +91,7 @@ def plot_pit(histogram: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
     return ax
 
 
+@look.takes_style("plot", Line2D)
 def plot_coverage(curves: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
     """Draws the share of rows inside the predicted regions against their nominal coverage.
 
@@ -147,6 +149,7 @@ def plot_coverage(curves: Any, *, ax: Axes | None = None, **style: Any) -> Axes:
     return ax
 
 
+@look.takes_style("errorbar", Line2D)
 def plot_sharpness(
     spread: Any,
     error: ArrayLike,

@@ -26,6 +26,7 @@ _MOST_RIDGES = 40  # rows that a figure of ordinary height has room for
 _OVERLAP = 1.8  # height of the highest ridge, in rows
 
 
+@look.takes_style("plot", Line2D)
 def plot_conditional(
     model_or_dist: Any,
     x: ArrayLike | None = None,
@@ -148,6 +149,7 @@ def plot_conditional(
     return ax
 
 
+@look.takes_style("plot", Line2D)
 def plot_ridge(
     model_or_dist: Any,
     x: ArrayLike | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.contour import ContourSet
 from numpy.typing import ArrayLike
 
 from ..prediction import kind_of, to_numpy
@@ -25,6 +26,7 @@ _HEAD = 0.12  # of the height, for the legend
 _DASHES = ("solid", "dashed", "dashdot", "dotted")
 
 
+@look.takes_style("contour", ContourSet)
 def plot_contours(
     model_or_dist: Any,
     x: ArrayLike | None = None,
@@ -97,7 +99,8 @@ def plot_contours(
         label, (first, second) = f"{n_samples} draws", points[:n_samples].T
         look.draw_points(ax, first, second, label, s=9, linewidths=0.4, zorder=2)
     dashes = _DASHES[: len(wanted)][::-1]
-    defaults = {"colors": look.BLUE, "linestyles": dashes, "linewidths": 1.6, "zorder": 3}
+    defaults = {"linestyles": dashes, "linewidths": 1.6, "zorder": 3}
+    defaults |= {} if "cmap" in style else {"colors": look.BLUE}
     drawn = ax.contour(*axes, log_density, levels, **{**defaults, **style})
     ax.set_xlim(axes[0][0], axes[0][-1])
     ax.set_ylim(axes[1][0], axes[1][-1] + _HEAD * np.ptp(axes[1]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from numpy.typing import ArrayLike
 
 from ..prediction import to_numpy
@@ -21,6 +22,7 @@ _CLIP_QUANTILE = 0.98  # of the cells that are not empty: where the colours end 
 _CLIP_FACTOR = 1.5  # a maximum less than this times that quantile is no spike
 
 
+@look.takes_style("pcolormesh", QuadMesh)
 def plot_density(
     model: Any,
     x: ArrayLike,

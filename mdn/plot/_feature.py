@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.collections import PathCollection, PolyCollection, QuadMesh
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from ..functional._checks import check_coverage
@@ -24,6 +25,7 @@ _LEAST_MODE = 0.05  # share of the highest density at an x below which a mode is
 _PALE, _DARK = 0.2, 0.62  # of the colour map: the widest interval and the narrowest
 
 
+@look.takes_style("pcolormesh", QuadMesh)
 def plot_feature(
     model: Any,
     x: ArrayLike,
@@ -95,6 +97,7 @@ def plot_feature(
     return ax
 
 
+@look.takes_style("fill_between", PolyCollection)
 def plot_fan(
     model: Any,
     x: ArrayLike,
@@ -161,6 +164,7 @@ def plot_fan(
     return ax
 
 
+@look.takes_style("scatter", PathCollection)
 def plot_modes(
     model: Any,
     x: ArrayLike,
@@ -222,6 +226,8 @@ def plot_modes(
             defaults = {"s": 4 + 14 * share[chosen], "color": color, "linewidths": 0, "zorder": 3}
             at_x = np.broadcast_to(grid.values[:, None], chosen.shape)[chosen]
             options = look.with_defaults(style, PathCollection, label=label, **defaults)
+            if "c" in options:  # another name of color, which Matplotlib does not take beside it
+                del options["color"]
             ax.scatter(at_x, modes[chosen], **options)
     mean = to_numpy(grid.dist.mean)[:, 0]
     look.draw_line(
@@ -232,6 +238,7 @@ def plot_modes(
     return ax
 
 
+@look.takes_style("plot", Line2D)
 def plot_weights(
     model: Any,
     x: ArrayLike,

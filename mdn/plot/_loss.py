@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..prediction import kind_of
@@ -24,6 +24,7 @@ _NEAR_ZERO = 3.0  # heights of the curves within which the line at 0 is drawn
 _CUT_RANGE = 10.0  # they do if the range of the loss would be more than this times as large
 
 
+@look.takes_style("plot", Line2D)
 def plot_history(
     history: Any, *, y_unit: str | None = None, ax: Axes | None = None, **style: Any
 ) -> Axes:
@@ -96,6 +97,7 @@ def plot_history(
     return ax
 
 
+@look.takes_style("barh", Rectangle)
 def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any) -> Axes:
     """Draws the loss of one fit in several units of y, as bars from the line at zero.
 
@@ -132,6 +134,7 @@ def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any
     return ax
 
 
+@look.takes_style("barh", Rectangle)
 def plot_waterfall(
     nll: Mapping[str, float], *, y_unit: str | None = None, ax: Axes | None = None, **style: Any
 ) -> Axes:

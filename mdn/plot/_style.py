@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 from matplotlib import cbook, patheffects
+from matplotlib.artist import Artist, ArtistInspector
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -32,6 +38,10 @@ WHITE_TO_BLUE = (
     *("#ffffff", "#d4e4f0", "#aac9e2", "#81aed4", "#5693c7"),
     *("#3a77b1", "#1c5d9b", "#19427b", "#112a5b"),
 )
+# What a plot computes, so that no keyword may replace it.
+_DRAWN = frozenset({"figure", "x", "y", "xy", "y2", "left", "xdata", "ydata", "array", "offsets"})
+_DRAWN |= {"data", "paths", "verts", "verts_and_codes", "bounds", "levels", "filled"}
+_BARS = frozenset({"xerr", "yerr", "ecolor", "capsize", "error_kw", "log"})  # in no signature
 _MANY_POINTS = 10_000  # above, the search for the best place of a legend takes seconds
 
 
@@ -62,6 +72,49 @@ def get_axes(ax: Axes | None) -> Axes:
     if not isinstance(ax, Axes):
         raise TypeError(f"ax must be a matplotlib Axes or None; got {kind_of(ax)}")
     return ax
+
+
+P = ParamSpec("P")
+
+
+def takes_style(
+    method: str, artist: type[Artist]
+) -> Callable[[Callable[P, Axes]], Callable[P, Axes]]:
+    """Decorates a plot whose ``**style`` goes to a method of Axes, which makes artists of a type.
+
+    A keyword that neither of them has is refused by name before anything is computed or drawn.
+    """
+
+    def decorate(plot: Callable[P, Axes]) -> Callable[P, Axes]:
+        own = [p.name for p in inspect.signature(plot).parameters.values() if p.name != "style"]
+
+        @wraps(plot)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> Axes:
+            style = {name: value for name, value in kwargs.items() if name not in own}
+            known = _keywords(method, artist) if style else set()
+            for name in style.keys() - known:
+                near = difflib.get_close_matches(name, [*own, *sorted(known)], n=1)
+                cure = f"the nearest is {near[0]!r}" if near else f"it takes those of Axes.{method}"
+                raise TypeError(f"{plot.__name__} has no keyword {name!r}; {cure}")
+            cbook.normalize_kwargs(style, artist)  # refuses two names of one property
+            return plot(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def _keywords(method: str, artist: type[Artist]) -> set[str]:
+    """Returns the keywords of a method of Axes and the properties of what it draws."""
+    inspector = ArtistInspector(artist)
+    found = set(inspector.get_setters()).union(*inspector.aliasd.values())
+    given = inspect.signature(getattr(Axes, method)).parameters
+    found |= {p.name for p in given.values() if p.default is not p.empty}
+    found -= _DRAWN | {p.name for p in given.values() if p.default is p.empty}
+    if method == "contour":  # which hands its keywords to the artist
+        found |= inspect.signature(ContourSet).parameters.keys() | {"corner_mask", "algorithm"}
+        return found - _DRAWN - {"ax", "args", "kwargs", "color"}  # it is "colors"
+    return found | (_BARS if method.startswith("bar") else set())
 
 
 def with_defaults(style: dict[str, Any], artist: Any, **defaults: Any) -> dict[str, Any]:
