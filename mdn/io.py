@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .arguments import check_path
+
 __all__ = ["load", "save"]
 
 _FORMAT = 3  # raised when a reader of the old format would misread a file
@@ -43,6 +45,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     kind = type(model).__name__
     if kind not in _OLDEST or not hasattr(model, "state"):
         raise TypeError(f"model must be one of {', '.join(_OLDEST)}; got {kind}")
+    check_path("path", path)
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} is not there; create it first")
@@ -77,6 +80,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     """
     from safetensors import SafetensorError, safe_open
 
+    check_path("path", path)
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")

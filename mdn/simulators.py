@@ -29,8 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, log_ndtr, ndtr, owens_t, softmax
 from torch.distributions import StudentT
 
+from .arguments import check_integer, check_seed
 from .distribution import GaussianMixture, Mixture
-from .train._options import check_integer
 
 __all__ = [
     "ArmaJump",
@@ -68,6 +68,7 @@ class Simulator(ABC):
             TypeError, ValueError: n is not an integer of at least 1.
         """
         check_integer("n", n)
+        check_seed("random_state", random_state)
         rng = np.random.default_rng(random_state)
         X = self._features(int(n), rng)
         return X, self._targets(X, rng)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .arguments import check_integer, check_number
 from .estimator import MDNRegressor
 from .prediction import final_model, kind_of, n_rows, take_rows
 from .train import TrainingError
-from .train._options import check_integer
 
 if TYPE_CHECKING:
     import optuna
@@ -107,8 +107,8 @@ def tune(
         ) from error
     check_integer("n_trials", n_trials)
     check_integer("cv", cv, 2)
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be a positive number of seconds; got {timeout}")
+    if timeout is not None:
+        check_number("timeout", timeout, above=0, infinite=True)
     if storage is not None and study is not None:
         raise ValueError("give storage or study, not both: a study has a storage of its own")
     end = math.inf if timeout is None else time.monotonic() + timeout

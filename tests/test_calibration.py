@@ -766,7 +766,7 @@ def test_arrays_and_tensors_of_either_precision_give_nearly_the_same(name: str) 
         (lambda d, y: pit_histogram(d, y, band=90), "band must lie between 0 and 1; got 90"),
         (lambda d, y: coverage_curve(d, y, levels=[90]), "levels must lie between 0 and 1"),
         (lambda d, y: coverage_curve(d, y, levels=[]), "levels .* at least one"),
-        (lambda d, y: coverage_curve(d, y, kind="x"), 'kind must be "central" or "hdr"; got'),
+        (lambda d, y: coverage_curve(d, y, kind="x"), "kind must be one of 'central', 'hdr'; got"),
         (lambda d, y: sharpness(d, [1.0]), "coverage must lie between 0 and 1"),
         (lambda d, y: sharpness(d[0]), r"dist must have batch shape \(N,\) and one target"),
         (lambda d, y: hdr_values(d, y, n_samples=0), "n_samples must be at least 1; got 0"),

@@ -301,9 +301,9 @@ def test_wrong_arguments_are_refused(
 def test_options_out_of_range_are_refused() -> None:
     """Which, and what was found."""
     logits, target = classes(3)
-    with pytest.raises(ValueError, match=r"q must be finite and at least 0; got -0\.1"):
+    with pytest.raises(ValueError, match=r"q must be finite and not negative; got -0\.1"):
         deformed_nll_loss(logits, target, -0.1)
-    with pytest.raises(ValueError, match=r"beta must be between 0 and 1; got 1\.5"):
+    with pytest.raises(ValueError, match=r"beta must lie between 0 and 1; got 1\.5"):
         beta_nll(*mixture(), beta=1.5)
     for loss, args in ((nll_ratio_loss, (logits, target)), (beta_nll, mixture())):
         with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none'; got 'me'"):

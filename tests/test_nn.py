@@ -245,8 +245,8 @@ def test_floor_bounds_the_density_on_one_point() -> None:
         ({"in_features": 0}, ValueError, "in_features must be at least 1; got 0"),
         ({"out_features": 0}, ValueError, "out_features must be at least 1; got 0"),
         ({"n_components": 0}, ValueError, "n_components must be at least 1; got 0"),
-        ({"n_components": 2.0}, TypeError, "n_components must be an integer; got float"),
-        ({"n_components": True}, TypeError, "n_components must be an integer; got bool"),
+        ({"n_components": 2.0}, TypeError, "n_components must be an integer; got .*float"),
+        ({"n_components": True}, TypeError, "n_components must be an integer; got .*bool"),
         (
             {"covariance_type": "banana"},
             ValueError,
@@ -734,7 +734,7 @@ def test_forward_refuses_rows_of_another_width() -> None:
     ("hidden", "error", "message"),
     [
         ((8, 0), ValueError, r"hidden\[1\] must be at least 1; got 0"),
-        ((8.5,), TypeError, r"hidden\[0\] must be an integer; got float"),
+        ((8.5,), TypeError, r"hidden\[0\] must be an integer; got .*float"),
         (8, TypeError, "hidden must be a sequence of widths.*got 8"),
     ],
 )

@@ -467,7 +467,7 @@ def test_what_is_no_number_is_refused(y: Any) -> None:
 def test_pinball_refuses_levels_that_have_no_finite_quantile(levels: list[float]) -> None:
     """Levels lie in (0, 1): at 0 the loss would be 0 * inf."""
     dist, y = mixtures()
-    with pytest.raises(ValueError, match="levels must be probabilities between 0 and 1"):
+    with pytest.raises(ValueError, match="levels must lie between 0 and 1"):
         scoring.pinball(dist, y, levels)
 
 
@@ -483,7 +483,7 @@ def test_interval_score_refuses_a_coverage_outside_0_and_1(coverage: float) -> N
 def test_brier_refuses_a_threshold_that_is_no_number(threshold: float) -> None:
     """The event would be certain."""
     dist, y = mixtures()
-    with pytest.raises(ValueError, match="threshold must be a finite number; got"):
+    with pytest.raises(ValueError, match="threshold must be finite; got"):
         scoring.brier(dist, y, threshold)
 
 

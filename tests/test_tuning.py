@@ -392,7 +392,7 @@ def test_the_time_is_looked_at_between_folds(clock: list[float]) -> None:
         ({"n_trials": 0}, "n_trials must be at least 1; got 0"),
         ({"cv": 1}, "cv must be at least 2; got 1"),
         ({"cv": 31}, "cv must be at most half the number of rows, 60 here; got 31"),
-        ({"timeout": 0}, "timeout must be a positive number of seconds; got 0"),
+        ({"timeout": 0}, "timeout must be positive.*; got 0"),
         ({"random_state": -1}, "random_state must be at least 0; got -1"),
         ({"storage": "a.db", "study": "b"}, "give storage or study, not both"),
     ],
@@ -405,9 +405,9 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
 
 def test_arguments_of_the_wrong_type_are_refused() -> None:
     """With the name and the type."""
-    with pytest.raises(TypeError, match="n_trials must be an integer; got float"):
+    with pytest.raises(TypeError, match=r"n_trials must be an integer; got .*float"):
         search(2.0)
-    with pytest.raises(TypeError, match="cv must be an integer; got bool"):
+    with pytest.raises(TypeError, match=r"cv must be an integer; got .*bool"):
         search(cv=True)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from ..arguments import check_integer
 from ..prediction import Floats, distribution_and_target, to_numpy
 from ._hdr_values import pit_or_values
 
@@ -137,8 +138,7 @@ def conditional_calibration(
     References:
         S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Stat. 6 (1979).
     """
-    if n_bins < 1:
-        raise ValueError(f"n_bins must be at least 1; got {n_bins}")
+    check_integer("n_bins", n_bins)
     dist, target = distribution_and_target(dist, y, X)
     u = pit_or_values(dist, target, generator=generator)
     columns = [*_columns(X, feature_names), (_SPREAD, to_numpy(dist.stddev[..., 0]))]

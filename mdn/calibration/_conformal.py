@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arguments import check_number
 from ..distribution import HDR
 from ..functional._sampling import fixed_generator
 from ..prediction import distribution_and_target, predict_distribution
 from ._hdr_values import hdr_values
-from ._pit import check_probability
 
 __all__ = ["ConformalHDR", "ConformalIntervals"]
 
@@ -202,7 +202,7 @@ class ConformalHDR:
 
 def _rank(coverage: float, n: int) -> int:
     """Rank, from 1, of the score up to which the region reaches."""
-    check_probability("coverage", coverage)
+    check_number("coverage", coverage, above=0, below=1)
     rank = math.ceil((n + 1) * coverage - _ROUNDING)
     if rank > n:
         least = math.ceil(coverage / (1 - coverage) - _ROUNDING)

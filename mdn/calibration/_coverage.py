@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy import stats
 
+from ..arguments import check_choice, check_number, check_probabilities
 from ..prediction import Floats, distribution_and_target, predict_distribution, to_numpy
 from ._hdr_values import hdr_values, pit_or_values
-from ._pit import check_probability
 
 __all__ = ["CoverageCurve", "Sharpness", "coverage_curve", "sharpness"]
 
@@ -94,12 +94,9 @@ def coverage_curve(
         >>> narrow.observed, narrow.low
         (array([0.2775, 0.6075]), array([0.46 , 0.875]))
     """
-    nominal = np.asarray(list(levels), dtype=np.float64)
-    if not nominal.size or not ((nominal > 0) & (nominal < 1)).all():
-        raise ValueError(f"levels must lie between 0 and 1, at least one; got {nominal.tolist()}")
-    check_probability("band", band)
-    if kind not in ("central", "hdr"):
-        raise ValueError(f'kind must be "central" or "hdr"; got {kind!r}')
+    nominal = np.array(check_probabilities("levels", levels))
+    check_number("band", band, above=0, below=1)
+    check_choice("kind", kind, ("central", "hdr"))
     dist, target = distribution_and_target(dist, y, X)
     if kind == "hdr":
         values = hdr_values(dist, target, n_samples=n_samples, generator=generator)
@@ -141,7 +138,7 @@ def sharpness(dist: Any, coverage: Sequence[float] = (0.5, 0.9), *, X: Any = Non
             "dist must have batch shape (N,) and one target; got batch "
             f"{tuple(dist.batch_shape)}, event {tuple(dist.event_shape)}"
         )
-    ends = np.stack([to_numpy(dist.interval(c)) for c in coverage], 1)  # (N, C, 2)
+    wanted = check_probabilities("coverage", coverage)
+    ends = np.stack([to_numpy(dist.interval(c)) for c in wanted], 1)  # (N, C, 2)
     width = ends[..., 1] - ends[..., 0]
-    wanted = np.array(coverage, dtype=np.float64)
-    return Sharpness(wanted, width.mean(0), np.median(width, 0), width)
+    return Sharpness(np.array(wanted), width.mean(0), np.median(width, 0), width)

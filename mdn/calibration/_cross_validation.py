@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..arguments import check_integer
 from ..distribution import MixtureDistribution
 from ..prediction import kind_of, n_rows, predict_distribution, take_rows
 
@@ -54,6 +55,8 @@ def out_of_fold(
     n = len(target)
     if n_rows(X) != n:
         raise ValueError(f"X and y must have one length; got {n_rows(X)} and {n} rows")
+    check_integer("cv", cv, 0)
+    check_integer("seed", seed, 0)
     if not 2 <= cv <= n:
         raise ValueError(f"cv must lie between 2 and the {n} rows; got {cv}")
     fold = np.random.default_rng(seed).permutation(n) % cv

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import VonMises
 
+from ..arguments import check_generator, check_integer
 from ..distribution import GaussianMixture, Mixture, PointMass
 from ..functional._roots import find_root, refine_extrema
 from ..functional._sampling import fixed_generator
@@ -88,8 +89,8 @@ def hdr_values(
         (2020), eq. 5; R. J. Hyndman, Computing and graphing highest density regions, Am. Stat. 50
         (1996).
     """
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1; got {n_samples}")
+    check_integer("n_samples", n_samples)
+    check_generator(generator)
     dist, target = distribution_and_target(dist, y, X)
     source = generator or fixed_generator(target)
     exact = _has_edges(dist)

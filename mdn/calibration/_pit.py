@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import integrate, special, stats
 
+from ..arguments import check_integer, check_number
 from ..prediction import Floats
 from ._hdr_values import pit_or_values
 
@@ -110,9 +111,8 @@ def pit_histogram(
         F. X. Diebold, T. A. Gunther, A. S. Tay, Evaluating density forecasts, Int. Econ. Rev. 39
         (1998).
     """
-    if bins < 2:
-        raise ValueError(f"bins must be at least 2; got {bins}")
-    check_probability("band", band)
+    check_integer("bins", bins, 2)
+    check_number("band", band, above=0, below=1)
     values = pit_or_values(dist_or_pit, y, X, generator)
     counts, edges = np.histogram(values, bins=bins, range=(0.0, 1.0))
     n = len(values)
@@ -165,12 +165,6 @@ def pit_test(
         Outcome(float(cramer.statistic), float(cramer.pvalue)),
         Outcome(anderson, _anderson_darling_tail(anderson)),
     )
-
-
-def check_probability(name: str, value: float) -> None:
-    """Raises unless the value lies strictly between 0 and 1."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must lie between 0 and 1; got {value}")
 
 
 def _anderson_darling_tail(z: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..arguments import check_generator, check_integer
 from ..functional._arrays import column_of, numeric_tensor
 from ..functional._checks import (
     check_batch,
@@ -313,6 +314,7 @@ class MixtureDistribution(Distribution, ABC):
             generator: source of randomness; torch's global one if None.  Torch's families know the
                 global one only, so for them it seeds that for the while, and its state is put back.
         """
+        check_generator(generator)
         return self._sample(self._shape(sample_shape), generator)
 
     # -- others of the same kind --------------------------------------------------------------
@@ -444,15 +446,18 @@ class MixtureDistribution(Distribution, ABC):
 
     def _per_dimension(self, name: str, value: Tensor | float) -> Tensor:
         """A number or (*, D), in the dtype of the distribution."""
-        a = torch.as_tensor(value, dtype=self._reference.dtype, device=self._reference.device)
+        a = numeric_tensor(value, name).to(self._reference)
         d = self.event_shape[0]
         if a.ndim and a.shape[-1] not in (1, d):
             raise ValueError(f"{name} must be a number or (*, {d}); got shape {tuple(a.shape)}")
         return a
 
     @staticmethod
-    def _shape(sample_shape: Sequence[int] | int) -> torch.Size:
-        return torch.Size((sample_shape,) if isinstance(sample_shape, int) else sample_shape)
+    def _shape(sample_shape: Iterable[int] | int) -> torch.Size:
+        sizes = sample_shape if isinstance(sample_shape, Iterable) else (sample_shape,)
+        for size in sizes:
+            check_integer("sample_shape", size, 0)
+        return torch.Size(sizes)
 
     def _fixed_generator(self) -> torch.Generator:
         """A new generator of a fixed seed, which is not that of a user's manual_seed(0)."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ..arguments import check_integer
 from ..functional._diagonal import log_weights
 from ._base import MixtureDistribution
 from ._discretized import DiscretizedMixture
@@ -132,8 +133,10 @@ class ComponentMixture(MixtureDistribution):
 
     def _dims(self, dims: int | Sequence[int]) -> list[int]:
         """Dimensions of the target, counted from 0."""
-        found = [dims] if isinstance(dims, int) else list(dims)
+        found: list[int] = list(dims) if isinstance(dims, Iterable) else [dims]
         n = self.event_shape[0]
+        for d in found:
+            check_integer("dims", d, -n)
         inside = all(-n <= d < n for d in found)
         if not found or not inside or len({d % n for d in found}) < len(found):
             raise ValueError(f"dims must be distinct and within 0..{n - 1}; got {dims}")

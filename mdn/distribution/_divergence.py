@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import register_kl
 
+from ..arguments import check_generator, check_integer
 from ..functional._integrals import component_divergences, divergence_bound
 from ._base import DRAWS
 from ._gaussian import GaussianMixture
@@ -45,8 +46,8 @@ def divergence(
             f"p and q must have one event shape; got {tuple(p.event_shape)} and "
             f"{tuple(q.event_shape)}"
         )
-    if n_samples < 2:
-        raise ValueError(f"n_samples must be at least 2; got {n_samples}")
+    check_integer("n_samples", n_samples, 2)
+    check_generator(generator)
     pairs = component_divergences(p.loc, p.scale_tril, q.loc, q.scale_tril)
     bound = divergence_bound(p.logits, q.logits, pairs)
     if p.n_components == q.n_components == 1:

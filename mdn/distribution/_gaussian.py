@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from ..arguments import check_generator, check_integer
 from ..functional._integrals import entropy_bounds, log_overlaps, log_squared_norm
 from ..functional._modes import mixture_modes
 from ..functional._sampling import implicit_sample, mixture_sample
@@ -274,8 +275,8 @@ class GaussianMixture(ComponentMixture):
             n_samples: pairs of draws.
             generator: source of randomness; one of a fixed seed if None.
         """
-        if n_samples < 2:
-            raise ValueError(f"n_samples must be at least 2; got {n_samples}")
+        check_integer("n_samples", n_samples, 2)
+        check_generator(generator)
         y, _ = self._check_value(y)
         draws = self.rsample((2, n_samples), generator=generator or self._fixed_generator())
         draws = draws.reshape(2, n_samples, *(1,) * (y.ndim - self.loc.ndim + 1), *draws.shape[2:])
@@ -347,7 +348,8 @@ class GaussianMixture(ComponentMixture):
             Aerosp. Electron. Syst. 43 (2007).
         """
         k = self.n_components
-        if not 1 <= n <= k:
+        check_integer("n", n)
+        if n > k:
             raise ValueError(f"n must be between 1 and the {k} components there are; got {n}")
         if n == k:
             return self

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ..train._options import check_integer
 from ._base_models import Report
 
 __all__ = ["progress", "threads"]
@@ -20,12 +19,10 @@ def threads(n_jobs: int | None) -> Iterator[None]:
     if n_jobs is None:
         yield
         return
-    if n_jobs != -1:
-        check_integer("n_jobs", n_jobs)
     from joblib import cpu_count
     from threadpoolctl import threadpool_limits
 
-    count = cpu_count() if n_jobs == -1 else n_jobs
+    count = n_jobs if n_jobs > 0 else max(1, cpu_count() + 1 + n_jobs)
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

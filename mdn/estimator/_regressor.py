@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
 from .. import io
+from ..arguments import check_flag, check_integer
 from ..distribution import HDR
+from ..functional._checks import check_levels, check_not_nan
 from ..nn import MIN_SCALE
-from ..prediction import take_rows
+from ..prediction import numeric_tensor, take_rows
 from ..scoring import weighted_mean
 from ..tables import Columns
 from ..train import History
@@ -30,6 +31,7 @@ from ._validation import (
     checked_settings,
     checked_weight,
     checked_y,
+    drawn_seed,
     expand_integer_weights,
     rounding_floor,
     target_names,
@@ -37,6 +39,8 @@ from ._validation import (
 )
 
 __all__ = ["MDNRegressor"]
+
+Marginal = Callable[[Any, int], torch.Tensor]  # of the distribution of a target, and its column
 
 
 class MDNRegressor(RegressorMixin, BaseEstimator):
@@ -222,7 +226,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         inputs, targets, weight = _sorted(columns.transform(X), targets, weight)
         target = Target.fit(targets, weight, self.target, self.resolution)
         target.check_covariance(self.covariance_type)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = drawn_seed(self.random_state)
         if start is not None:
             seed = self._seed  # the same rows are held out again
             target = target.with_units_of(start.target)
@@ -303,21 +307,82 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Conditional mean, (N,) or (N, D); with ``return_std`` also the standard deviation."""
+        check_flag("return_std", return_std)
         dist = self.predict_distribution(X)
         mean = self._targets(dist.mean)
         return (mean, self._targets(dist.stddev)) if return_std else mean
 
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> Floats:
         """Quantiles in y's unit: (N, L) for L levels, (N, L, D) for several targets (marginal)."""
-        column = np.array(levels, dtype=np.float64).reshape(-1, 1)
-        if not ((column >= 0) & (column <= 1)).all():
-            raise ValueError(f"levels must lie in [0, 1]; got {levels}")
-        p = torch.as_tensor(column)
-        return self._marginals(X, lambda m: m.icdf(p).squeeze(-1).t())
+        p = numeric_tensor(levels, "levels").double().reshape(-1, 1)  # (L, 1)
+        check_not_nan(p, "levels")
+        check_levels(p, "levels")
+        return self._marginals(X, lambda m, _: m.icdf(p).squeeze(-1).t())
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> Floats:
         """Central intervals in y's unit: (N, 2), or (N, 2, D) for several targets (marginal)."""
-        return self._marginals(X, lambda m: m.interval(coverage))
+        return self._marginals(X, lambda m, _: m.interval(coverage))
+
+    def predict_cdf(self, X: Any, y: ArrayLike) -> Floats:
+        """P(Y <= y) under each row's own x: (N,), or (N, D) for several targets (marginal).
+
+        Args:
+            X: (N, F).
+            y: (N,) or (N, D) in the unit of y, or one number for all rows; may be infinite.
+
+        Raises:
+            ValueError: NaN, or another shape.
+        """
+        dist = self.predict_distribution(X)
+        n, dims = dist.batch_shape[0], dist.event_shape[0]
+        at = numeric_tensor(y, "y").double()
+        check_not_nan(at)
+        if at.ndim and at.shape != (n, dims) and (dims > 1 or at.shape != (n,)):
+            want = f"({n},)" if dims == 1 else f"({n}, {dims})"
+            raise ValueError(f"y must be a number or of shape {want}; got {tuple(at.shape)}")
+        at = at.reshape(-1, dims) if at.ndim else at.expand(n, dims)
+        return self._of_marginals(dist, lambda m, d: m.cdf(at[:, d : d + 1]))
+
+    def predict_proba_above(self, X: Any, threshold: ArrayLike) -> Floats:
+        """P(Y > threshold): (N,), or (N, T) for T thresholds, each with an axis D if y had several.
+
+        Accurate in the tail, where one minus the cdf would round to 0.
+
+        Args:
+            X: (N, F).
+            threshold: a number, or (T,), in the unit of y; the same for all rows.
+
+        Raises:
+            ValueError: NaN, or more than one axis.
+        """
+        t = numeric_tensor(threshold, "threshold").double()
+        if t.ndim > 1:
+            raise ValueError(
+                f"threshold must be a number or of shape (T,); got {tuple(t.shape)}. For one of "
+                "each row take 1 - predict_cdf(X, y)"
+            )
+        check_not_nan(t, "threshold")
+        column = t.reshape(-1, 1, 1)  # (T, 1, 1)
+
+        def above(m: Any, _: int) -> torch.Tensor:
+            found: torch.Tensor = m.log_sf(column).exp().t()  # (N, T)
+            return found if t.ndim else found[:, 0]
+
+        return self._marginals(X, above)
+
+    def predict_crps(self, X: Any, y: ArrayLike) -> Floats:
+        """Continuous ranked probability score of each y, in its unit; lower is better.
+
+        (N,), or (N, D) for several targets (marginal); in closed form where there is one.
+
+        Raises:
+            ValueError: y is not finite, or known to intervals only.
+        """
+        if self.target == "interval":
+            raise ValueError("the CRPS needs a y that is known; with target='interval' take nll")
+        dist = self.predict_distribution(X)
+        at = torch.as_tensor(checked_y(X, y, self.target_.kind)).reshape(-1, *dist.event_shape)
+        return self._of_marginals(dist, lambda m, d: m.crps(at[:, d : d + 1]))
 
     def predict_hdr(self, X: Any, coverage: float = 0.9) -> HDR:
         """Highest-density regions as arrays; one target.
@@ -335,8 +400,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> Floats:
         """Draws from p(y|x): (N, S), or (N, S, D) for several targets."""
+        check_integer("n_samples", n_samples)
         generator = torch.Generator()
-        generator.manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
+        generator.manual_seed(drawn_seed(random_state))
         draws = self.predict_distribution(X).sample((n_samples,), generator=generator)
         return self._targets(draws.movedim(0, 1))
 
@@ -368,12 +434,15 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         """(..., D) as an array, without the last axis if y had none."""
         return (a[..., 0] if self.target_.flat else a).numpy()
 
-    def _marginals(self, X: Any, f: Any) -> Floats:
-        dist = self.predict_distribution(X)
+    def _marginals(self, X: Any, f: Marginal) -> Floats:
+        """What f gives for the distribution of each target, stacked on a last axis if several."""
+        return self._of_marginals(self.predict_distribution(X), f)
+
+    def _of_marginals(self, dist: Any, f: Marginal) -> Floats:
         dims = dist.event_shape[0]
         if dims == 1:
-            return f(dist).numpy()
-        return np.stack([f(dist.marginal(d)).numpy() for d in range(dims)], -1)
+            return f(dist, 0).numpy()
+        return np.stack([f(dist.marginal(d), d).numpy() for d in range(dims)], -1)
 
     # -- save ---------------------------------------------------------------------------------
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils import check_array
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight, _num_samples
 from torch import Tensor
 
-from ..train._options import check_integer, check_options
+from ..arguments import check_choice, check_flag, check_integer, check_number, check_seed
+from ..nn._heads import COVARIANCE_TYPES
 from ..warnings import DataWarning, warn
 from ._plan import TINY, Settings
 from ._state import Floats
-from ._target import OFF_GRID, Target
+from ._target import KINDS, OFF_GRID, Target
 
 __all__ = [
     "checked_settings",
     "checked_weight",
     "checked_y",
+    "drawn_seed",
     "expand_integer_weights",
     "rounding_floor",
     "target_names",
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 _PRESETS = ("default", "fast")
+_MOST_THREADS = 1 << 16  # n_jobs may be negative, as joblib counts, but not absurd
 _INTEGER_TOLERANCE = 1e-9  # relative, of a ratio of weights that counts as a whole number
 _MAX_COPIES = 4  # rows that whole weights may make of each row on average
 
@@ -43,15 +47,26 @@ _COARSE = 0.005  # standard deviations; in a finer grid no density can stand on 
 
 def checked_settings(params: Mapping[str, Any]) -> Settings:
     """Returns the choices that the parameters of the estimator make."""
-    if params["preset"] not in _PRESETS:
-        raise ValueError(
-            f"preset must be one of {', '.join(map(repr, _PRESETS))}; got {params['preset']!r}"
-        )
-    integers = "n_components", "ensemble_size", "batch_size", "max_epochs", "patience"
-    positive = "learning_rate", "max_time", "min_scale"
-    check_options({k: params[k] for k in integers}, {k: params[k] for k in positive}, {})
-    if not 0 <= params["weight_decay"] < np.inf:
-        raise ValueError(f"weight_decay must be at least 0; got {params['weight_decay']}")
+    check_choice("preset", params["preset"], _PRESETS)
+    check_choice("target", params["target"], KINDS)
+    check_choice("covariance_type", params["covariance_type"], COVARIANCE_TYPES)
+    for name in "n_components", "ensemble_size", "batch_size", "max_epochs", "patience":
+        if params[name] is not None:
+            check_integer(name, params[name])
+    for name in "learning_rate", "max_time", "resolution":
+        if params[name] is not None:
+            check_number(name, params[name], above=0, infinite=name == "max_time")
+    check_number("min_scale", params["min_scale"], above=0)
+    check_number("weight_decay", params["weight_decay"], at_least=0)
+    for name in "trees", "warm_start":
+        check_flag(name, params[name])
+    if params["verbose"] not in (0, 1):  # as scikit-learn's, also a number
+        check_flag("verbose", params["verbose"])
+    if params["n_jobs"] is not None:
+        check_integer("n_jobs", params["n_jobs"], at_least=-_MOST_THREADS)
+        if params["n_jobs"] == 0:
+            raise ValueError("n_jobs must be a number of threads, or -1 for all cores; got 0")
+    device = _checked_device(params["device"])
     hidden: Any = params["hidden"]
     if hidden is not None:
         if isinstance(hidden, str) or not isinstance(hidden, (Sequence, np.ndarray)):
@@ -60,15 +75,36 @@ def checked_settings(params: Mapping[str, Any]) -> Settings:
             check_integer(f"hidden[{i}]", units)
     chosen = {name: params[name] for name in Settings.__dataclass_fields__ if name in params}
     chosen["hidden"] = None if hidden is None else tuple(int(units) for units in hidden)
-    chosen["trees"] = bool(params["trees"])
-    chosen["device"] = torch.device(params["device"])
+    chosen["device"] = device
     return Settings(**chosen, fast=params["preset"] == "fast")
+
+
+def drawn_seed(random_state: Any) -> int:
+    """Returns a seed that ``random_state``, as scikit-learn takes it, gives."""
+    check_seed("random_state", random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _checked_device(device: Any) -> torch.device:
+    """Returns a device of torch that this machine has."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must name one that this machine has, as 'cpu' or 'cuda'; got {device!r} "
+            f"({reason})"
+        ) from None
+    return found
 
 
 def checked_y(X: Any, y: Any, kind: str, name: str = "y", at_least: int = 1) -> Floats:
     """Returns y as numbers, as many as X has rows."""
     if y is None:
         raise ValueError("MDNRegressor requires y to be passed, but the target y is None")
+    if isinstance(y, numbers.Number):
+        raise ValueError(f"{name} must have shape (N,) or (N, D); got one number, {y}")
     rows = _num_samples(X), _num_samples(y)
     if rows[0] != rows[1]:
         raise ValueError(f"X and {name} must have one length; got {rows[0]} and {rows[1]} rows")

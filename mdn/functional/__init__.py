@@ -29,12 +29,12 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..arguments import check_number
 from ._checks import broadcast_batches, check_event, check_tensor
 from ._crps import mixture_crps
 from ._diagonal import diagonal_log_prob
@@ -173,8 +173,8 @@ def beta_nll(
         uncertainty estimation with probabilistic neural networks, ICLR (2022), eq. 4 (there the
         constant log(2 pi) / 2 is not weighted; the gradient is the same).
     """
-    if not (math.isfinite(beta) and 0.0 <= beta <= 1.0):
-        raise ValueError(f"beta must be between 0 and 1; got {beta!r}")
+    if check_number("beta", beta, at_least=0) > 1:
+        raise ValueError(f"beta must lie between 0 and 1; got {beta!r}")
     y, logits, loc, log_scale = _checked("y", y, logits, loc, log_scale)
     dtype = result_dtype(y, logits, loc, log_scale)
     work = work_dtype(dtype)

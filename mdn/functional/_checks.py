@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import check_number
 from ._arrays import column_of
 
 __all__ = [
@@ -75,10 +76,7 @@ def check_levels(p: Tensor, name: str = "p") -> None:
 
 def check_coverage(coverage: float) -> float:
     """The coverage as a float, strictly between 0 and 1."""
-    c = float(coverage)
-    if not 0 < c < 1:
-        raise ValueError(f"coverage must lie between 0 and 1; got {coverage}")
-    return c
+    return check_number("coverage", coverage, above=0, below=1)
 
 
 def check_entries(name: str, value: Tensor, good: Tensor, want: str) -> None:

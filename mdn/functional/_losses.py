@@ -11,13 +11,13 @@ taken from the logits without forming a probability, so that nothing is lost whe
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import check_number
 from ._checks import check_tensor
 from ._diagonal import log_responsibilities, log_weights
 from ._numerics import HALF_LOG_2PI, work_dtype
@@ -106,8 +106,7 @@ def deformed_nll_loss(
         Z. Zhang, M. R. Sabuncu, Generalized cross entropy loss for training deep neural networks
         with noisy labels, NeurIPS (2018), eq. 6 (their q is 1 - q here).
     """
-    if not (math.isfinite(q) and q >= 0):
-        raise ValueError(f"q must be finite and at least 0; got {q!r}")
+    check_number("q", q, at_least=0)
     log_p = F.logsigmoid(-_log_odds_against(logits, target))
     loss = -log_p if q == 1 else -torch.expm1((1.0 - q) * log_p) / (1.0 - q)
     return reduce(loss, reduction).to(logits.dtype)

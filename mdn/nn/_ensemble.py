@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from ..arguments import check_integer
 from ..distribution import GaussianMixture
 from ..functional._checks import check_event
 from ..functional._numerics import is_traced
-from ..train._options import check_integer
 from ._families import MIN_SCALE
 from ._heads import Layout, check_rows
 

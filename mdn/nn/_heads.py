@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -13,15 +12,16 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.distributions import Categorical
 
+from ..arguments import check_choice, check_integer, check_number
 from ..distribution import GaussianMixture, Mixture
 from ..functional._checks import check_event, check_tensor
 from ..functional._diagonal import rows_log_prob, rows_slopes
 from ..functional._full import unpacked
 from ..functional._numerics import is_traced
-from ..train._options import check_integer
 from ._families import FAMILIES, FIRST_SCALE, MIN_SCALE, Family, inverse_softplus
 
 __all__ = [
+    "COVARIANCE_TYPES",
     "MDNHead",
     "CategoricalHead",
     "MixtureParameters",
@@ -32,7 +32,7 @@ __all__ = [
     "check_rows",
 ]
 
-_COVARIANCE_TYPES = ("diagonal", "isotropic", "tied", "full", "low_rank")
+COVARIANCE_TYPES = ("diagonal", "isotropic", "tied", "full", "low_rank")
 _RANK = 2  # of the factor of a low-rank covariance, less in fewer dimensions
 
 
@@ -106,16 +106,9 @@ class Layout:
     ) -> None:
         check_integer("out_features", out_features)
         check_integer("n_components", n_components)
-        if not 0 < min_scale < math.inf:
-            raise ValueError(f"min_scale must be positive and finite; got {min_scale}")
-        for name, value, known in (
-            ("covariance_type", covariance_type, _COVARIANCE_TYPES),
-            ("family", family, ("gaussian", *FAMILIES)),
-        ):
-            if value not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}"
-                )
+        check_number("min_scale", min_scale, above=0)
+        check_choice("covariance_type", covariance_type, COVARIANCE_TYPES)
+        check_choice("family", family, ("gaussian", *FAMILIES))
         if family != "gaussian" and (out_features > 1 or covariance_type != "diagonal"):
             raise ValueError(
                 f"family={family!r} needs one target and covariance_type='diagonal'; "

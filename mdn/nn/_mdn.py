@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_integer
 from ..distribution import GaussianMixture, Mixture
 from ..functional._checks import check_event
 from ..standardization import standardization
-from ..train._options import check_integer
 from ._families import MIN_SCALE
 from ._heads import FamilyParameters, MDNHead, check_rows
 
@@ -65,6 +65,8 @@ class MDN(nn.Module):
     ) -> None:
         super().__init__()
         check_integer("in_features", in_features)
+        if not (backbone is None or isinstance(backbone, nn.Module)):
+            raise TypeError(f"backbone must be a torch module; got {type(backbone).__name__}")
         if not isinstance(hidden, Iterable):
             raise TypeError(f"hidden must be a sequence of widths, as (64, 64); got {hidden!r}")
         self.hidden = None if backbone is not None else tuple(hidden)

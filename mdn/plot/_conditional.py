@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
+from ..arguments import check_choice, check_flag, check_integer
 from ..prediction import to_numpy
 from . import _inputs as inputs
 from . import _style as look
@@ -86,8 +87,9 @@ def plot_conditional(
         median 2.667 min
         modes 2, 4 min
     """
-    if region not in ("central", "hdr"):
-        raise ValueError(f'region must be "central" or "hdr"; got {region!r}')
+    check_choice("region", region, ("central", "hdr"))
+    check_flag("components", components)
+    check_integer("n_grid", n_grid, 2)
     central = region == "central"
     table = None if x is None else inputs.as_table(x)
     dist = inputs.distribution_at(model_or_dist, table)

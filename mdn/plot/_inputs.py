@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..functional._checks import check_coverage
+from ..arguments import check_integer, check_probabilities
 from ..prediction import kind_of, predict_distribution, to_numpy
 
 Floats = NDArray[np.float64]
@@ -48,6 +48,7 @@ def feature_grid(model: Any, x: Any, feature: int, at: Any, n_grid: int) -> Feat
     The others are held as in ``at``, a row of x or a data frame of one; if None, at the median of a
     column of numbers and at the most frequent value of any other.
     """
+    check_integer("n_grid", n_grid, 2)
     table = as_table(x)
     columns, names = _columns(table)
     n_features = len(columns)
@@ -294,14 +295,14 @@ def check_labels(labels: Sequence[str] | None, default: list[str]) -> list[str]:
     if labels is None:
         return default
     n = len(default)
-    if isinstance(labels, str) or len(labels) != n:
+    if isinstance(labels, str) or not hasattr(labels, "__len__") or len(labels) != n:
         raise ValueError(f"labels must be a list of {n} names, one a row; got {labels!r}")
     return list(labels)
 
 
 def check_coverages(values: Any) -> list[float]:
     """Returns one or more different probabilities, rising."""
-    found: list[Any] = [values] if isinstance(values, int | float | np.number) else list(values)
-    if not found or len(set(found)) < len(found):
+    found = check_probabilities("coverage", values)
+    if len(set(found)) < len(found):
         raise ValueError(f"coverage must be one or more different values; got {values!r}")
-    return sorted(map(check_coverage, found))
+    return sorted(found)

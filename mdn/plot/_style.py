@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -17,6 +17,7 @@ from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..arguments import check_integer, check_number
 from ..prediction import kind_of
 from ._inputs import FeatureGrid, Floats
 
@@ -59,6 +60,12 @@ def panels(
         >>> len(axes)
         2
     """
+    check_integer("rows", rows)
+    check_integer("columns", columns)
+    if not (isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2):
+        raise TypeError(f"size must be a width and a height in inches; got {size!r}")
+    for length in size:
+        check_number("size", length, above=0)
     figure = Figure(figsize=size, layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import check_generator, check_integer, check_number, check_probabilities
 from ..distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
 from ..functional._interval import log_mass_between
 from ..functional._sampling import fixed_generator
@@ -90,8 +91,8 @@ def energy_score(
         T. Gneiting, A. E. Raftery, Strictly proper scoring rules, J. Am. Stat. Assoc. 102 (2007),
         eq. 22.
     """
-    if n_samples < 2:
-        raise ValueError(f"n_samples must be at least 2; got {n_samples}")
+    check_integer("n_samples", n_samples, 2)
+    check_generator(generator)
 
     def score(dist: Any, t: Tensor) -> Tensor:
         if tuple(dist.event_shape) == (1,):
@@ -170,8 +171,7 @@ def rounded_nll(dist: Any, y: Array, width: float, *, X: Any = None) -> Array:
         >>> nll(dist, y).round(2), rounded_nll(dist, y, 0.1).round(2)
         (array([-3.69, 46.31]), array([ 0.  , 15.06]))
     """
-    if not 0 < width < math.inf:
-        raise ValueError(f"width must be positive and finite; got {width}")
+    check_number("width", width, above=0)
 
     def score(dist: Any, t: Tensor) -> Tensor:
         if isinstance(dist, DiscretizedMixture):
@@ -211,8 +211,7 @@ def brier(dist: Any, y: Array, threshold: float, *, X: Any = None) -> Array:
         G. W. Brier, Verification of forecasts expressed in terms of probability, Mon. Weather Rev.
         78 (1950).
     """
-    if not math.isfinite(threshold):
-        raise ValueError(f"threshold must be a finite number; got {threshold}")
+    check_number("threshold", threshold)
 
     def score(dist: Any, t: Tensor) -> Tensor:
         kind = t if t.is_floating_point() else dist.mean
@@ -268,11 +267,7 @@ def pinball(dist: Any, y: Array, levels: Sequence[float], *, X: Any = None) -> A
     References:
         R. Koenker, G. Bassett, Regression quantiles, Econometrica 46 (1978).
     """
-    probabilities = [float(p) for p in levels]
-    if not probabilities or not all(0 < p < 1 for p in probabilities):
-        raise ValueError(
-            f"levels must be probabilities between 0 and 1, at least one; got {probabilities}"
-        )
+    probabilities = check_probabilities("levels", levels)
 
     def score(dist: Any, t: Tensor) -> Tensor:
         total = t.new_zeros(())
@@ -323,6 +318,7 @@ def randomized_pit(
         C. Czado, T. Gneiting, L. Held, Predictive model assessment for count data, Biometrics 65
         (2009).
     """
+    check_generator(generator)
 
     def score(dist: Any, t: Tensor) -> Tensor:
         if isinstance(dist, GaussianMixture | TruncatedMixture):

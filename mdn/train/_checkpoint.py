@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_path
 from ._data import Batch, Rows
 
 __all__ = [
@@ -52,6 +53,7 @@ def check_checkpoint(checkpoint: str | os.PathLike[str] | None, resume: bool) ->
         if resume:
             raise ValueError("resume=True needs checkpoint, the file to go on from; got None")
         return None
+    check_path("checkpoint", checkpoint)
     path = Path(checkpoint)
     if path.exists() and not resume:
         raise FileExistsError(

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments import check_flag, check_integer
 from ._checkpoint import check_checkpoint, fingerprint, write
 from ._data import Data, Marks, Rows, prepare
 from ._history import History
-from ._options import check_integer, check_options, fit_batch_size, seeded, warn_interrupted
+from ._options import check_options, fit_batch_size, seeded, warn_interrupted
 from ._run import Run
 
 __all__ = ["fit"]
@@ -111,6 +112,19 @@ def fit(
         >>> round(history.best_nll, 3)  # -0.75 log 0.75 - 0.25 log 0.25
         0.562
     """
+    for name, flag in ("resume", resume), ("progress", progress):
+        if flag is not None or name == "resume":
+            check_flag(name, flag)
+    check_integer("seed", seed, 0)
+    for name, value in (
+        ("max_epochs", max_epochs),
+        ("patience", patience),
+        ("checkpoint_every", checkpoint_every),
+        ("lr", lr),
+        ("weight_decay", weight_decay),
+    ):
+        if value is None:
+            raise TypeError(f"{name} must be a number; got None")
     check_options(
         integers={
             "max_epochs": max_epochs,

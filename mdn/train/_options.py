@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from ..arguments import check_integer, check_number
 from ..warnings import TrainingWarning, warn
 
 __all__ = [
-    "check_integer",
     "check_options",
     "fit_batch_size",
     "ensemble_batch_size",
@@ -26,14 +25,6 @@ __all__ = [
 _STEPS, _MIN_ROWS, _MAX_ROWS = 64, 32, 512
 
 
-def check_integer(name: str, value: Any, at_least: int | None = 1) -> None:
-    """Refuses what is not an integer of at least ``at_least``; None is no bound."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    if at_least is not None and int(value) < at_least:
-        raise ValueError(f"{name} must be at least {at_least}; got {value}")
-
-
 def check_options(
     integers: dict[str, Any], positive: dict[str, Any], not_negative: dict[str, Any]
 ) -> None:
@@ -42,11 +33,11 @@ def check_options(
         if value is not None:
             check_integer(name, value)
     for name, value in positive.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite; got {value!r}")
+        if value is not None:
+            check_number(name, value, above=0)
     for name, value in not_negative.items():
-        if value is not None and not value >= 0:
-            raise ValueError(f"{name} must not be negative; got {value!r}")
+        if value is not None:
+            check_number(name, value, at_least=0, infinite=name == "max_time")
 
 
 def fit_batch_size(n: int) -> int:
