@@ -501,6 +501,50 @@ def test_affine_recalibration_of_one_normal_is_the_maximum_likelihood_one() -> N
     assert found.spread.item() == found.temperature == 1
 
 
+@pytest.mark.parametrize("sd", [1e-4, 0.01, 0.1, 100.0])
+def test_recalibration_mends_an_offset_of_any_size(sd: float) -> None:
+    """y ~ N(5, 1) against N(0, sd): the mean, deviation and NLL of y itself, SciPy's normal."""
+    y = np.random.default_rng(0).normal(5.0, 1.0, (500, 1))
+    wrong = normals(500).affine(0.0, sd)
+    for method in ("affine", "monotone"):
+        moved = recalibrate(wrong, y, method).apply(wrong)  # type: ignore[arg-type]
+        assert moved.mean[0].item() == pytest.approx(y.mean(), abs=2e-3)
+        assert moved.stddev[0].item() == pytest.approx(y.std(), rel=5e-3)
+        best = -stats.norm.logpdf(y, y.mean(), y.std()).mean()
+        assert float(scoring.nll(moved, y).mean()) == pytest.approx(best, abs=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0, 1e4])
+@pytest.mark.parametrize("ratio", [1e-3, 10.0, 1e3])
+def test_recalibration_finds_the_optimum_however_far_it_is(offset: float, ratio: float) -> None:
+    """SciPy's BFGS on the same objective, begun from the truth, finds nothing better."""
+    from mdn.calibration._recalibration import _RIDGE
+
+    g = torch.Generator().manual_seed(0)
+    truth, _ = mixtures(200, g)
+    y = truth.sample(generator=g)
+    place = truth.mean - offset * truth.stddev / ratio
+    wrong = truth.rescale(1 / ratio, 1 / ratio, mean=place)
+
+    def loss(scale: Tensor, spread: Tensor, shift: Tensor, power: Tensor) -> Tensor:
+        mean = wrong.mean + shift * wrong.stddev
+        moved = wrong.rescale(scale, spread, mean=mean, weight_power=power)
+        far = torch.cat([scale.log(), spread.log(), power.log(), shift / scale])
+        return _RIDGE * far.square().log1p().sum() - moved.log_prob(y).sum()
+
+    def objective(a: np.ndarray) -> tuple[float, np.ndarray]:
+        t = torch.tensor(a, requires_grad=True)
+        scale, spread, power = (ratio * t[:1].exp(), ratio * t[1:2].exp(), t[2:3].exp())
+        value = loss(scale, spread, offset + ratio * t[3:], power)
+        value.backward()
+        return value.item(), t.grad.numpy()  # type: ignore[union-attr]
+
+    rival = optimize.minimize(objective, np.zeros(4), jac=True, method="BFGS").fun
+    found = recalibrate(wrong, y)
+    power = torch.tensor([found.temperature]).double()
+    assert float(loss(found.scale, found.spread, found.shift, power)) < rival + 1e-4
+
+
 def test_affine_recalibration_finds_the_four_changes_of_a_mixture() -> None:
     """Undoes a wrong scale, spread, shift and temperature: on fresh rows within 0.01 nats."""
     g = torch.Generator().manual_seed(0)
