@@ -30,7 +30,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mdn
 from mdn import GaussianMixture, MDNRegressor, scoring
-from mdn.estimator import _base_models, _plan, _training
+from mdn.estimator import _base_models, _model, _plan, _training
 from mdn.train import fit_ensemble
 
 FAST: dict[str, Any] = {
@@ -65,6 +65,50 @@ def fitted(request: pytest.FixtureRequest) -> tuple[MDNRegressor, np.ndarray, np
 
 
 # -- shapes and agreement ---------------------------------------------------------------------
+
+
+def test_predictions_are_made_chunk_by_chunk_and_are_those_of_one_chunk(
+    fitted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No method holds more rows at once than a chunk has; the numbers differ by rounding only."""
+    model, X, y, dims = fitted
+    calls: list[Any] = [
+        lambda: model.predict(X),
+        lambda: model.predict(X, return_std=True)[1],
+        lambda: model.predict_quantiles(X, [0.01, 0.5, 0.9]),
+        lambda: model.predict_interval(X),
+        lambda: model.predict_mode(X),
+        lambda: model.predict_cdf(X, y),
+        lambda: model.predict_proba_above(X, [0.0, 1.0]),
+        lambda: model.predict_crps(X, y),
+        lambda: model.log_prob(X, y),
+        lambda: np.stack(model.predict_uncertainty(X)),
+    ]
+    if dims < 2:
+        calls += [lambda: model.predict_hdr(X).intervals, lambda: model.predict_hdr(X).threshold]
+    at_once = [call() for call in calls]
+    dist = model.predict_distribution(X)
+    held: list[int] = []
+    members = _model.FittedModel.members
+
+    def watched(self: Any, x: np.ndarray) -> Any:
+        held.append(len(x))
+        return members(self, x)
+
+    components = dist.n_components
+    monkeypatch.setattr(_model, "_NUMBERS", 8 * components * max(dims, 1))
+    monkeypatch.setattr(_model.FittedModel, "members", watched)
+    for call, expected in zip(calls, at_once, strict=True):
+        held.clear()
+        np.testing.assert_allclose(call(), expected, rtol=1e-9, atol=1e-9)
+        assert set(held) == {8, 2} and sum(held) == 50
+    parts = model.predict_distribution(X)
+    for name, value in dist.numpy().items():
+        np.testing.assert_allclose(parts.numpy()[name], value, rtol=1e-12, atol=1e-12)
+    assert (model.predict(X) == parts.mean.numpy().reshape(model.predict(X).shape)).all()
+    draws = model.sample(X, 2000, random_state=0).mean(1)
+    error = dist.stddev.numpy().reshape(draws.shape) / math.sqrt(2000)
+    assert (abs(draws - model.predict(X)) < 5 * error).all()  # fails once in 10,000 seeds
 
 
 def test_every_prediction_has_the_shape_of_y(fitted: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import Any
 
@@ -250,6 +251,47 @@ def covariance(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
     return total
 
 
+def differentiable_covariance(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    """The same by the formula, for autograd."""
+    columns = x.shape[1]
+    apart = (x[:, None] - x).abs()  # (N, N, F)
+
+    def matern(r: torch.Tensor) -> torch.Tensor:
+        return (1 + math.sqrt(3) * r) * torch.exp(-math.sqrt(3) * r)
+
+    joint = matern(((apart / theta[:columns].exp()).square().sum(-1) + 1e-12).sqrt())
+    each = matern(apart / theta[columns : 2 * columns].exp())
+    a = (2 * theta[-5:-1]).exp()
+    total = a[0] * joint + a[1] * each.mean(-1) + a[3]
+    if columns > 1:
+        products = [each[..., f] * each[..., g] for f, g in combinations(range(columns), 2)]
+        total = total + a[2] * torch.stack(products).mean(0)
+    return total
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+def test_predictions_of_the_process_are_made_chunk_by_chunk(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No matrix holds more pairs of rows than a chunk has; the numbers differ by rounding only."""
+    x, y = rows(120, max(2, columns))
+    process = GaussianProcess.fit(x[:60, :columns], y[:60], None, np.arange(60) % 4,
+                                  fast=True, seed=0)[0]  # fmt: skip
+    at_once = process.predict(x[:, :columns])
+    shapes = []
+    kernel = _gaussian_process._kernel
+
+    def watched(a: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        shapes.append(len(a))
+        return kernel(a, *rest)
+
+    monkeypatch.setattr(_gaussian_process, "_PAIRS", 200)
+    monkeypatch.setattr(_gaussian_process, "_PREDICTED_PAIRS", 1000)
+    monkeypatch.setattr(_gaussian_process, "_kernel", watched)
+    np.testing.assert_allclose(process.predict(x[:, :columns]), at_once, rtol=0, atol=1e-10)
+    assert shapes == [16] * 7 + [8]
+
+
 @pytest.mark.parametrize("columns", [1, 2, 4])
 def test_the_kernel_is_scikit_learns_materns_summed(columns: int) -> None:
     """All columns at once, one by one and two by two, each kind by its own amplitude."""
@@ -266,7 +308,7 @@ def test_the_slope_is_autograds_of_torchs_normal(columns: int) -> None:
     x, share = x[:, :columns], torch.linspace(0.5, 2, 40).double()
     theta = parameters(columns).requires_grad_(True)
     noise = _gaussian_process._variances(theta)[1] * share + _gaussian_process._JITTER
-    kernel = _gaussian_process._kernel(x, x, theta) + noise.diag()
+    kernel = differentiable_covariance(x, theta) + noise.diag()
     normal = torch.distributions.MultivariateNormal(torch.zeros_like(y), kernel)
     (wanted,) = torch.autograd.grad(-normal.log_prob(y), theta)
     found = _gaussian_process._PairwiseDistances(x).gradient(theta.detach(), y, share)

@@ -495,7 +495,7 @@ class GaussianMixture(ComponentMixture):
 
     def _cat(self, mixtures: Sequence[GaussianMixture], dim: int) -> GaussianMixture:
         k = max(m.n_components for m in mixtures)
-        logits = [with_components(m.logits, -1, k, -math.inf) for m in mixtures]
+        logits = [with_components(m._raw_logits, -1, k, -math.inf) for m in mixtures]
         padded = [m._map(lambda a, e: with_components(a, -e, k)) for m in mixtures]
         covariance = joined([m._covariance for m in padded], len(self.batch_shape) - dim)
         loc = torch.cat([m.loc for m in padded], dim)

@@ -29,6 +29,9 @@ _PRIOR = 0.2  # precision of the normal prior of the logs of the length scales
 _JITTER = 1e-6  # of the variance of y, for the factorisation
 _MIN_NOISE = 1e-3  # of the spread of y
 _ROOT_3 = math.sqrt(3.0)
+# Pairs of rows whose covariances are computed at once: their matrices fit into the cache of a core.
+_PAIRS = 1 << 17
+_PREDICTED_PAIRS = 1 << 20  # pairs of new and known rows whose equations are solved at once
 
 
 @dataclass
@@ -108,14 +111,18 @@ class GaussianProcess(Saved):
 
     @torch.no_grad()
     def predict(self, x: Floats) -> Floats:
-        """Returns mean and log standard deviation of new rows, (N, 2)."""
+        """Returns mean and log standard deviation of new rows, (n, 2), chunk by chunk."""
         root, alpha = self._solved
-        inputs = _gaussianize(x, self.values, self.scores)
-        cross = _kernel(inputs, self.x, self.theta)  # (n, N)
         amplitude, noise = _variances(self.theta)
-        explained = torch.linalg.solve_triangular(root, cross.t(), upper=False).square().sum(0)
-        variance = amplitude.sum() + noise - explained
-        return _mean_log_std(cross @ alpha, variance.clamp(min=noise))
+        out = np.empty((len(x), 2))
+        step = max(1, _PREDICTED_PAIRS // len(self.x))
+        for i in range(0, len(x), step):
+            inputs = _gaussianize(x[i : i + step], self.values, self.scores)
+            cross = _kernel(inputs, self.x, self.theta)  # (n, N)
+            explained = torch.linalg.solve_triangular(root, cross.t(), upper=False).square().sum(0)
+            variance = amplitude.sum() + noise - explained
+            out[i : i + step] = _mean_log_std(cross @ alpha, variance.clamp(min=noise))
+        return out
 
     @cached_property
     def _solved(self) -> tuple[Tensor, Tensor]:
@@ -165,25 +172,33 @@ def _shares(columns: int) -> tuple[float, float]:
     return 1 / columns, 2 / max(1, columns * (columns - 1))
 
 
-def _matern(r: Tensor) -> Tensor:
-    return (1 + _ROOT_3 * r) * torch.exp(-_ROOT_3 * r)
+def _matern_(r: Tensor) -> Tensor:
+    """The kernel m of distances, in their own memory."""
+    r.mul_(_ROOT_3)
+    decay = r.neg().exp_()
+    return r.add_(1).mul_(decay)
 
 
 def _kernel(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
-    """Covariances (n, m) of rows (n, F) and (m, F), column by column to save memory."""
+    """Covariances (n, m) of rows (n, F) and (m, F), without gradients."""
     columns = a.shape[1]
     joint, single = theta[:columns].exp(), theta[columns : 2 * columns].exp()
-    square = a.new_full((len(a), len(b)), 1e-12)  # the root has no gradient at 0
-    ones, pairs = torch.zeros_like(square), torch.zeros_like(square)
-    for f in range(columns):
-        distance = (a[:, f, None] - b[:, f]).abs()
-        square = square + (distance / joint[f]).square()
-        m = _matern(distance / single[f])
-        pairs = pairs + ones * m
-        ones = ones + m
     (c_joint, c_one, c_pair, c_all), _ = _variances(theta)
     one, pair = _shares(columns)
-    return c_joint * _matern(square.sqrt()) + c_one * one * ones + c_pair * pair * pairs + c_all
+    out = a.new_empty(len(a), len(b))
+    step = max(1, _PAIRS // max(1, len(b)))
+    for rows, total in zip(a.split(step), out.split(step), strict=True):
+        total.fill_(1e-12)
+        ones, pairs = torch.zeros_like(total), torch.zeros_like(total)
+        for f in range(columns):
+            distance = (rows[:, f, None] - b[:, f]).abs_()
+            total.add_((distance / joint[f]).square_())
+            m = _matern_(distance.div_(single[f]))
+            pairs.add_(ones * m)
+            ones.add_(m)
+        _matern_(total.sqrt_()).mul_(c_joint)
+        total.add_(ones.mul_(c_one * one)).add_(pairs.mul_(c_pair * pair)).add_(c_all)
+    return out
 
 
 def _fit_hyperparameters(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ _COLLINEAR = 1e-3  # least eigenvalue of the correlations below which whitened c
 _ROUNDING = 1e-9  # eigenvalues below are rounding
 _ROWS_PER_COLUMN = 50  # rows that are needed for each column to estimate small eigenvalues
 _CHUNK = 1 << 15  # rows x members of one forward pass
+_NUMBERS = 1 << 20  # rows x components of the mixtures that are held at once
 
 
 @dataclass
@@ -140,12 +142,40 @@ class FittedModel(Saved):
             for g in self.groups
         ]
 
+    def chunks(self, n: int) -> list[slice]:
+        """Returns the chunks of n rows that are predicted one after the other.
+
+        The mixtures of one fit into bounded memory.  All methods take the same chunks: a matrix
+        product rounds the numbers of a row by how many rows are beside it, so that with others
+        methods would differ in the last digit.
+        """
+        components = 1 + sum(g.network.n_members * g.network.n_components for g in self.groups)
+        step = max(1, _NUMBERS // (components * self.target.n_targets))
+        return [slice(i, i + step) for i in range(0, max(n, 1), step)]
+
+    def distributions(self, x: Floats) -> Iterator[tuple[slice, Any]]:
+        """Yields chunks of rows and the distributions of y in them: see :meth:`distribution`."""
+        for rows in self.chunks(len(x)):
+            yield rows, self.target.to_y(self._pool(x[rows]))
+
     def distribution(self, x: Floats) -> Any:
-        """Returns the distribution of y for every row of encoded columns, in y's unit."""
-        return self.target.to_y(self.stack.pool(self.members(x), self.subgroup_sizes))
+        """Returns the distribution of y for every row of encoded columns, in y's unit.
+
+        Beside what is returned, its computation takes memory for one copy of it and for a chunk.
+        """
+        parts = [self._pool(x[rows]) for rows in self.chunks(len(x))]
+        return self.target.to_y(parts[0] if len(parts) == 1 else GaussianMixture.cat(parts))
+
+    def _pool(self, x: Floats) -> GaussianMixture:
+        return self.stack.pool(self.members(x), self.subgroup_sizes)
 
     def variances(self, x: Floats) -> tuple[Tensor, Tensor]:
         """Returns the variance within and between the networks, (N, D), of the latent target."""
+        parts = [self._variances(x[rows]) for rows in self.chunks(len(x))]
+        within, between = zip(*parts, strict=True)
+        return torch.cat(within), torch.cat(between)
+
+    def _variances(self, x: Floats) -> tuple[Tensor, Tensor]:
         members = self.stack.members(self.members(x))
         mean = torch.cat([mixture.mean for mixture in members])  # (M, N, D)
         variance = torch.cat([mixture.variance for mixture in members])

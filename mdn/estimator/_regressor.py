@@ -18,7 +18,7 @@ from ..arguments import check_flag, check_integer
 from ..distribution import HDR
 from ..functional._checks import check_levels, check_not_nan
 from ..nn import MIN_SCALE
-from ..prediction import numeric_tensor, take_rows
+from ..prediction import n_rows, numeric_tensor, take_rows
 from ..scoring import weighted_mean
 from ..tables import Columns
 from ..train import History
@@ -40,7 +40,8 @@ from ._validation import (
 
 __all__ = ["MDNRegressor"]
 
-Marginal = Callable[[Any, int], torch.Tensor]  # of the distribution of a target, and its column
+# of the distribution of a target in a chunk of rows, its column, and the rows
+Marginal = Callable[[Any, int, slice], torch.Tensor]
 
 
 class MDNRegressor(RegressorMixin, BaseEstimator):
@@ -308,20 +309,21 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Conditional mean, (N,) or (N, D); with ``return_std`` also the standard deviation."""
         check_flag("return_std", return_std)
-        dist = self.predict_distribution(X)
-        mean = self._targets(dist.mean)
-        return (mean, self._targets(dist.stddev)) if return_std else mean
+        if not return_std:
+            return self._targets(self._by_row(X, lambda dist, rows: dist.mean))
+        both = self._by_row(X, lambda dist, rows: torch.stack([dist.mean, dist.stddev], 1))
+        return self._targets(both[:, 0]), self._targets(both[:, 1])
 
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> Floats:
         """Quantiles in y's unit: (N, L) for L levels, (N, L, D) for several targets (marginal)."""
         p = numeric_tensor(levels, "levels").double().reshape(-1, 1)  # (L, 1)
         check_not_nan(p, "levels")
         check_levels(p, "levels")
-        return self._marginals(X, lambda m, _: m.icdf(p).squeeze(-1).t())
+        return self._marginals(X, lambda m, *_: m.icdf(p).squeeze(-1).t())
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> Floats:
         """Central intervals in y's unit: (N, 2), or (N, 2, D) for several targets (marginal)."""
-        return self._marginals(X, lambda m, _: m.interval(coverage))
+        return self._marginals(X, lambda m, *_: m.interval(coverage))
 
     def predict_cdf(self, X: Any, y: ArrayLike) -> Floats:
         """P(Y <= y) under each row's own x: (N,), or (N, D) for several targets (marginal).
@@ -333,15 +335,15 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         Raises:
             ValueError: NaN, or another shape.
         """
-        dist = self.predict_distribution(X)
-        n, dims = dist.batch_shape[0], dist.event_shape[0]
+        check_is_fitted(self, "model_")
+        n, dims = n_rows(X), self.target_.n_targets
         at = numeric_tensor(y, "y").double()
         check_not_nan(at)
         if at.ndim and at.shape != (n, dims) and (dims > 1 or at.shape != (n,)):
             want = f"({n},)" if dims == 1 else f"({n}, {dims})"
             raise ValueError(f"y must be a number or of shape {want}; got {tuple(at.shape)}")
         at = at.reshape(-1, dims) if at.ndim else at.expand(n, dims)
-        return self._of_marginals(dist, lambda m, d: m.cdf(at[:, d : d + 1]))
+        return self._marginals(X, lambda m, d, rows: m.cdf(at[rows, d : d + 1]))
 
     def predict_proba_above(self, X: Any, threshold: ArrayLike) -> Floats:
         """P(Y > threshold): (N,), or (N, T) for T thresholds, each with an axis D if y had several.
@@ -364,7 +366,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         check_not_nan(t, "threshold")
         column = t.reshape(-1, 1, 1)  # (T, 1, 1)
 
-        def above(m: Any, _: int) -> torch.Tensor:
+        def above(m: Any, *_: Any) -> torch.Tensor:
             found: torch.Tensor = m.log_sf(column).exp().t()  # (N, T)
             return found if t.ndim else found[:, 0]
 
@@ -380,38 +382,51 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         """
         if self.target == "interval":
             raise ValueError("the CRPS needs a y that is known; with target='interval' take nll")
-        dist = self.predict_distribution(X)
-        at = torch.as_tensor(checked_y(X, y, self.target_.kind)).reshape(-1, *dist.event_shape)
-        return self._of_marginals(dist, lambda m, d: m.crps(at[:, d : d + 1]))
+        check_is_fitted(self, "model_")
+        at = torch.as_tensor(checked_y(X, y, self.target_.kind))
+        at = at.reshape(-1, self.target_.n_targets)
+        return self._marginals(X, lambda m, d, rows: m.crps(at[rows, d : d + 1]))
 
     def predict_hdr(self, X: Any, coverage: float = 0.9) -> HDR:
         """Highest-density regions as arrays; one target.
 
         Intervals are (N, I, 2), I the most that a row has, and NaN where a row has fewer.
         """
-        hdr = self.predict_distribution(X).hdr(coverage)
-        intervals = hdr.intervals.numpy()
-        most = max(1, int((~np.isnan(intervals[..., 0])).sum(1).max()))
-        return HDR(intervals[:, :most], hdr.threshold.numpy(), hdr.coverage)
+        parts = self._by_chunk(X, lambda dist, rows: _trimmed(dist.hdr(coverage)))
+        most = max(part.intervals.shape[1] for part in parts)
+        intervals = np.full((sum(len(part.threshold) for part in parts), most, 2), np.nan)
+        first = 0
+        for part in parts:
+            n, count, _ = part.intervals.shape
+            intervals[first : first + n, :count] = part.intervals
+            first += n
+        threshold = torch.cat([part.threshold for part in parts]).numpy()
+        return parts[0]._replace(intervals=intervals, threshold=threshold)
 
     def predict_mode(self, X: Any) -> Floats:
         """The most probable y, (N,) or (N, D)."""
-        return self._targets(self.predict_distribution(X).mode)
+        return self._targets(self._by_row(X, lambda dist, rows: dist.mode))
 
     def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> Floats:
         """Draws from p(y|x): (N, S), or (N, S, D) for several targets."""
         check_integer("n_samples", n_samples)
         generator = torch.Generator()
         generator.manual_seed(drawn_seed(random_state))
-        draws = self.predict_distribution(X).sample((n_samples,), generator=generator)
-        return self._targets(draws.movedim(0, 1))
+        return self._targets(
+            self._by_row(
+                X,
+                lambda dist, rows: dist.sample((n_samples,), generator=generator).movedim(0, 1),
+            )
+        )
 
     def log_prob(self, X: Any, y: ArrayLike) -> Floats:
         """Log density of each y under its own x, (N,), nats in y's unit."""
-        dist = self.predict_distribution(X)
+        check_is_fitted(self, "model_")
         targets = checked_y(X, y, self.target_.kind)
         self.target_.check(targets)
-        return self.target_.log_likelihood(dist, targets).numpy()
+        return self._by_row(
+            X, lambda dist, rows: self.target_.log_likelihood(dist, targets[rows])
+        ).numpy()
 
     def nll(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Mean negative log-likelihood, nats in y's unit; negative where densities exceed 1."""
@@ -436,13 +451,26 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     def _marginals(self, X: Any, f: Marginal) -> Floats:
         """What f gives for the distribution of each target, stacked on a last axis if several."""
-        return self._of_marginals(self.predict_distribution(X), f)
 
-    def _of_marginals(self, dist: Any, f: Marginal) -> Floats:
-        dims = dist.event_shape[0]
-        if dims == 1:
-            return f(dist, 0).numpy()
-        return np.stack([f(dist.marginal(d), d).numpy() for d in range(dims)], -1)
+        def of_chunk(dist: Any, rows: slice) -> torch.Tensor:
+            dims = dist.event_shape[0]
+            if dims == 1:
+                return f(dist, 0, rows)
+            return torch.stack([f(dist.marginal(d), d, rows) for d in range(dims)], -1)
+
+        return self._by_row(X, of_chunk).numpy()
+
+    def _by_chunk(self, X: Any, f: Callable[[Any, slice], Any]) -> list[Any]:
+        """For each chunk of rows f of its distributions and of the slice of rows that it is.
+
+        The distributions of many rows would not fit into memory.
+        """
+        inputs = self._inputs(X)  # refuses a model that was not fitted
+        return [f(dist, rows) for rows, dist in self.model_.distributions(inputs)]
+
+    def _by_row(self, X: Any, f: Callable[[Any, slice], torch.Tensor]) -> torch.Tensor:
+        """The same in one tensor, (N, ...): f gives (n, ...) for n rows."""
+        return torch.cat(self._by_chunk(X, f))
 
     # -- save ---------------------------------------------------------------------------------
 
@@ -484,6 +512,12 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         if config["feature_names"] is not None:
             self.feature_names_in_ = np.array(config["feature_names"], dtype=object)
         return self
+
+
+def _trimmed(hdr: HDR) -> HDR:
+    """Without the places for intervals that no row of the batch has, but for the first."""
+    count = (~hdr.intervals[..., 0].isnan()).sum(1)
+    return hdr._replace(intervals=hdr.intervals[:, : max([1, *count.tolist()])])
 
 
 def _sorted(x: Floats, y: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats | None]:
