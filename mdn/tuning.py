@@ -17,6 +17,7 @@ from .arguments import check_integer, check_number
 from .estimator import MDNRegressor
 from .prediction import final_model, kind_of, n_rows, take_rows
 from .train import TrainingError
+from .warnings import once
 
 if TYPE_CHECKING:
     import optuna
@@ -41,6 +42,7 @@ _NAME = "mdn.tune"  # of the study in a storage, and of its attribute with what 
 _DEFAULT = "default"  # attribute of the trial of the default setting
 
 
+@once()
 def tune(
     X: Any,
     y: ArrayLike,

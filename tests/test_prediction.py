@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from torch import Tensor, nn
@@ -156,6 +156,15 @@ def test_a_search_is_its_best_estimator(data: Any) -> None:
     with pytest.raises(ValueError, match="GridSearchCV has no best_estimator_: fit it first"):
         predict_distribution(search, X)
     search.fit(X, y)
+    folds = [  # by hand
+        make_pipeline(StandardScaler(), small()).fit(X[fold], y[fold])
+        for fold, _ in KFold(2).split(X)
+    ]
+    held_out = [
+        -scoring.nll(m, y[i], X=X[i]).mean()
+        for m, (_, i) in zip(folds, KFold(2).split(X), strict=True)
+    ]
+    assert search.cv_results_["mean_test_score"][0] == pytest.approx(np.mean(held_out))
     best = search.best_estimator_
     expected = best[-1].predict_distribution(best[:-1].transform(X))
     assert torch.equal(predict_distribution(search, X).loc, expected.loc)

@@ -32,6 +32,15 @@ def test_a_warning_points_at_the_users_line(in_pipeline: bool) -> None:
     assert [Path(w.filename).name for w in caught] == ["test_warnings.py"]
 
 
+def test_folds_do_not_repeat_a_warning() -> None:
+    """Three fits inside one call give one warning."""
+    X = np.arange(15.0)[:, None]
+    model = mdn.MDNRegressor(1, (4,), ensemble_size=1, trees=False, max_epochs=1)
+    with pytest.warns(mdn.DataWarning, match="10 rows are few") as caught:
+        mdn.calibration.out_of_fold(model, X, X[:, 0] ** 2, cv=3)
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
 def test_once_gives_each_text_once() -> None:
     """Inner blocks belong to the outer one; afterwards texts are given again."""
     with warnings.catch_warnings(record=True) as caught:

@@ -11,10 +11,12 @@ from torch import nn
 from ..arguments import check_integer
 from ..distribution import MixtureDistribution
 from ..prediction import kind_of, n_rows, predict_distribution, take_rows
+from ..warnings import once
 
 __all__ = ["out_of_fold"]
 
 
+@once()
 def out_of_fold(
     model: Any, X: Any, y: Any, *, cv: int = 5, sample_weight: Any = None, seed: int = 0
 ) -> MixtureDistribution:

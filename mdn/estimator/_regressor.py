@@ -22,6 +22,7 @@ from ..prediction import n_rows, numeric_tensor, take_rows
 from ..scoring import weighted_mean
 from ..tables import Columns
 from ..train import History
+from ..warnings import once
 from ._model import FittedModel
 from ._progress import progress, threads
 from ._state import Floats, State, from_format_2, join, read
@@ -183,6 +184,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     # -- fit ----------------------------------------------------------------------------------
 
+    @once()
     def fit(
         self,
         X: Any,
