@@ -36,8 +36,8 @@ def fork_cdf(y: float, x: float) -> float:
     return float(WEIGHTS @ stats.norm.cdf(y, [x, -x], SCALES))
 
 
-def mixture(weights: list[float], loc: list[float], scale: list[float]) -> GaussianMixture:
-    w, m, s = (torch.tensor(v, dtype=torch.float64) for v in (weights, loc, scale))
+def mixture(weights: Any, loc: Any, scale: Any) -> GaussianMixture:
+    w, m, s = (torch.as_tensor(v, dtype=torch.float64) for v in (weights, loc, scale))
     return GaussianMixture(w.log(), m[:, None], s[:, None])
 
 
@@ -344,6 +344,23 @@ def test_components_are_weighted_and_add_up_to_the_density(ax: Axes) -> None:
     assert "weighted components" not in names(plot_conditional(fork, [2.0], components=False))
 
 
+def test_of_many_components_the_largest_are_drawn_and_the_others_as_one(ax: Axes) -> None:
+    """Five curves pi_k N(y; mu_k, sigma_k^2) by SciPy, and the sum of the other 236."""
+    rng = np.random.default_rng(0)
+    weights, loc, scale = (rng.uniform(a, b, 241) for a, b in ((0.1, 1), (-1, 1), (0.1, 0.5)))
+    weights /= weights.sum()
+    plot_conditional(mixture(weights, loc, scale), ax=ax)
+    assert names(ax)[1:3] == ["the 5 largest components", "the other 236 together"]
+    y, p = ax.lines[0].get_data()
+    parts = weights[:, None] * stats.norm.pdf(y, loc[:, None], scale[:, None])
+    largest = np.sort(np.argsort(-np.trapezoid(parts, y))[:5])
+    np.testing.assert_allclose([line.get_ydata() for line in ax.lines[1:6]], parts[largest])
+    rest = labelled(ax, "the other").get_ydata()
+    np.testing.assert_allclose(rest, np.delete(parts, largest, 0).sum(0), atol=1e-12)
+    np.testing.assert_allclose(p, parts.sum(0))
+    assert len(y) < 1500  # not 97 for each component
+
+
 def test_interval_mean_median_and_modes_are_where_scipy_has_them(ax: Axes) -> None:
     """Quantiles by root finding on SciPy's cdf, modes by minimising its density."""
     plot_conditional(fork, [1.0], coverage=0.8, ax=ax)
@@ -466,7 +483,12 @@ def test_conditional_style_and_labels_of_the_user_win(ax: Axes) -> None:
         ((fork, np.ones(7)), {}, ValueError, "x must have 1 to 6 rows to be told apart; got 7"),
         ((fork, [1.0]), {"labels": ["a", "b"]}, ValueError, r"labels must be a list of 1 names"),
         ((fork, [1.0]), {"labels": "a"}, ValueError, r"labels must be a list of 1 names.*got 'a'"),
-        ((fork, [1.0]), {"region": "HDR"}, ValueError, "region must be .central. or .hdr.*'HDR'"),
+        (
+            (fork, [1.0]),
+            {"region": "HDR"},
+            ValueError,
+            "region must be one of 'central', 'hdr'.*'HDR'",
+        ),
         ((StudentT(),), {"region": "hdr"}, TypeError, r"modes\(\) and hdr\(\).*got StudentT"),
         ((fork, [1.0]), {"coverage": 1.5}, ValueError, "coverage must lie between 0 and 1"),
         ((fork(torch.ones(2, 1)), [1.0]), {}, ValueError, "one row for each of the 2 dist.*got 1"),

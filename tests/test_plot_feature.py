@@ -280,7 +280,7 @@ def plain(x: torch.Tensor) -> torch.distributions.Distribution:
         (lambda: plot_feature(fork, [1.0], at=[1, 2]), ValueError, r"at must be one row of x"),
         (lambda: plot_feature(fork, [1.0], at=[np.nan]), ValueError, "at must be finite; got nan"),
         (lambda: plot_feature(plain, [1.0]), TypeError, r"icdf\(\), as a mixture; got Multi"),
-        (lambda: plot_fan(fork, [1.0], coverage=[]), ValueError, "one or more different values"),
+        (lambda: plot_fan(fork, [1.0], coverage=[]), ValueError, "at least one; got none"),
         (lambda: plot_fan(fork, [1.0], coverage=[0.5, 0.5]), ValueError, "different values; got"),
         (lambda: plot_fan(fork, [1.0], coverage=95), ValueError, "between 0 and 1; got 95"),
         (lambda: plot_fan(fork, [1.0], [1.0, 2.0]), ValueError, "y must have as many rows as x"),

@@ -21,7 +21,10 @@ __all__ = ["plot_conditional", "plot_ridge"]
 
 _TAIL = 5e-4  # probability left out on each side
 _MINOR_MODE = 0.01  # share of the highest density below which a mode is not marked
-_OFFSETS = np.linspace(-6.0, 6.0, 97)  # points of a component's curve, in its scales
+_REACH = 6.0  # scales on either side of a component within which its curve is drawn densely
+_PER_SCALE = 8  # points there
+_MOST_COMPONENTS = 10  # that are all drawn; of more the largest, and the others as one
+_LARGEST = 5
 _MOST_STEPS = 5000  # of a discrete y; evenly chosen if it takes more values
 _MOST_RIDGES = 40  # rows that a figure of ordinary height has room for
 _OVERLAP = 1.8  # height of the highest ridge, in rows
@@ -45,8 +48,9 @@ def plot_conditional(
     r"""Draws the density p(y|x) at one x with its components, or at up to six x, overlaid.
 
     One row: the density, its weighted components :math:`\pi_k p_k(y)`, a shaded region, mean,
-    median and modes.  Several rows: the densities and their modes.  Modes lower than 1 % of the
-    highest are not marked.  The curve is drawn from the 0.05 % to the 99.95 % quantile, on points
+    median and modes.  Of more than ten components, the five largest and the sum of the others.
+    Several rows: the densities and their modes.  Modes lower than 1 % of the highest are not
+    marked.  The curve is drawn from the 0.05 % to the 99.95 % quantile, on points
     dense enough around every component to show the narrowest.  For a y that takes only some values,
     as a rounded one or a count, it shows their probabilities as steps.
 
@@ -244,11 +248,30 @@ def _curves(
         even = np.repeat(np.linspace(low, high, n_grid)[:, None], n, axis=1)
         if hasattr(dist, "loc") and hasattr(dist, "scale"):
             loc, scale = (to_numpy(a)[..., 0] for a in (dist.loc, dist.scale))  # (N, K)
-            dense = (loc + _OFFSETS[:, None, None] * scale).transpose(0, 2, 1).reshape(-1, n)
+            dense = _around_components(loc, scale, low, high)
         else:
             dense = inputs.quantiles(dist, np.linspace(_TAIL, 1 - _TAIL, n_grid))
         points = grid = np.sort(np.concatenate([even, dense, marks.T]).clip(low, high), axis=0)
     return points, grid, np.exp(inputs.evaluate(dist, dist.log_prob, points[..., None]))
+
+
+def _around_components(loc: Floats, scale: Floats, low: float, high: float) -> Floats:
+    """Returns points (G, N) as dense as the narrowest component (N, K) needs that is near.
+
+    Where components overlap, the narrowest one sets the distance, so that many of them, as of an
+    ensemble, need hardly more points than one.
+    """
+    ends = np.concatenate([loc - _REACH * scale, loc + _REACH * scale], axis=1).clip(low, high)
+    ends = np.sort(ends, axis=1)  # (N, 2 K)
+    middle = (ends[:, :-1] + ends[:, 1:]) / 2
+    count = np.zeros(ends.shape)  # of points up to each end
+    for i, at in enumerate(middle):
+        near = np.abs(at[:, None] - loc[i]) < _REACH * scale[i]  # (2 K - 1, K)
+        rate = np.where(near, _PER_SCALE / scale[i], 0.0).max(1)
+        count[i, 1:] = np.cumsum(rate * np.diff(ends[i]))
+    n_points = math.ceil(count[:, -1].max()) + 1
+    rows = zip(count, ends, strict=True)
+    return np.stack([np.interp(np.linspace(0, c[-1], n_points), c, e) for c, e in rows], axis=1)
 
 
 def _curve_names(table: Any, n: int) -> list[str]:
@@ -273,10 +296,18 @@ def _format_values(values: ArrayLike, span: float, unit: str | None) -> str:
 def _draw_components(ax: Axes, dist: Any, points: Floats, y: Floats, density: Floats) -> None:
     """Draws pi_k p_k(y) = p(y) r_k(y) with the responsibilities r, so of any family."""
     log_shares = inputs.evaluate(dist, dist.responsibilities, points[..., None])  # (G, 1, K)
-    for k, part in enumerate((density[..., None] * np.exp(log_shares))[:, 0].T):
-        label = "weighted components" if k == 0 else "_component"
+    parts = (density[..., None] * np.exp(log_shares))[:, 0].T  # (K, G)
+    name, rest = "weighted components", None
+    if len(parts) > _MOST_COMPONENTS:
+        order = np.argsort(-np.trapezoid(parts, y, axis=1), kind="stable")
+        rest, parts = parts[order[_LARGEST:]], parts[np.sort(order[:_LARGEST])]
+        name = f"the {_LARGEST} largest components"
+    for k, part in enumerate(parts):
         look.draw_area(ax, y, part, color=look.SKY, alpha=0.25)
-        ax.plot(y, part, color=look.SKY, linewidth=1, label=label)
+        ax.plot(y, part, color=look.SKY, linewidth=1, label="_component" if k else name)
+    if rest is not None:
+        label = f"the other {len(rest)} together"
+        ax.plot(y, rest.sum(0), color=look.ORANGE, linestyle="-.", linewidth=1.3, label=label)
 
 
 def _draw_averages(
