@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import datasets, functional, nn, scoring
 from .distribution import (
     HDR,
+    AtomicMixture,
     DiscretizedMixture,
     GaussianMixture,
     Mixture,
@@ -38,6 +39,7 @@ __all__ = [
     "Mixture",
     "TruncatedMixture",
     "DiscretizedMixture",
+    "AtomicMixture",
     "HDR",
     "Modes",
     "fit",

@@ -46,6 +46,7 @@ from torch.distributions import (
 from torch.distributions.transforms import AffineTransform, ExpTransform
 
 from mdn.distribution import (
+    AtomicMixture,
     DiscretizedMixture,
     GaussianMixture,
     Logistic,
@@ -245,6 +246,17 @@ class _Cut(Law):
         return (super().sf(np.clip(y, self.low, self.high)) - self.above) / self.total
 
 
+class _Scaled(Law):
+    """A law times a factor, beside points."""
+
+    def __init__(self, base: Law, factor: float, points: dict[float, float]) -> None:
+        super().__init__(base.weights, base.parts, base.low, base.high, points=points)
+        self.base, self.factor = base, factor
+
+    def _sum(self, what: str, y: Any) -> Any:
+        return self.factor * getattr(self.base, {"pdf": "density"}.get(what, what))(y)
+
+
 class _Rounded(Law):
     """A law rounded to multiples of a step."""
 
@@ -368,6 +380,21 @@ def _discretized(name: str, width: float) -> Example:
     return Example(DiscretizedMixture(base, width), rounded)
 
 
+def _atomic(
+    name: str, points: dict[float, float], cut: tuple[float, float] | None = None
+) -> Example:
+    base: MixtureDistribution
+    base, law = _gaussian(name)
+    rest = 1 - sum(points.values())
+    if cut is not None:
+        base, law = TruncatedMixture(base, *cut), _Cut(law, *cut)
+        scaled: Law = _Scaled(law, rest, points)
+    else:
+        scaled = Law([w * rest for w in law.weights], law.parts, points=points)
+    logits = t(*points.values(), rest).log()
+    return Example(AtomicMixture(base, t(*points), logits), scaled)
+
+
 _GAMMA = [S.gamma(2, scale=1.0), S.gamma(9, scale=0.5)]
 
 
@@ -469,6 +496,12 @@ UNIVARIATE: dict[str, Example] = {
         Mixture(t(*_W).log(), [PointMass(t(0)[0]), Gamma(t(2)[0], t(0.5)[0])]),
         Law([0.7], [S.gamma(2, scale=2)], 0.0, points={0.0: 0.3}), affine=False,
     ),
+    "atoms beside gaussians": _atomic("two modes", {-2.5: 0.25, 0.5: 0.1, 3.0: 0.3}),
+    "an atom at the end of the support": Example(
+        AtomicMixture(_gamma(), t(0.0), t(0.4, 0.6).log()),
+        Law([0.18, 0.42], _GAMMA, 0.0, points={0.0: 0.4}), affine=False,
+    ),
+    "atoms at the ends of a cut": _atomic("overlapping", {-1.0: 0.1, 2.0: 0.2}, (-1.0, 2.0)),
     "zero-inflated counts": Example(
         Mixture(t(*_W).log(), [PointMass(t(0)[0]), Poisson(t(3.5)[0])]),
         Law(_W, [S.randint(0, 1), S.poisson(3.5)], 0.0, step=1.0), affine=False,
@@ -633,6 +666,25 @@ BAD_EXAMPLES: list[Bad] = [
         r"^truncate needs components with a density; got Mixture\(.*Poisson"),
     Bad(lambda: Mixture(t(0.0), Poisson(t(3))).discretize(2.0), TypeError,
         "^discretize needs components with a density"),
+    # atoms
+    Bad(lambda: AtomicMixture(_one().discretize(1.0), t(0), t(0, 0)), TypeError,
+        "^AtomicMixture needs components with a density"),
+    Bad(lambda: AtomicMixture(GaussianMixture(*MIXTURES["two dims"]), t(0), t(0, 0)), ValueError,
+        r"^AtomicMixture needs one target dimension; .* 2\. Take one with \.marginal"),
+    Bad(lambda: AtomicMixture(_one(), 0.0, t(0, 0)), TypeError,
+        r"^atoms must be a torch\.Tensor; got float$"),
+    Bad(lambda: AtomicMixture(_one(), t(0), t(0)), ValueError,
+        r"^logits must have shape \(\*, A \+ 1\) for atoms \(\*, A\), .* got \(1,\) and \(1,\)$"),
+    Bad(lambda: AtomicMixture(_rows(), t(0), torch.zeros(3, 2)), ValueError,
+        r"^the batch axes do not broadcast: base \(4,\), atoms \(1,\), logits \(3, 2\)$"),
+    Bad(lambda: AtomicMixture(_one(), t(INF), t(0, 0)), ValueError,
+        r"^atoms must be finite; got inf at index \(0,\)$"),
+    Bad(lambda: AtomicMixture(_one(), t(1, 0, 1), t(0, 0, 0, 0)), ValueError,
+        r"^atoms must be different; got 1 at index"),
+    Bad(lambda: AtomicMixture(_one(), t(0), t(INF, 0)), ValueError,
+        r"^logits must be less than inf and not NaN; got inf at index \(0,\)$"),
+    Bad(lambda: AtomicMixture.cat([AtomicMixture(_rows(), t(*a), t(0, *a)) for a in ([0], [0, 1])]),
+        ValueError, r"^mixtures must have equally many atoms; got \[1, 2\]$"),
     Bad(lambda: UNIVARIATE["point mass and gamma"].dist.truncate(0.0, 5.0), TypeError,
         "^truncate needs components with a density"),
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from torch.distributions import Distribution, Gamma, Independent, Normal, Unifor
 import mdn
 from mdn.distribution import (
     HDR,
+    AtomicMixture,
     DiscretizedMixture,
     GaussianMixture,
     Mixture,
@@ -173,7 +174,9 @@ def test_hdr_is_the_smallest_set_of_its_coverage(example: Example, coverage: flo
         p = np.sort(law.density(y))[::-1]
         assert inside.sum() == np.searchsorted(p.cumsum(), coverage * (1 - 1e-12)) + 1
     elif held < coverage:
-        mass = held + sum(law.sf(a) - law.sf(b) for a, b in ends if a < b)
+        own = [held] + [law.sf(a) - law.sf(b) for a, b in ends if a < b]
+        twice = [m for x, m in law.points.items() if ((ends[:, 0] < x) & (x <= ends[:, 1])).any()]
+        mass = sum(own) - sum(twice)
         assert mass == pytest.approx(coverage, abs=1e-7)
     p, level = law.density(y), region.threshold.item()
     assert held >= coverage or (p[inside] >= level * (1 - 1e-5)).all()
@@ -194,7 +197,6 @@ def test_modes_have_no_higher_neighbour(example: Example) -> None:
     else:
         low, high = (example.dist.icdf(p).item() for p in (1e-7, 1 - 1e-7))
         grid = np.linspace(low, high, 20001)
-        grid = np.concatenate([[e] for e in (law.low,) if e == low] + [grid])
     p = law.density(grid)
     outside = INF if example.digits > 1e-10 else 0.0  # the ends of a circle are one place
     padded = np.concatenate([[outside], p, [outside]])
@@ -362,7 +364,7 @@ def test_numpy_names_the_parameters_and_repr_the_shapes(example: Example) -> Non
 
 @each
 def test_affine_changes_the_unit_or_says_why_not(example: Example) -> None:
-    """log p_{b + c Y}(b + c y) = log p_Y(y) - D log|c| for a density."""
+    """log p_{b + c Y}(b + c y) = log p_Y(y) - D log|c| for a density; a mass stays what it is."""
     dist = example.dist
     shift, scale = 6.0, -2.0
     if not example.affine:
@@ -371,8 +373,9 @@ def test_affine_changes_the_unit_or_says_why_not(example: Example) -> None:
         return
     moved = dist.affine(shift, scale)
     y = dist.sample((20,), generator=torch.Generator().manual_seed(3))
-    steps = 0.0 if isinstance(dist, DiscretizedMixture) else len(dist.event_shape) * math.log(2)
-    steps *= dist.event_shape[0]
+    steps = torch.full_like(y[:, 0], dist.event_shape[0] * math.log(2))
+    masses = list(example.law.points) if example.law else []
+    steps[torch.isin(y[:, 0], t(*masses)) | isinstance(dist, DiscretizedMixture)] = 0.0
     torch.testing.assert_close(moved.log_prob(shift + scale * y), dist.log_prob(y) - steps)
     torch.testing.assert_close(moved.mean, shift + scale * dist.mean)
     for c in (0.0, math.nan):
@@ -384,6 +387,7 @@ def test_affine_changes_the_unit_or_says_why_not(example: Example) -> None:
 def test_gradients_of_the_weights_are_those_of_differences(example: Example) -> None:
     """log_prob, log_cdf, log_mass, crps and entropy in the logits."""
     base = getattr(example.dist, "base", example.dist)
+    base = getattr(base, "base", base)
     y = example.dist.sample((3,), generator=torch.Generator().manual_seed(4))
 
     def of(logits: Tensor) -> MixtureDistribution:
@@ -391,6 +395,12 @@ def test_gradients_of_the_weights_are_those_of_differences(example: Example) -> 
             new: Any = GaussianMixture(logits, base.loc, base.scale)
         else:
             new = Mixture(logits, base.components)
+        if isinstance(example.dist, AtomicMixture):
+            if isinstance(example.dist.base, TruncatedMixture):
+                new = new.truncate(example.dist.base.low, example.dist.base.high)
+            own = example.dist.logits
+            weights = torch.cat([own[:1] + logits[0], own[1:]])  # those of the atoms move too
+            return AtomicMixture(new, example.dist.atoms, weights)
         if isinstance(example.dist, TruncatedMixture):
             return new.truncate(example.dist.low, example.dist.high)
         if isinstance(example.dist, DiscretizedMixture):
@@ -520,9 +530,10 @@ def test_validation_follows_torchs_switch_and_is_inherited(example: Example) -> 
         Distribution.set_default_validate_args(before)
 
 
-def test_the_four_are_public_and_share_one_base() -> None:
+def test_all_are_public_and_share_one_base() -> None:
     """And every public member is documented."""
-    for kind in (mdn.GaussianMixture, mdn.Mixture, mdn.TruncatedMixture, mdn.DiscretizedMixture):
+    for kind in (mdn.GaussianMixture, mdn.Mixture, mdn.TruncatedMixture, mdn.DiscretizedMixture,
+                 mdn.AtomicMixture):  # fmt: skip
         assert issubclass(kind, MixtureDistribution)
     members = [n for n in vars(MixtureDistribution) if not n.startswith("_")]
     for name in itertools.chain(members, ["__getitem__"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._atomic import AtomicMixture
 from ._base import MixtureDistribution
 from ._discretized import DiscretizedMixture
 from ._divergence import divergence
@@ -17,6 +18,7 @@ __all__ = [
     "Mixture",
     "TruncatedMixture",
     "DiscretizedMixture",
+    "AtomicMixture",
     "Logistic",
     "LogitNormal",
     "PointMass",

@@ -226,14 +226,14 @@ class ContinuousLaw(UnivariateLaw):
         if self.n_points:
             intervals, log_level = self._region_with_points(coverage)
         else:
-            intervals, log_level = self._region(torch.full_like(self.ends()[0], coverage))
+            intervals, log_level = self.region(torch.full_like(self.ends()[0], coverage))
         lowest = torch.where(intervals[..., 0].isnan(), math.inf, intervals[..., 0])
         order = lowest.argsort(dim=-1, stable=True).unsqueeze(-1)
         intervals = intervals.gather(-2, order.expand(intervals.shape))
         return padded(intervals, self.n_components, -2), log_level
 
-    def _region(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the density is at least a level, such that it holds the probability ``target``."""
+    def region(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the density is at least a level, such that it holds a probability, (*)."""
         extrema = self._extrema()
         pieces = _Pieces.between(extrema)
 
@@ -258,7 +258,7 @@ class ContinuousLaw(UnivariateLaw):
         if not self.has_density:
             return torch.stack([points, points], -1), torch.full_like(left, math.inf)
         # some target has to be reached also where nothing is left
-        intervals, log_level = self._region(torch.where(enough, 0.5 * (1 - mass.sum(-1)), left))
+        intervals, log_level = self.region(torch.where(enough, 0.5 * (1 - mass.sum(-1)), left))
         intervals = intervals.masked_fill(enough[..., None, None], math.nan)
         inside = (points.unsqueeze(-1) >= intervals[..., None, :, 0]) & (
             points.unsqueeze(-1) <= intervals[..., None, :, 1]
