@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..distribution import GaussianMixture
+from ..distribution import AtomicMixture, GaussianMixture
 from ..nn import MDNEnsemble
 from ..standardization import standardization
 from ..train import History
@@ -106,6 +106,8 @@ class FittedModel(Saved):
         groups: the networks.
         stack: how they are pooled.
         target: the map between their units and y's.
+        atoms: the classifier of the atoms of the target, if it has any; all else is then of the
+            rows off the atoms.
     """
 
     inputs: InputTransform
@@ -113,6 +115,7 @@ class FittedModel(Saved):
     groups: list[FittedGroup]
     stack: Stack
     target: Target
+    atoms: FittedModel | None = None
 
     def __post_init__(self) -> None:
         width = sum(self.inputs.whitening.shape)
@@ -129,7 +132,8 @@ class FittedModel(Saved):
         """Of the group of greatest weight; "interrupted" if any group was."""
         each = self.stack.weight.split([len(sizes) for sizes in self.subgroup_sizes])
         found = self.groups[int(torch.stack([part.sum() for part in each]).argmax())].history
-        interrupted = any(group.history.stopped == "interrupted" for group in self.groups)
+        every = [*self.groups, *(self.atoms.groups if self.atoms else [])]
+        interrupted = any(group.history.stopped == "interrupted" for group in every)
         return replace(found, stopped="interrupted") if interrupted else found
 
     @torch.no_grad()
@@ -156,7 +160,7 @@ class FittedModel(Saved):
     def distributions(self, x: Floats) -> Iterator[tuple[slice, Any]]:
         """Yields chunks of rows and the distributions of y in them: see :meth:`distribution`."""
         for rows in self.chunks(len(x)):
-            yield rows, self.target.to_y(self._pool(x[rows]))
+            yield rows, self._in_units_of_y(self._pool(x[rows]), x[rows])
 
     def distribution(self, x: Floats) -> Any:
         """Returns the distribution of y for every row of encoded columns, in y's unit.
@@ -164,10 +168,18 @@ class FittedModel(Saved):
         Beside what is returned, its computation takes memory for one copy of it and for a chunk.
         """
         parts = [self._pool(x[rows]) for rows in self.chunks(len(x))]
-        return self.target.to_y(parts[0] if len(parts) == 1 else GaussianMixture.cat(parts))
+        return self._in_units_of_y(parts[0] if len(parts) == 1 else GaussianMixture.cat(parts), x)
 
     def _pool(self, x: Floats) -> GaussianMixture:
         return self.stack.pool(self.members(x), self.subgroup_sizes)
+
+    def _in_units_of_y(self, pool: GaussianMixture, x: Floats) -> Any:
+        """The distribution of y for a pool in standard units, beside the atoms if there are any."""
+        dist = self.target.to_y(pool)
+        if self.atoms is None:
+            return dist
+        log_p = [self.atoms.distribution(x[rows]) for rows in self.chunks(len(x))]
+        return AtomicMixture(dist, self.target.atoms, torch.cat(log_p))
 
     def variances(self, x: Floats) -> tuple[Tensor, Tensor]:
         """Returns the variance within and between the networks, (N, D), of the latent target."""

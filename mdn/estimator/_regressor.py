@@ -23,11 +23,12 @@ from ..scoring import weighted_mean
 from ..tables import Columns
 from ..train import History
 from ..warnings import once
+from ._atoms import train_with_atoms
 from ._model import FittedModel
 from ._progress import progress, threads
 from ._state import Floats, State, from_format_2, join, read
 from ._target import Target
-from ._training import Rows, train
+from ._training import Rows
 from ._validation import (
     checked_settings,
     checked_weight,
@@ -70,6 +71,11 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             ``"interval"``, y of two columns, the lower and upper end of what is known, equal where
             y is known and infinite where it is censored.
         resolution: step of a rounded y; its likelihood is the probability of the cell around it.
+        atoms: values that y takes with a probability of their own, which depends on x, beside a
+            density elsewhere, as ``[0.0]`` for rain, claims or sales (with ``target="positive"``
+            where all others are positive) or the limit of what an instrument shows.  The density is
+            then with respect to length and to the number of atoms: ``log_prob`` at an atom is the
+            log of its probability.
         trees: whether there are base models.
         covariance_type: for several targets, as in :class:`mdn.MDNHead`.
         min_scale: floor of the scales in standard deviations of y.  It bounds the likelihood and is
@@ -96,8 +102,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             ``log_likelihood(dist, y)``.
         columns_: :class:`mdn.tables.Columns`, the encoding of X.
         history_: :class:`mdn.History` of the group with the greatest weight, mean over its
-            networks, NLL per epoch in nats in y's unit.
-        n_networks_: M, networks in all.
+            networks, NLL per epoch in nats in y's unit; with ``atoms``, of the rows off them.
+        n_networks_: M, networks in all; with ``atoms``, without those that classify them.
         min_scale_: (D,) floor of the scales, in the unit of y (of its logarithm for
             ``target="positive"``, of its logit for ``"unit"``).
         n_features_in_: F.
@@ -140,6 +146,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         preset: str = "default",
         target: str = "real",
         resolution: float | None = None,
+        atoms: Sequence[float] | None = None,
         trees: bool = True,
         covariance_type: str = "diagonal",
         min_scale: float = MIN_SCALE,
@@ -161,6 +168,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         self.preset = preset
         self.target = target
         self.resolution = resolution
+        self.atoms = atoms
         self.trees = trees
         self.covariance_type = covariance_type
         self.min_scale = min_scale
@@ -218,7 +226,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         settings = checked_settings(self.get_params(deep=False))
         targets = checked_y(X, y, self.target, at_least=2)
         # once in the order of the user, so that a message names the user's row
-        Target.fit(targets, None, self.target, self.resolution)
+        Target.fit(targets, None, self.target, self.resolution, self.atoms)
         weight = checked_weight(sample_weight, len(targets))
         _check_feature_names(self, X, reset=True)
         if weight is not None:
@@ -227,7 +235,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         start = self.model_ if self.warm_start and hasattr(self, "model_") else None
         columns = Columns.fit(X) if start is None else self.columns_
         inputs, targets, weight = _sorted(columns.transform(X), targets, weight)
-        target = Target.fit(targets, weight, self.target, self.resolution)
+        target = Target.fit(targets, weight, self.target, self.resolution, self.atoms)
         target.check_covariance(self.covariance_type)
         seed = drawn_seed(self.random_state)
         if start is not None:
@@ -239,11 +247,12 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         warn_of_sample(target, targets, self.min_scale)
         floor = self.min_scale
         if not target.likelihood_is_mass:
-            floor = max(floor, rounding_floor(target.latent(targets)))
+            smooth = targets[target.is_off_atoms(targets)]
+            floor = max(floor, rounding_floor(target.latent(smooth)))
         rows = Rows(inputs, columns.numeric, targets, weight, val)
         settings = replace(settings, min_scale=floor, seed=seed)
         with threads(self.n_jobs), progress(bool(self.verbose)) as report:
-            model = train(rows, target, settings, start=start, report=report)
+            model = train_with_atoms(rows, target, settings, start=start, report=report)
         self._set_fitted(columns, model, seed)
         self.target_names_ = target_names(y)
         return self
@@ -277,7 +286,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
         A :class:`mdn.GaussianMixture` for ``target="real"`` and ``"interval"``, a
         :class:`mdn.Mixture` for ``"positive"`` and ``"unit"``, a :class:`mdn.DiscretizedMixture`,
-        which holds probabilities, where y is rounded.
+        which holds probabilities, where y is rounded.  With ``atoms`` it is a
+        :class:`mdn.AtomicMixture` of those and such a density.
         """
         inputs = self._inputs(X)  # refuses a model that was not fitted
         return self.model_.distribution(inputs)
@@ -303,6 +313,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             aleatoric and epistemic variance, each (N,) or (N, D), in the squared unit of y (of its
             logarithm for ``target="positive"``, of its logit for ``"unit"``); their sum is the
             variance of the pooled networks, without the background component of small weight.
+            With ``atoms`` both are of y given that it is none of them.
         """
         inputs = self._inputs(X)  # refuses a model that was not fitted
         aleatoric, epistemic = self.model_.variances(inputs)
@@ -406,7 +417,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         return parts[0]._replace(intervals=intervals, threshold=threshold)
 
     def predict_mode(self, X: Any) -> Floats:
-        """The most probable y, (N,) or (N, D)."""
+        """The most probable y, (N,) or (N, D); with ``atoms`` the likeliest of those."""
         return self._targets(self._by_row(X, lambda dist, rows: dist.mode))
 
     def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> Floats:
@@ -422,7 +433,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         )
 
     def log_prob(self, X: Any, y: ArrayLike) -> Floats:
-        """Log density of each y under its own x, (N,), nats in y's unit."""
+        """Log density of each y under its own x, (N,), nats in y's unit; at an atom, log P."""
         check_is_fitted(self, "model_")
         targets = checked_y(X, y, self.target_.kind)
         self.target_.check(targets)
@@ -488,6 +499,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             params["random_state"] = None  # a generator has no lasting state to save
         if params["hidden"] is not None:
             params["hidden"] = [int(units) for units in params["hidden"]]
+        if params["atoms"] is not None:
+            params["atoms"] = [float(place) for place in params["atoms"]]
         names = getattr(self, "feature_names_in_", None)
         config, tensors = join(columns=self.columns_, model=self.model_)
         own = {

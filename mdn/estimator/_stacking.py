@@ -39,6 +39,8 @@ class Stack(Saved):
         weight: (P,) stacking weights of all subgroups, which add up to 1.
         background_weight: weight of the background component.
         min_scale: floor of the scales in standard units, below which no factor brings them.
+        of_weights: whether the weights of the components are all that is asked for, as of
+            classifiers; then ``scale`` is the temperature by which their logs are divided.
     """
 
     scale: Tensor
@@ -46,14 +48,17 @@ class Stack(Saved):
     weight: Tensor
     background_weight: float
     min_scale: float
+    of_weights: bool = False
 
     @classmethod
-    def uniform(cls, sizes: Sizes, *, min_scale: float, background: bool = True) -> Stack:
+    def uniform(
+        cls, sizes: Sizes, *, min_scale: float, background: bool = True, of_weights: bool = False
+    ) -> Stack:
         """Returns equal weights and factors of 1, where there are no held-out rows."""
         one = torch.ones(len(sizes), dtype=torch.float64)
         each = torch.ones(sum(map(len, sizes)), dtype=torch.float64)
         weight = _BACKGROUND_WEIGHT if background else 0.0
-        return cls(one, one, each / len(each), weight, min_scale)
+        return cls(one, one, each / len(each), weight, min_scale, of_weights)
 
     @classmethod
     def fit(
@@ -66,6 +71,7 @@ class Stack(Saved):
         *,
         min_scale: float,
         background: bool = True,
+        of_weights: bool = False,
     ) -> Stack:
         """Fits weights and factors to rows that none of the mixtures was trained on.
 
@@ -81,10 +87,11 @@ class Stack(Saved):
             min_scale: floor of the scales in standard units.
             background: whether there is a background component.  Where y is the exponential of the
                 latent target, its tail would dominate the mean.
+            of_weights: as the attribute.
         """
         n_groups, n_weights = len(groups), sum(map(len, sizes))
         target = target.double()
-        wide = _background(groups[0], torch.Size(target.shape[:1]))
+        wide = _background(groups[0], torch.Size(target.shape[:1]), of_weights)
         log_background = log_prob(wide, target)  # (N,)
         several = [members.batch_shape[0] > 1 for members in groups]
         free = torch.tensor([*several, *several, *[n_weights > 1] * n_weights, background]).double()
@@ -101,7 +108,7 @@ class Stack(Saved):
             log_probs = []
             for g, members in enumerate(groups):
                 scale, spread = theta[g].exp(), theta[n_groups + g].exp()
-                rescaled = _rescaled(members, scale, spread, min_scale)
+                rescaled = _rescaled(members, scale, spread, min_scale, of_weights)
                 found = log_prob(rescaled, target.expand(members.batch_shape[0], *target.shape))
                 log_probs.append(found + logs[g].unsqueeze(1))
             rows = torch.logsumexp(torch.cat(log_probs), 0)
@@ -121,7 +128,9 @@ class Stack(Saved):
         before = float(loss().detach())
         optimizer.step(closure)
         if not (bool(moved.isfinite().all()) and float(loss().detach()) <= before):
-            return cls.uniform(sizes, min_scale=min_scale, background=background)
+            return cls.uniform(
+                sizes, min_scale=min_scale, background=background, of_weights=of_weights
+            )
         theta = (start + moved * free).detach()
         return cls(
             theta[:n_groups].exp(),
@@ -129,12 +138,13 @@ class Stack(Saved):
             torch.softmax(theta[2 * n_groups : -1], 0),
             min(0.5, float(theta[-1].exp())) if background else 0.0,
             min_scale,
+            of_weights,
         )
 
     def members(self, groups: Sequence[GaussianMixture]) -> list[GaussianMixture]:
         """Returns the recalibrated members, batch (M, N), of each group."""
         return [
-            _rescaled(g, scale, spread, self.min_scale)
+            _rescaled(g, scale, spread, self.min_scale, self.of_weights)
             for g, scale, spread in zip(groups, self.scale, self.spread, strict=True)
         ]
 
@@ -148,7 +158,7 @@ class Stack(Saved):
         mixtures = [g[m] for g in self.members(groups) for m in range(g.batch_shape[0])]
         if not self.background_weight:
             return GaussianMixture.pool(mixtures, weights.tolist())
-        mixtures.append(_background(groups[0], groups[0].batch_shape[1:]))
+        mixtures.append(_background(groups[0], groups[0].batch_shape[1:], self.of_weights))
         return GaussianMixture.pool(mixtures, [*weights.tolist(), self.background_weight])
 
 
@@ -160,17 +170,26 @@ def _member_log_weights(log_weight: Tensor, sizes: Sizes) -> list[Tensor]:
 
 
 def _rescaled(
-    members: GaussianMixture, scale: Tensor, spread: Tensor, min_scale: float
+    members: GaussianMixture, scale: Tensor, spread: Tensor, min_scale: float, of_weights: bool
 ) -> GaussianMixture:
-    """Members, batch (R, N), with other scales and another spread around their common mean."""
+    """Members, batch (R, N), with other scales and another spread around their common mean.
+
+    Or other weights, if it is those that count.
+    """
+    if of_weights:
+        logits = members.logits / scale
+        return GaussianMixture(logits, members.loc, members.scale, validate_args=False)
     mean = members.mean  # (R, N, D)
     centre = mean.mean(0, keepdim=True)
     return members.rescale(scale, mean=centre + spread * (mean - centre), min_scale=min_scale)
 
 
-def _background(like: GaussianMixture, batch: torch.Size) -> GaussianMixture:
-    """One wide component around the mean of the training rows, in standard units."""
-    shape = (*batch, 1, like.event_shape[0])
+def _background(like: GaussianMixture, batch: torch.Size, of_weights: bool) -> GaussianMixture:
+    """One wide component around the mean of the training rows, in standard units.
+
+    Or as many of one weight as ``like`` has, if it is the weights that count.
+    """
+    shape = (*batch, like.n_components if of_weights else 1, like.event_shape[0])
     loc = torch.zeros(shape, dtype=torch.float64)
     scale = torch.full(shape, _BACKGROUND_SCALE, dtype=torch.float64)
     return GaussianMixture(torch.zeros(shape[:-1], dtype=torch.float64), loc, scale)

@@ -6,7 +6,7 @@ A state is a configuration, in plain numbers and strings, and tensors by name.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -47,15 +47,22 @@ class Saved:
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        """Returns the object that :meth:`state` described.
+        """Returns the object that :meth:`state` described; what is new since has its default.
 
         Raises:
             ValueError: there is a name that is no field.
         """
         kinds = get_type_hints(cls)
-        unknown = {key.split(".")[0] for key in (*config, *tensors)} - kinds.keys()
+        known = {key.split(".")[0] for key in (*config, *tensors)}
+        unknown = known - kinds.keys()
         if unknown:
             raise ValueError(f"unknown names: {', '.join(unknown)}")
+        required = {
+            f.name
+            for f in fields(cls)  # type: ignore[arg-type]
+            if f.default is MISSING and f.default_factory is MISSING
+        }
+        kinds = {name: kind for name, kind in kinds.items() if name in known | required}
         return cls(**{name: read(kind, name, config, tensors) for name, kind in kinds.items()})
 
 
@@ -84,6 +91,10 @@ def read(kind: Any, name: str, config: dict[str, Any], tensors: dict[str, Tensor
     """Returns the part, of a type, that was joined under a name."""
     prefix = f"{name}."
     own = {key.removeprefix(prefix): a for key, a in tensors.items() if key.startswith(prefix)}
+    if type(None) in get_args(kind):
+        if config.get(name) is None and not own:
+            return None
+        kind = next(one for one in get_args(kind) if one is not type(None))
     if kind is Tensor:
         return tensors[name]
     if get_origin(kind) is np.ndarray:

@@ -6,11 +6,13 @@ y to it, by a link function and a standardisation, and distributions of it back 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, Independent, LogNormal
 
@@ -20,11 +22,12 @@ from ..functional._interval import interval_log_likelihood
 from ..standardization import standardization
 from ._state import Floats, Saved
 
-__all__ = ["KINDS", "OFF_GRID", "Target"]
+__all__ = ["KINDS", "OFF_GRID", "Choice", "Target"]
 
 OFF_GRID = 1e-6  # in cells; a rounded y may be this far off its multiple
 
 KINDS = ("real", "positive", "unit", "integer", "interval")
+CHOICE = "choice"  # the kind of Choice
 
 
 @dataclass
@@ -37,6 +40,8 @@ class Target(Saved):
         flat: y came as (N,).
         shift: (D,) mean of the training rows, in units of the link.
         scale: (D,) their standard deviation.
+        atoms: (A,) values that have a probability of their own; shift and scale are those of the
+            other rows, and so is all that is said of the latent target.
     """
 
     kind: str
@@ -44,9 +49,17 @@ class Target(Saved):
     flat: bool
     shift: Tensor
     scale: Tensor
+    atoms: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
     @classmethod
-    def fit(cls, y: Floats, weight: Floats | None, kind: str, resolution: float | None) -> Target:
+    def fit(
+        cls,
+        y: Floats,
+        weight: Floats | None,
+        kind: str,
+        resolution: float | None,
+        atoms: Sequence[float] | None = None,
+    ) -> Target:
         """Checks y, (N,) or (N, D), and takes shift and scale from it."""
         if resolution is not None and kind not in ("real", "integer"):
             raise ValueError(f"resolution needs target='real'; got target={kind!r}")
@@ -54,9 +67,17 @@ class Target(Saved):
             resolution = resolution or 1.0
         zero = torch.zeros(1, dtype=torch.float64)
         new = cls(kind, resolution or 0.0, y.ndim == 1 or kind == "interval", zero, zero + 1)
+        if atoms is not None and len(atoms):
+            new.atoms = _checked_atoms(atoms, new, y)
         new.check(y)
-        share = None if weight is None else torch.as_tensor(weight, dtype=torch.float64)
-        shift, scale = standardization(new._link(y), share)
+        off = new.is_off_atoms(y)
+        if len(new.atoms) and np.count_nonzero(off) < 2:
+            raise ValueError(
+                "y must have at least 2 rows off the atoms, which the density is fitted to; got "
+                f"{np.count_nonzero(off)} with atoms={new.atoms.tolist()}"
+            )
+        share = None if weight is None else torch.as_tensor(weight[off], dtype=torch.float64)
+        shift, scale = standardization(new._link(y[off]), share)
         scale = torch.where(scale > 0, scale, shift.abs())
         new.shift, new.scale = shift, torch.where(scale > 0, scale, 1.0)
         return new
@@ -76,6 +97,16 @@ class Target(Saved):
         """Nats that an NLL in standard units gains in y's unit; a probability has no unit."""
         return 0.0 if self.likelihood_is_mass else float(self.scale.log().sum())
 
+    def atom_of(self, y: Floats) -> NDArray[np.intp]:
+        """Returns the index of the atom that each y is, (N,); A where it is none."""
+        equal = y.reshape(len(y), -1)[:, :1] == self.atoms.numpy()  # (N, A)
+        none = np.ones((len(y), 1), dtype=bool)
+        return np.concatenate([equal, none], 1).argmax(1)
+
+    def is_off_atoms(self, y: Floats) -> NDArray[np.bool_]:
+        """Returns which y are none of the atoms, (N,)."""
+        return self.atom_of(y) == len(self.atoms)
+
     def check(self, y: Floats) -> None:
         """Refuses values that this kind of target cannot have, and names the first such row."""
         columns = y.reshape(len(y), -1)
@@ -92,7 +123,11 @@ class Target(Saved):
         if self.likelihood_is_mass and columns.shape[1] > 1:
             raise ValueError(f"a rounded target has one column; got shape {y.shape}")
         if self.kind == "positive":
-            self._refuse((columns <= 0).any(1), "be positive; for zeros too take target='real'", y)
+            bad = (columns <= 0).any(1)
+            cure = ""
+            if not len(self.atoms) and columns.shape[1] == 1 and not (columns < 0).any():
+                cure = "; zeros that have a probability of their own are atoms=[0.0]"
+            self._refuse(bad, f"be positive{cure or ', or take target=' + repr('real')}", y)
         elif self.kind == "unit":
             outside = (columns <= 0) | (columns >= 1)
             self._refuse(outside.any(1), "lie between 0 and 1, both excluded", y)
@@ -117,20 +152,30 @@ class Target(Saved):
 
     def with_units_of(self, before: Target) -> Target:
         """Returns the target in the units of an earlier fit."""
-        if (self.kind, self.resolution) != (before.kind, before.resolution) or (
-            self.n_targets != before.n_targets
-        ):
+        if (self.kind, self.resolution, self.atoms.tolist()) != (
+            before.kind,
+            before.resolution,
+            before.atoms.tolist(),
+        ) or self.n_targets != before.n_targets:
             raise ValueError(
-                "warm_start needs the same kind and number of targets as before; "
+                "warm_start needs the same kind, atoms and number of targets as before; "
                 "set warm_start=False to begin anew"
             )
         return replace(self, shift=before.shift, scale=before.scale)
 
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Target:
+        """Returns the target, or choice, that :meth:`state` described."""
+        kind = Choice if config["kind"] == CHOICE else Target
+        return super(Target, kind).from_state(config, tensors)
+
     def _refuse(self, bad: Any, must: str, y: Floats) -> None:
+        bad = bad & self.is_off_atoms(y)
         if np.any(bad):
             row = int(np.argmax(bad))
             found = ", ".join(f"{v:.12g}" for v in np.ravel(y[row]))
-            raise ValueError(f"with target={self.kind!r} y must {must}; row {row} is {found}")
+            also = f" and atoms={self.atoms.tolist()}" if len(self.atoms) else ""
+            raise ValueError(f"with target={self.kind!r}{also} y must {must}; row {row} is {found}")
 
     def _link(self, y: Floats) -> Tensor:
         """(N, D) real numbers that stand for y: itself, its logarithm, logit or a middle value."""
@@ -195,3 +240,65 @@ class Target(Saved):
             parts: Distribution = Independent(family(dist.loc, dist.scale), 1)
             return Mixture(dist.logits, parts)
         return dist
+
+
+class Choice(Target):
+    """Which atom y is, or none of them: a class of A + 1, given by its index.
+
+    Networks with A + 1 components and this likelihood are classifiers: the class probabilities are
+    the weights, and means and scales play no part.  The latent target, which the base models fit,
+    is an indicator of each atom.
+    """
+
+    @classmethod
+    def of(cls, target: Target, index: Floats, weight: Floats | None) -> Choice:
+        """Returns the choice between the atoms of a target, for the classes (N,) of its rows."""
+        zero = torch.zeros(len(target.atoms), dtype=torch.float64)
+        new = cls(CHOICE, 0.0, True, zero, zero + 1, target.atoms)
+        share = None if weight is None else torch.as_tensor(weight, dtype=torch.float64)
+        new.shift, scale = standardization(new._link(index), share)
+        new.scale = torch.where(scale > 0, scale, 1.0)
+        return new
+
+    @property
+    def likelihood_is_mass(self) -> bool:
+        """True."""
+        return True
+
+    def _link(self, y: Floats) -> Tensor:
+        return torch.as_tensor(y[:, None] == np.arange(len(self.atoms)), dtype=torch.float64)
+
+    def standardized(self, y: Floats) -> Tensor:
+        """Returns the class (N, 1)."""
+        return torch.as_tensor(y[:, None], dtype=torch.float64)
+
+    def log_prob(self, dist: GaussianMixture, target: Tensor) -> Tensor:
+        """Returns the log of the weight of the component that has the number of the class."""
+        log_w = dist.logits.expand(*target.shape[:-1], dist.n_components)
+        return log_w.gather(-1, target.long()).squeeze(-1)
+
+    def to_y(self, dist: GaussianMixture) -> Tensor:
+        """Returns the log probabilities of the classes, (N, A + 1), of a pool of mixtures."""
+        return dist.logits.unflatten(-1, (-1, len(self.atoms) + 1)).logsumexp(-2)
+
+
+def _checked_atoms(atoms: Any, target: Target, y: Floats) -> Tensor:
+    """The atoms, as y has them: a value that was stored in float32 is near its decimal only."""
+    if isinstance(atoms, str | bytes):
+        raise TypeError(f"atoms must be a sequence of numbers, as [0.0]; got {atoms!r}")
+    places = np.asarray(atoms, dtype=np.float64)
+    if places.ndim != 1 or not np.isfinite(places).all():
+        raise ValueError(f"atoms must be a sequence of finite numbers, as [0.0]; got {atoms!r}")
+    if len(np.unique(places)) < len(places):
+        raise ValueError(f"atoms must be different; got {atoms!r}")
+    if target.likelihood_is_mass:
+        given = f"target={target.kind!r}" if target.kind != "real" else "resolution="
+        raise ValueError(
+            f"atoms need a y that has a density elsewhere; with {given} all values have a "
+            "probability already: leave atoms out"
+        )
+    if y.ndim == 2 and y.shape[1] > 1:
+        raise ValueError(f"atoms need a y of one column; got shape {y.shape}")
+    single = places.astype(np.float32).astype(np.float64)
+    stored = np.isin(single, y) & ~np.isin(places, y)
+    return torch.as_tensor(np.where(stored, single, places))

@@ -21,7 +21,7 @@ from ._model import FittedGroup, FittedModel, InputTransform, member_mixtures
 from ._plan import GroupPlan, Plan, Settings, plan
 from ._stacking import Stack
 from ._state import Floats
-from ._target import Target
+from ._target import Choice, Target
 
 __all__ = ["Rows", "train"]
 
@@ -69,6 +69,11 @@ class _Training:
     rng: np.random.Generator
     begin: float  # seconds
     report: Report
+
+    def log_frequencies(self) -> Tensor:
+        """Logs of the frequencies of the classes, where y is a class."""
+        count = torch.bincount(self.rows.target[:, 0].long(), minlength=self.plan.n_components)
+        return (count + 0.5).log() - (count + 0.5).sum().log()
 
 
 def train(
@@ -188,6 +193,9 @@ def _new_network(
         min_scale=settings.min_scale,
         generator=torch.Generator().manual_seed(settings.seed + 7919 * (i + 1)),
     ).initialize_from(training.latent)
+    if isinstance(training.target, Choice):  # the classes begin with their frequencies
+        with torch.no_grad():
+            network.head_bias[:, : todo.n_components, 0] = training.log_frequencies()
     if previous is not None:
         if network.state()[0] != previous.state()[0]:
             raise ValueError(
@@ -244,10 +252,10 @@ def _fit_stack(
 ) -> Stack:
     """The stack, fitted where every group has predictions for rows that it did not train on."""
     target, floor = training.target, training.settings.min_scale
-    background = target.kind != "positive"
+    options = {"background": target.kind != "positive", "of_weights": isinstance(target, Choice)}
     if len(held_out) < len(groups):
         sizes = [group.subgroup_sizes for group in groups]
-        return Stack.uniform(sizes, min_scale=floor, background=background)
+        return Stack.uniform(sizes, min_scale=floor, **options)
     rows = training.val or training.rows
     return Stack.fit(
         [each.mixtures for each in held_out],
@@ -256,7 +264,7 @@ def _fit_stack(
         rows.weight,
         target.log_prob,
         min_scale=floor,
-        background=background,
+        **options,
     )
 
 
