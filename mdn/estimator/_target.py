@@ -67,7 +67,7 @@ class Target(Saved):
             resolution = resolution or 1.0
         zero = torch.zeros(1, dtype=torch.float64)
         new = cls(kind, resolution or 0.0, y.ndim == 1 or kind == "interval", zero, zero + 1)
-        if atoms is not None and len(atoms):
+        if atoms is not None:
             new.atoms = _checked_atoms(atoms, new, y)
         new.check(y)
         off = new.is_off_atoms(y)
@@ -123,14 +123,13 @@ class Target(Saved):
         if self.likelihood_is_mass and columns.shape[1] > 1:
             raise ValueError(f"a rounded target has one column; got shape {y.shape}")
         if self.kind == "positive":
-            bad = (columns <= 0).any(1)
-            cure = ""
-            if not len(self.atoms) and columns.shape[1] == 1 and not (columns < 0).any():
-                cure = "; zeros that have a probability of their own are atoms=[0.0]"
-            self._refuse(bad, f"be positive{cure or ', or take target=' + repr('real')}", y)
+            cure = self._atoms_instead(columns, [0.0], columns >= 0)
+            real = "; for others too take target='real'"
+            self._refuse((columns <= 0).any(1), f"be positive{cure or real}", y)
         elif self.kind == "unit":
+            cure = self._atoms_instead(columns, [0.0, 1.0], (columns >= 0) & (columns <= 1))
             outside = (columns <= 0) | (columns >= 1)
-            self._refuse(outside.any(1), "lie between 0 and 1, both excluded", y)
+            self._refuse(outside.any(1), f"lie between 0 and 1, both excluded{cure}", y)
         elif self.resolution:
             whole = "be whole numbers" if self.kind == "integer" and self.resolution == 1 else ""
             ratio = columns / self.resolution
@@ -168,6 +167,15 @@ class Target(Saved):
         """Returns the target, or choice, that :meth:`state` described."""
         kind = Choice if config["kind"] == CHOICE else Target
         return super(Target, kind).from_state(config, tensors)
+
+    def _atoms_instead(self, columns: Floats, ends: list[float], inside: Any) -> str:
+        """What to do about values at an end of the range, where nothing lies beyond."""
+        if columns.shape[1] > 1 or not (inside | ~self.is_off_atoms(columns)[:, None]).all():
+            return ""
+        found = [end for end in ends if end in columns]
+        names = " and ".join({0.0: "zeros", 1.0: "ones"}[end] for end in found)
+        places = [*self.atoms.tolist(), *(e for e in found if e not in self.atoms.tolist())]
+        return f"; {names} are values with a probability of their own: add atoms={places}"
 
     def _refuse(self, bad: Any, must: str, y: Floats) -> None:
         bad = bad & self.is_off_atoms(y)

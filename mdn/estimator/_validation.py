@@ -42,6 +42,7 @@ _STEP_SHARE = 0.05  # of the step of a rounded target: no scale is smaller
 _HARMLESS_FLOOR = 0.05  # min_scale from which on a density cannot concentrate on tied values
 _MAX_TIED = 0.1  # share of tied rows from which on the NLL of a density means little
 _MIN_TIE, _MIN_TIE_SHARE = 10, 0.01  # rows of one value that make a tie
+_HEAP, _MAX_HEAPS = 0.05, 3  # share of the rows with one value that makes a heap, and how many
 _COARSE = 0.005  # standard deviations; in a finer grid no density can stand on single values
 
 
@@ -207,11 +208,23 @@ def rounding_floor(y: Tensor) -> float:
 
 
 def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
-    """Warns where a density means little: few rows, y constant, or many rows on few values."""
-    if len(y) < TINY:
+    """Warns where a density means little: few rows, y constant, or many rows on few values.
+
+    Also of an atom that no row has.
+    """
+    absent = np.setdiff1d(target.atoms, y).tolist()
+    if absent:
         warn(
-            f"{len(y)} rows are few for a conditional density: a smaller model is fitted, and what "
-            "it says rests on little",
+            f"no y is {' or '.join(f'{place:g}' for place in absent)}, which atoms names: nothing "
+            "is known of its probability but that it is small",
+            DataWarning,
+        )
+    y = y[target.is_off_atoms(y)]
+    if len(y) < TINY:
+        what = " off the atoms" if len(target.atoms) else ""
+        warn(
+            f"{len(y)} rows{what} are few for a conditional density: a smaller model is fitted, "
+            "and what it says rests on little",
             DataWarning,
         )
     if target.likelihood_is_mass:
@@ -233,6 +246,21 @@ def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
         coarse = np.median(steps) > _COARSE * column.std()
         least = _MIN_TIE if coarse else max(_MIN_TIE, _MIN_TIE_SHARE * len(column))
         share = counts[counts >= least].sum() / len(column)
+        heaps = _heaps(values, counts) if columns.shape[1] == 1 else values[:0]
+        if len(heaps):
+            places = [*target.atoms.tolist(), *heaps.tolist()]
+            others = values[~np.isin(values, heaps)]
+            kind = 'target="positive", ' if target.kind == "real" and (others > 0).all() else ""
+            times = counts[np.isin(values, heaps)].sum()
+            warn(
+                f"{times / len(column):.0%} of y are exactly "
+                f"{' or '.join(f'{place:g}' for place in heaps)}, and the others hardly repeat: a "
+                f"density would have a spike there, and its NLL is not meaningful; {kind}atoms="
+                f"{[float(place) for place in places]} learns the probability of "
+                f"{'each of these values' if len(heaps) > 1 else 'that value'} given x",
+                DataWarning,
+            )
+            break
         if share > _MAX_TIED:
             cure = ""
             if columns.shape[1] == 1:  # a step that Target.check takes, or none
@@ -250,3 +278,11 @@ def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
                 DataWarning,
             )
             break
+
+
+def _heaps(values: Floats, counts: NDArray[np.intp]) -> Floats:
+    """Returns the few values that many rows have while the other rows hardly repeat; or none."""
+    heap = counts >= max(_MIN_TIE, _HEAP * counts.sum())
+    rest = counts[~heap]
+    few = 0 < heap.sum() <= _MAX_HEAPS and len(rest) >= 2
+    return values[heap] if few and len(rest) >= _DISTINCT_SHARE * rest.sum() else values[:0]
