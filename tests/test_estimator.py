@@ -1712,3 +1712,99 @@ def test_a_column_that_says_nothing_teaches_nothing(levels: int) -> None:
     model = MDNRegressor(preset="fast", random_state=0).fit(X[:300], y[:300])
     entropy = 0.5 * np.log(2 * np.pi * np.e)
     assert abs(model.nll(X[300:], y[300:]) - entropy) < 0.15
+
+
+# -- values far outside the range of training -------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, TREES], ids=["networks", "base models"])
+def test_a_column_that_never_varied_has_no_influence(options: dict[str, Any]) -> None:
+    """Constant numbers and booleans: predictions stay bit for bit, and a warning counts rows."""
+    X, y = rows(80)
+    frame = pd.DataFrame({"a": X[:, 0], "b": 0.1, "flag": True})
+    model = regressor(**options).fit(frame, y)
+    other = frame.assign(b=[0.1] * 75 + [500.0] * 5, flag=[True] * 79 + [False])
+    message = (
+        "column 'b' (5 rows, the first 500 in row 75; training 0.1 to 0.1), column 'flag' (1 row, "
+        "the first 0 in row 79; training 1 to 1)"
+    )
+    with pytest.warns(mdn.DataWarning, match=re.escape(message)):
+        found = model.predict_distribution(other)
+    expected = model.predict_distribution(frame)
+    assert torch.equal(found.loc, expected.loc)
+    assert torch.equal(found.scale, expected.scale)
+
+
+def test_an_unseen_category_of_a_single_one_has_no_influence() -> None:
+    """A column of one category is constant too; the warning is that of unseen categories."""
+    X, y = rows(60)
+    frame = pd.DataFrame({"a": X[:, 0], "c": "red"})
+    model = regressor().fit(frame, y)
+    with pytest.warns(mdn.DataWarning, match="has categories that training had not") as caught:
+        found = model.predict(frame.assign(c="blue"))
+    assert len(caught) == 1
+    np.testing.assert_array_equal(found, model.predict(frame))
+
+
+@pytest.mark.parametrize("centre", [0.0, 1.0])
+def test_a_column_of_noise_at_rounding_level_has_a_bounded_influence(centre: float) -> None:
+    """Noise of 1e-9 in training, 0.001 more at predict: as at three widths beyond the range."""
+    X, y = rows(100)
+    X[:, 1] = centre + 1e-9 * X[:, 1]
+    model = regressor(max_epochs=40).fit(X, y)
+    far, limit = X.copy(), X.copy()
+    far[:, 1] += 1e-3
+    limit[:, 1] = X[:, 1].max() + 3 * np.ptp(X[:, 1])
+    with pytest.warns(mdn.DataWarning, match=r"outside the range of training: column 1 \(100 rows"):
+        found = model.predict(far)
+    np.testing.assert_allclose(found, model.predict(limit), rtol=1e-5)
+    assert np.abs(found - model.predict(X)).max() < 3 * y.std()  # it was above 10,000
+
+
+def test_a_combination_that_hardly_varied_has_a_bounded_influence() -> None:
+    """x1 = x0 + 1e-4 noise in training, whitened there; x1 = x0 + 1 is within each range."""
+    X, y = rows(300)
+    X[:, 1] = X[:, 0] + 1e-4 * X[:, 1]
+    model = regressor().fit(X, y)
+    assert model.model_.inputs.whitening.shape == (2, 2)
+    inside = X[np.abs(X[:, 0]) < 1][:20]
+    message = r"a combination of column 0, column 1 that hardly varied in training \(20 rows"
+    with pytest.warns(mdn.DataWarning, match=message):
+        found = model.predict(inside + np.array([0.0, 1.0]))
+    assert np.abs(found - model.predict(inside)).max() < 5 * y.std()
+
+
+@pytest.mark.filterwarnings("error")
+def test_ordinary_rows_are_not_far_outside() -> None:
+    """10,000 normal rows after 30, float32 for float64, and a grid to three widths beyond."""
+    X, y = rows(30)
+    X = np.column_stack([X, np.full(30, 0.1)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a constant column, 30 rows
+        model = regressor().fit(X, y)
+    fresh = np.column_stack([rows(10_000, seed=1)[0], np.full(10_000, 0.1)])
+    model.predict(fresh[:2000])
+    model.predict(fresh.astype(np.float32)[:2000])
+    assert not model.model_.inputs.far(fresh).any()
+
+
+def test_outliers_of_a_feature_do_not_hide_its_other_rows() -> None:
+    """Ten counts of 1e5 to 1e7 among 300, networks alone: the NLL stays near 0.5 log(2 pi e s^2).
+
+    Without the column it is 1.1, as it was before the tails were compressed.
+    """
+    rng = np.random.default_rng(0)
+    count = rng.poisson(6, 1300).astype(float)
+    X = np.column_stack([count, rng.normal(size=1300)])
+    y = np.sin(count / 2) + 0.3 * rng.normal(size=1300)
+    X[:10, 0] = 10 ** np.linspace(5, 7, 10)
+    model = regressor(hidden=(32,), ensemble_size=4, max_epochs=100, n_components=1)
+    model.fit(X[:300], y[:300])
+    truth = 0.5 * math.log(2 * math.pi * math.e * 0.3**2)
+    assert model.nll(X[300:], y[300:]) < truth + 0.2
+    weighted = regressor(max_epochs=1).fit(X[:300], y[:300], sample_weight=rng.uniform(1, 2, 300))
+    assert weighted.model_.inputs.tails[1].tolist() == [pytest.approx(2 / 0.6745, rel=1e-3), 0.0]
+    before = {k: v for k, v in model.state()[1].items() if not re.search("tails|low|high", k)}
+    older = MDNRegressor.from_state(model.state()[0], before)
+    assert not older.model_.inputs.tails.any()
+    assert np.isfinite(older.predict(X)).all()

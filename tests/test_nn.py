@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from scipy.stats import norm
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
@@ -21,6 +22,7 @@ from mdn.nn._families import FAMILIES
 from mdn.nn._heads import Layout
 from mdn.standardization import standardization
 from mdn.train import fit_ensemble
+from mdn.warnings import DataWarning
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -562,6 +564,105 @@ def test_a_constant_column_of_x_has_no_effect() -> None:
     assert model.x_shift[2] == 1e9
     assert (model.standard_units(x, y)[0][:, 2] == 0).all()
     assert torch.isfinite(model(x).log_prob(y)).all()
+
+
+def test_what_never_varied_has_no_influence_and_what_hardly_did_a_bounded_one() -> None:
+    """Constant in training: bit for bit. Noise of 1e-9: as at three widths beyond the range."""
+    x, y = toy()
+    x = torch.cat([x, torch.full((200, 1), 0.3, dtype=x.dtype), 1e-9 * x[:, :1].roll(1, 0)], 1)
+    model = network(4).standardize_(x, y)
+    changed = x.clone()
+    changed[7:, 2] = 500.0
+    with pytest.warns(DataWarning, match=r"in column 2: 193 of 200 rows, the first 500 in row 7;"):
+        found = model(changed)
+    assert torch.equal(found.loc, model(x).loc)
+    low, high = x[:, 3].min(), x[:, 3].max()
+    at_limit = x.clone()
+    at_limit[:, 3] = high + 3 * (high - low)
+    changed = x.clone()
+    changed[:, 3] = 1e-3
+    with pytest.warns(DataWarning, match="in column 3: 200 of 200 rows, the first 0.001 in row 0"):
+        found = model(changed)
+    torch.testing.assert_close(found.loc, model(at_limit).loc, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_within_three_widths_and_rounding_are_no_reason_to_warn() -> None:
+    """Fresh rows of the same kind, and a constant 0.1 that comes back as float32."""
+    x, y = toy()
+    x = torch.cat([x, torch.full((200, 1), 0.1, dtype=x.dtype)], 1)
+    model = network(3).standardize_(x, y)
+    model(x.float())
+    model.eval()(x[0])
+    assert model(x.reshape(2, 100, 3)).batch_shape == (2, 100)
+
+
+def with_outliers(n: int, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts with ten values of 1e5 to 1e7 in x0, an ordinary x1, and y near sin(count / 2)."""
+    x = torch.stack(
+        [torch.poisson(torch.full((n,), 6.0), generator=g), torch.randn(n, generator=g)]
+    )
+    y = torch.sin(x[0] / 2)[:, None] + 0.3 * torch.randn(n, 1, generator=g)
+    spoilt = x.t().clone()
+    spoilt[:10, 0] = 10 ** torch.linspace(5, 7, 10)
+    return spoilt, x.t().clone(), y
+
+
+def test_only_a_column_with_long_tails_is_compressed() -> None:
+    """arsinh((x - median) / u), u the median distance from the median, then standardised."""
+    x, clean, y = with_outliers(400, seeded())
+    model = MDN(2).standardize_(x, y)
+    column = x[:, 0].double().numpy()
+    centre = np.sort(column)[199]
+    distance = np.sort(np.abs(column - centre))
+    distance = distance[distance > 0]
+    unit = distance[(len(distance) - 1) // 2] / norm.ppf(0.75)
+    h = np.arcsinh((column - centre) / unit)
+    found = model.double().standard_units(x, y)[0].numpy()
+    np.testing.assert_allclose(found[:, 0], (h - h.mean()) / h.std(), rtol=1e-12)
+    plain = MDN(2).standardize_(clean, y)
+    assert plain.x_tails is None
+    np.testing.assert_array_equal(found[:, 1], plain.double().standard_units(clean, y)[0][:, 1])
+    g = torch.Generator().manual_seed(1)
+    ordinary = torch.stack(
+        [
+            torch.randn(300, generator=g),
+            torch.rand(300, generator=g),
+            torch.empty(300).exponential_(generator=g),
+            torch.randn(300, generator=g).exp(),
+            (torch.rand(300, generator=g) < 0.02).float(),
+            torch.zeros(300),
+        ],
+        1,
+    )
+    assert MDN(6).standardize_(ordinary, torch.randn(300, 1, generator=g)).x_tails is None
+
+
+def test_ten_outliers_do_not_hide_the_other_rows_of_a_column() -> None:
+    """The NLL of fresh rows, 0.5 log(2 pi e 0.09) in truth, is 1.1 without the column."""
+    x, _, y = with_outliers(400, seeded())
+    _, fresh, y_fresh = with_outliers(1000, seeded(1))
+    torch.manual_seed(0)
+    model = MDN(2, n_components=1, hidden=(32,)).standardize_(x, y)
+    fit(model, (x, y), max_epochs=60, lr=0.01, progress=False)
+    truth = 0.5 * math.log(2 * math.pi * math.e * 0.3**2)
+    assert -model(fresh).log_prob(y_fresh).mean().item() < truth + 0.4
+
+
+def test_long_tails_and_range_are_saved_and_older_files_load(tmp_path: Path) -> None:
+    """By mdn.save and by the state dict, whose older form has neither, into any MDN."""
+    x, clean, y = with_outliers(100, seeded())
+    model = network(2).standardize_(x, y)
+    save(model, tmp_path / "m.mdn")
+    assert torch.equal(load(tmp_path / "m.mdn")(x).loc, model(x).loc)
+    other = MDN(2).standardize_(clean, y)
+    older = {k: v for k, v in network(2).state_dict().items() if k != "x_range"}
+    older |= {"x_shift": clean.double().mean(0), "x_scale": clean.double().std(0)}
+    for before in (MDN(2), model, other):
+        before.load_state_dict(older)
+        assert before.x_tails is None
+        assert before.x_range.tolist() == [-math.inf, math.inf]
+        assert before.standard_units(clean, y)[0].abs().max() < 20
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -1e9, 0.1])

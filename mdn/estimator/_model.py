@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..distribution import AtomicMixture, GaussianMixture
 from ..nn import MDNEnsemble
-from ..standardization import standardization
+from ..standardization import ROUNDING, column_units, compress, expand, limits
 from ..train import History
 from ._base_models import BaseModels
 from ._stacking import Stack
@@ -21,7 +21,7 @@ from ._target import Target
 __all__ = ["FittedGroup", "FittedModel", "InputTransform", "member_mixtures"]
 
 _COLLINEAR = 1e-3  # least eigenvalue of the correlations below which whitened columns are added
-_ROUNDING = 1e-9  # eigenvalues below are rounding
+_SINGULAR = 1e-9  # eigenvalues below are rounding
 _ROWS_PER_COLUMN = 50  # rows that are needed for each column to estimate small eigenvalues
 _CHUNK = 1 << 15  # rows x members of one forward pass
 _NUMBERS = 1 << 20  # rows x components of the mixtures that are held at once
@@ -31,40 +31,81 @@ _NUMBERS = 1 << 20  # rows x components of the mixtures that are held at once
 class InputTransform(Saved):
     """Standardisation of the columns, and whitened columns where they are nearly collinear.
 
+    A value far outside the range of the training rows counts as the limit
+    (:func:`mdn.standardization.limits`), so what did not vary in training has no influence.
+
     Attributes:
-        shift, scale: (P,) mean and standard deviation of the training rows.
+        shift, scale: (P,) mean and standard deviation of the training rows, where a column has long
+            tails those of its compressed values.
         whitening: (P, Q) to uncorrelated directions of unit variance; Q is 0 where no columns are
             nearly collinear.
+        tails: (2, P) centre and unit of the columns with long tails; unit 0 for the others.
+        low, high: (P + Q,) range of the training rows, in standard units.
     """
 
     shift: Tensor
     scale: Tensor
     whitening: Tensor
+    tails: Tensor
+    low: Tensor
+    high: Tensor
 
     @classmethod
     def fit(cls, x: Floats, weight: Tensor | None) -> InputTransform:
         """Learns the transform from encoded columns, (N, P)."""
-        columns = torch.as_tensor(x, dtype=torch.float64)
-        n, p = columns.shape
-        shift, scale = standardization(columns, weight)
-        scale = torch.where(scale > 0, scale, 1.0)
-        whitening = columns.new_zeros(p, 0)
+        shift, scale, tails, z = column_units(torch.as_tensor(x), weight)
+        n, p = z.shape
+        whitening = z.new_zeros(p, 0)
         if n > _ROWS_PER_COLUMN * p:
-            z = (columns - shift) / scale
             share = torch.full((n,), 1 / n).double() if weight is None else weight / weight.sum()
             values, vectors = torch.linalg.eigh(z.t() @ (share.unsqueeze(1) * z))
-            used = values > _ROUNDING
+            used = values > _SINGULAR
             # y may depend on a small difference of nearly collinear columns
             if bool(used.any()) and float(values[used].min()) < _COLLINEAR:
                 vectors = vectors[:, used]
                 largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
                 whitening = vectors * largest.sign() / values[used].sqrt()
-        return cls(shift, scale, whitening)
+        both = torch.cat([z, z @ whitening], 1)
+        return cls(shift, scale, whitening, tails, both.amin(0), both.amax(0))
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """Returns the transform that :meth:`state` described, also from before there were tails."""
+        p, q = tensors["whitening"].shape
+        endless = tensors["shift"].new_full((p + q,), torch.inf)
+        before = {"tails": torch.zeros(2, p).double(), "low": -endless, "high": endless}
+        return super().from_state(config, before | tensors)
 
     def __call__(self, x: Floats) -> Tensor:
         """Returns (N, P + Q) columns in standard units, float64."""
-        z = (torch.as_tensor(x, dtype=torch.float64) - self.shift) / self.scale
-        return torch.cat([z, z @ self.whitening], 1)
+        low, high = limits(self.low, self.high)
+        p = len(self.shift)
+        z = self._unlimited(x).clamp(low[:p], high[:p])
+        return torch.cat([z, (z @ self.whitening).clamp(low[p:], high[p:])], 1)
+
+    def far(self, x: Floats) -> Tensor:
+        """Returns which values, (N, P + Q), are so far outside that a limit stands in for them.
+
+        In a row where a column is, the whitened columns are not looked at.
+        """
+        low, high = limits(self.low, self.high)
+        p = len(self.shift)
+        raw = self._unlimited(x)
+        rounding = ROUNDING * torch.as_tensor(x, dtype=torch.float64).abs() / self.scale
+        far = (raw < low[:p] - rounding) | (raw > high[:p] + rounding)
+        turned = raw.clamp(low[:p], high[:p]) @ self.whitening
+        alone = ~far.any(1, keepdim=True)
+        return torch.cat([far, ((turned < low[p:]) | (turned > high[p:])) & alone], 1)
+
+    @property
+    def range(self) -> Tensor:
+        """Smallest and largest value of each column in training, (2, P), in its unit."""
+        ends = torch.stack([self.low, self.high])[:, : len(self.shift)]
+        return expand(self.shift + self.scale * ends, self.tails)
+
+    def _unlimited(self, x: Floats) -> Tensor:
+        columns = compress(torch.as_tensor(x, dtype=torch.float64), self.tails)
+        return (columns - self.shift) / self.scale
 
 
 @dataclass

@@ -37,6 +37,7 @@ from ._validation import (
     expand_integer_weights,
     rounding_floor,
     target_names,
+    warn_of_far_values,
     warn_of_sample,
 )
 
@@ -253,6 +254,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         settings = replace(settings, min_scale=floor, seed=seed)
         with threads(self.n_jobs), progress(bool(self.verbose)) as report:
             model = train_with_atoms(rows, target, settings, start=start, report=report)
+        if val is not None:
+            warn_of_far_values(columns, model.inputs, val[0])
         self._set_fitted(columns, model, seed)
         self.target_names_ = target_names(y)
         return self
@@ -301,7 +304,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 f"X has {shape[1]} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input"
             )
-        return self.columns_.transform(X)
+        inputs = self.columns_.transform(X)
+        warn_of_far_values(self.columns_, self.model_.inputs, inputs)
+        return inputs
 
     def predict_uncertainty(self, X: Any) -> tuple[Floats, Floats]:
         """The variance of y in two parts: of the noise, and between the networks.

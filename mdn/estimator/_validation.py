@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..arguments import check_choice, check_flag, check_integer, check_number, check_seed
 from ..nn._heads import COVARIANCE_TYPES
+from ..tables import Columns, count_rows, warn_of_columns
 from ..warnings import DataWarning, warn
+from ._model import InputTransform
 from ._plan import TINY, Settings
 from ._state import Floats
 from ._target import KINDS, OFF_GRID, Target
@@ -28,6 +30,7 @@ __all__ = [
     "expand_integer_weights",
     "rounding_floor",
     "target_names",
+    "warn_of_far_values",
     "warn_of_sample",
 ]
 
@@ -286,3 +289,34 @@ def _heaps(values: Floats, counts: NDArray[np.intp]) -> Floats:
     rest = counts[~heap]
     few = 0 < heap.sum() <= _MAX_HEAPS and len(rest) >= 2
     return values[heap] if few and len(rest) >= _DISTINCT_SHARE * rest.sum() else values[:0]
+
+
+def warn_of_far_values(columns: Columns, transform: InputTransform, x: Floats) -> None:
+    """Warns of the values of encoded rows (N, P) that are far outside the range of training."""
+    far = transform.far(x).numpy()
+    if not far.any():
+        return
+    low, high = transform.range.numpy()
+    places = columns.places
+    found = []
+    for i in np.flatnonzero(far.any(0)):
+        rows = np.flatnonzero(far[:, i])
+        if i < len(places):
+            if places[i] is not None:  # else an unseen category, of which transform has warned
+                found.append(
+                    f"{places[i]} ({count_rows(len(rows))}, the first {x[rows[0], i]:g} in row "
+                    f"{rows[0]}; training {low[i]:g} to {high[i]:g})"
+                )
+            continue
+        share = transform.whitening[:, i - len(places)].abs().numpy()
+        names = [places[j] or columns.names[j] for j in np.flatnonzero(share > 0.1 * share.max())]
+        found.append(
+            f"a combination of {', '.join(names)} that hardly varied in training "
+            f"({count_rows(len(rows))}, the first in row {rows[0]})"
+        )
+    warn_of_columns(
+        found,
+        "X has values far outside the range of training: {}; the range with three times its width "
+        "on either side is what counts, and its limit stands in for values beyond, so that a "
+        "column which did not vary in training has no influence",
+    )

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ..arguments import check_integer
 from ..distribution import GaussianMixture, Mixture
 from ..functional._checks import check_event
-from ..standardization import standardization
+from ..functional._numerics import is_traced
+from ..standardization import ROUNDING, column_units, compress, limits, standardization
+from ..warnings import DataWarning, warn
 from ._families import MIN_SCALE
 from ._heads import FamilyParameters, MDNHead, check_rows
 
@@ -48,6 +50,8 @@ class MDN(nn.Module):
 
     x_shift: Tensor
     x_scale: Tensor
+    x_range: Tensor
+    x_tails: Tensor | None
     y_shift: Tensor
     y_scale: Tensor
 
@@ -92,6 +96,9 @@ class MDN(nn.Module):
         for name, size in (("x", ()), ("y", (out_features,))):
             self.register_buffer(f"{name}_shift", torch.zeros(size, dtype=torch.float64))
             self.register_buffer(f"{name}_scale", torch.ones(size, dtype=torch.float64))
+        endless = torch.tensor([-torch.inf, torch.inf], dtype=torch.float64)
+        self.register_buffer("x_range", endless)  # (2,) or (2, F), in standard units
+        self.register_buffer("x_tails", None)  # (2, F) where a column has long tails
 
     @property
     def head(self) -> MDNHead:
@@ -101,7 +108,11 @@ class MDN(nn.Module):
     def standardize_(self, x: Tensor, y: Tensor) -> MDN:
         """Fits the standardisation and spreads the components over y; returns self.
 
-        A column of x without spread gets scale 1; a y without spread gets its own size.
+        A column of x without spread gets scale 1 and has no influence; a y without spread gets its
+        own size.  A column whose outliers are the greater part of its standard deviation is
+        standardised after its tails were made logarithmic, ``arsinh((x - median) / unit)``; other
+        columns are not.  Beyond the range of a column in x, ``forward`` follows it for three times
+        its width; the limit stands in for values further out, with a warning.
 
         Args:
             x: (N, F), standardised by column, or any (N, ...), by one mean and one scale.
@@ -118,7 +129,7 @@ class MDN(nn.Module):
         family = self.head.layout.components
         if family is not None:
             family.check_targets(self.head.family, y)
-        x_shift, x_scale = standardization(x if x.ndim == 2 else x.reshape(-1))
+        x_shift, x_scale, x_tails, z = column_units(x if x.ndim == 2 else x.reshape(-1, 1))
         shift, scale = standardization(y) if family is None else family.standardization(y)
         scale = torch.where(scale == 0, shift.abs(), scale)
         scale = torch.where(scale > 0, scale, 1.0)
@@ -126,8 +137,11 @@ class MDN(nn.Module):
         # in the dtype of forward: a change of unit alters the last digit of float64 only
         standard = (y.to(device) - shift.to(device)) / scale.to(device)
         self.head.initialize_from(standard.to(dtype))  # which may refuse: before the units change
-        self.x_shift = x_shift.to(device)
-        self.x_scale = torch.where(x_scale > 0, x_scale, 1.0).to(device)
+        x_range = torch.stack([z.amin(0), z.amax(0)])
+        shape = x_scale.shape if x.ndim == 2 else ()
+        self.x_shift, self.x_scale = (a.reshape(shape).to(device) for a in (x_shift, x_scale))
+        self.x_range = x_range.reshape(2, *shape).to(device)
+        self.x_tails = x_tails.reshape(2, *shape).to(device) if bool(x_tails.any()) else None
         self.y_shift, self.y_scale = shift.to(device), scale.to(device)
         return self
 
@@ -135,8 +149,40 @@ class MDN(nn.Module):
         """Returns x and y standardised, in the dtype of ``network``, to train that alone."""
         dtype = self.head.linear.weight.dtype
         return (
-            ((x - self.x_shift) / self.x_scale).to(dtype),
+            self._standard_x(x).to(dtype),
             ((y - self.y_shift) / self.y_scale).to(dtype),
+        )
+
+    def _standard_x(self, x: Tensor) -> Tensor:
+        """Returns x in standard units, float64, within the limits of the range of training."""
+        columns = x if self.x_tails is None else compress(x, self.x_tails)
+        raw = (columns - self.x_shift) / self.x_scale
+        z = raw.clamp(*limits(*self.x_range))
+        waits = self.training and x.is_cuda  # where a look at the values would slow training down
+        recorded = is_traced() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        if not (waits or recorded):
+            self._warn_of_far_values(x, (z - raw).abs())
+        return z
+
+    def _warn_of_far_values(self, x: Tensor, beyond: Tensor) -> None:
+        """Warns of values of x that lie beyond the limits by more than rounding, if any do."""
+        far = beyond > ROUNDING * x.abs() / self.x_scale
+        if not bool(far.any()):
+            return
+        place = ""
+        if self.x_scale.ndim:
+            far = far.reshape(-1, far.shape[-1])
+            names = [str(int(i)) for i in far.any(0).nonzero()]
+            place = f" in column{'s' * (len(names) > 1)} {', '.join(names)}"
+        far = far.reshape(len(far), -1)
+        rows = far.any(1).nonzero()
+        first = x.reshape(far.shape)[rows[0, 0]][far[rows[0, 0]]][0]
+        warn(
+            f"x has values far outside the range that standardize_ was given{place}: {len(rows)} "
+            f"of {len(far)} rows, the first {float(first):g} in row {int(rows[0, 0])}; the range "
+            "with three times its width on either side is what counts, and its limit stands in "
+            "for values beyond",
+            DataWarning,
         )
 
     def forward(self, x: Tensor) -> GaussianMixture | Mixture:
@@ -145,7 +191,7 @@ class MDN(nn.Module):
             check_event(x, self.in_features, "x")
         dtype = self.head.linear.weight.dtype
         out = x.dtype if x.is_floating_point() else dtype
-        standard = ((x - self.x_shift) / self.x_scale).to(dtype)
+        standard = self._standard_x(x).to(dtype)
         if self.head.family == "gaussian":
             mixture = self.network(standard).to(torch.float64)
             return mixture.affine(self.y_shift, self.y_scale).to(out)
@@ -183,7 +229,8 @@ class MDN(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> MDN:
         # a cast of the weights must not round the units: 1e9 + x loses all digits of x in float32
-        units = {n: getattr(self, n) for n in ("x_shift", "x_scale", "y_shift", "y_scale")}
+        names = "x_shift", "x_scale", "x_range", "x_tails", "y_shift", "y_scale"
+        units = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         super()._apply(fn, recurse)
         for name, exact in units.items():
             moved = getattr(self, name)
@@ -192,9 +239,14 @@ class MDN(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # older files have no range, and no tails
+        endless = torch.tensor([-torch.inf, torch.inf], dtype=torch.float64)
+        state_dict = {prefix + "x_range": endless, **state_dict}
         # the buffers of x have the shape that standardize_ gave them
-        for name in ("x_shift", "x_scale"):
+        for name in ("x_shift", "x_scale", "x_range", "x_tails"):
             saved = state_dict.get(prefix + name)
             if saved is not None:
-                setattr(self, name, getattr(self, name).new_empty(saved.shape))
+                setattr(self, name, self.x_shift.new_empty(saved.shape))
+            elif name == "x_tails":
+                self.x_tails = None
         super()._load_from_state_dict(state_dict, prefix, *args)

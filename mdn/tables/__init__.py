@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ._columns import MAX_CATEGORIES, Columns
+from ._columns import MAX_CATEGORIES, Columns, count_rows, warn_of_columns
 
-__all__ = ["MAX_CATEGORIES", "Columns"]
+__all__ = ["MAX_CATEGORIES", "Columns", "count_rows", "warn_of_columns"]

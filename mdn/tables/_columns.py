@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..warnings import DataWarning, warn
 from ._reading import Values, label_of, place_of, read, refuse_numbers_as_text
 
-__all__ = ["MAX_CATEGORIES", "Columns"]
+__all__ = ["MAX_CATEGORIES", "Columns", "count_rows", "warn_of_columns"]
 
 MAX_CATEGORIES = 64
 """Categories of one column that get an input of their own, the most frequent first.
@@ -138,7 +138,7 @@ class Columns:
         empty = [
             place_of(i, names) for i, column in enumerate(self._columns) if column.kind == "empty"
         ]
-        _warn(empty, "X has no value at all in {}; what has no value is ignored")
+        warn_of_columns(empty, "X has no value at all in {}; what has no value is ignored")
         return self
 
     @property
@@ -163,6 +163,15 @@ class Columns:
                 for i in range(len(column.names("")))
             ]
         )
+
+    @property
+    def places(self) -> list[str | None]:
+        """(P,) the column of X in words; None for the 0/1 columns of a category and of gaps."""
+        return [
+            place_of(i, self.feature_names) if j == 0 and not column.levels else None
+            for i, column in enumerate(self._columns)
+            for j in range(len(column.names("")))
+        ]
 
     def transform(self, X: Any) -> NDArray[np.float64]:
         """Encodes rows.
@@ -196,15 +205,15 @@ class Columns:
             _check_kind(column.kind, values, place)
             n_lost, unseen = column.encode(values, part)
             if n_lost:
-                lost.append(f"{place} ({_rows(n_lost)})")
+                lost.append(f"{place} ({count_rows(n_lost)})")
             if unseen:
-                new.append(f"{place} ({_rows(len(unseen))}, the first {unseen[0]!r})")
-        _warn(
+                new.append(f"{place} ({count_rows(len(unseen))}, the first {unseen[0]!r})")
+        warn_of_columns(
             lost,
             "X has missing values where training had none: {}; the training median stands in for "
             "them (the share of True for a boolean, no category for a category)",
         )
-        _warn(
+        warn_of_columns(
             new,
             "X has categories that training had not: {}; such rows are encoded as none of the "
             "categories",
@@ -296,7 +305,8 @@ def _check_kind(kind: str, values: Values, place: str) -> None:
             )
 
 
-def _rows(n: int) -> str:
+def count_rows(n: int) -> str:
+    """Returns "1 row", "2 rows" and so on."""
     return f"{n} row" if n == 1 else f"{n} rows"
 
 
@@ -305,8 +315,8 @@ def _bullets(names: Sequence[str]) -> str:
     return "".join(f"- {name}\n" for name in [*names[:_NAMES_SHOWN], *more])
 
 
-def _warn(items: Sequence[str], text: str) -> None:
-    """Warns the caller of a public method of those items, if there are any."""
+def warn_of_columns(items: Sequence[str], text: str) -> None:
+    """Warns of those columns, the first of many; {} in the text stands for them."""
     if items:
         more = len(items) - _NAMES_SHOWN
         listed = ", ".join(items[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
