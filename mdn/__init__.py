@@ -9,26 +9,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import datasets, functional, nn, scoring
-from .distribution import (
-    HDR,
-    AtomicMixture,
-    DiscretizedMixture,
-    GaussianMixture,
-    Mixture,
-    Modes,
-    TruncatedMixture,
-)
-from .io import load, save
-from .nn import MDN, CategoricalHead, MDNHead
-from .train import History, TrainingError, fit
-from .warnings import DataWarning, MDNWarning, TrainingWarning
-
 if TYPE_CHECKING:
-    from . import calibration, plot, simulators
+    from . import calibration, datasets, functional, nn, plot, scoring, simulators
+    from .distribution import (
+        HDR,
+        AtomicMixture,
+        DiscretizedMixture,
+        GaussianMixture,
+        Mixture,
+        Modes,
+        TruncatedMixture,
+    )
     from .estimator import MDNRegressor
     from .explain import NLLReport, explain_nll
+    from .io import load, save
+    from .nn import MDN, CategoricalHead, MDNHead
+    from .train import History, TrainingError, fit
     from .tuning import tune
+    from .warnings import DataWarning, MDNWarning, TrainingWarning
 
 __all__ = [
     "MDNRegressor",
@@ -63,24 +61,60 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# scikit-learn, scipy.stats and matplotlib are loaded when they are asked for
-_LAZY = {
+# Nothing is loaded before it is asked for, not even torch: the command line starts without it.
+_MODULE_OF = {
+    "AtomicMixture": "distribution",
+    "CategoricalHead": "nn",
+    "DataWarning": "warnings",
+    "DiscretizedMixture": "distribution",
+    "GaussianMixture": "distribution",
+    "HDR": "distribution",
+    "History": "train",
+    "MDN": "nn",
+    "MDNHead": "nn",
     "MDNRegressor": "estimator",
+    "MDNWarning": "warnings",
+    "Mixture": "distribution",
+    "Modes": "distribution",
     "NLLReport": "explain",
-    "calibration": "calibration",
+    "TrainingError": "train",
+    "TrainingWarning": "warnings",
+    "TruncatedMixture": "distribution",
     "explain_nll": "explain",
-    "plot": "plot",
-    "simulators": "simulators",
+    "fit": "train",
+    "load": "io",
+    "save": "io",
     "tune": "tuning",
 }
+_MODULES = (
+    "calibration",
+    "datasets",
+    "distribution",
+    "estimator",
+    "explain",
+    "functional",
+    "io",
+    "nn",
+    "plot",
+    "prediction",
+    "scoring",
+    "simulators",
+    "tables",
+    "train",
+    "tuning",
+    "warnings",
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'mdn' has no attribute {name!r}")
-    module = importlib.import_module(f".{_LAZY[name]}", __name__)
-    return module if name == _LAZY[name] else getattr(module, name)
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value  # the next time it is found at once
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_MODULE_OF, *_MODULES})

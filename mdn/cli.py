@@ -1,6 +1,7 @@
 """``mdn ...`` on the command line.
 
-Exit status: 0 done, 1 failed, 2 wrong usage.  An error is one line, without a traceback.
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C.  An error is one line, without a
+traceback.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ app = typer.Typer(
 )
 
 _FIGURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps")
+
+_INTERRUPTED = 130  # 128 and the number of the signal, as shells have it
 
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 
@@ -132,8 +135,7 @@ def main(args: list[str] | None = None) -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        print("mdn: interrupted", file=sys.stderr)
-        return 1
+        return _INTERRUPTED
     except Exception as error:
         wrong_usage = hasattr(error, "format_message")  # a UsageError of click
         text = error.format_message() if wrong_usage else str(error)  # type: ignore[attr-defined]

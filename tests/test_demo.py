@@ -179,3 +179,32 @@ def test_why_negative_quotes_the_demo(demo: Any) -> None:
         assert nll == pytest.approx(s["nll"], abs=QUOTE_TOLERANCE)
         assert crps == pytest.approx(s["crps"], abs=0.05)
         assert coverage / 100 == pytest.approx(s["coverage"], abs=0.05)
+
+
+@pytest.mark.parametrize("module", ["mdn.cli", "typer", "torch", "matplotlib.figure"])
+@pytest.mark.parametrize("entry", ["-m mdn", "script"])
+def test_ctrl_c_during_an_import_ends_the_command_silently(
+    module: str, entry: str, tmp_path: Path
+) -> None:
+    """Exit status 130, nothing printed, as ``python -m mdn`` and as the script of the package."""
+    run = {
+        "-m mdn": "runpy.run_module('mdn', run_name='__main__', alter_sys=True)",
+        "script": "from mdn.__main__ import main; sys.exit(main())",
+    }[entry]
+    code = f"""
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["mdn", "demo", "--out", "out"]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore it
+{run}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

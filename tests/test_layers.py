@@ -7,11 +7,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+
+import mdn
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mdn"
@@ -364,6 +367,59 @@ def test_the_face_imports_its_heavy_modules_lazily() -> None:
     assert eager & LAZY == set()
 
 
+def loaded_by(code: str) -> set[str]:
+    """The libraries that a fresh process has loaded after some lines of code."""
+    code += "\nimport sys\nprint(*{name.split('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_the_face_and_the_command_line_load_no_torch() -> None:
+    """`import mdn` costs next to nothing, and `mdn --help` what its parser costs."""
+    heavy = {"matplotlib", "numpy", "pandas", "rich", "scipy", "sklearn", "torch"}
+    assert loaded_by("import mdn, mdn.__main__") & {*heavy, "typer"} == set()
+    help_text = "from mdn.__main__ import main\nassert main(['--help']) == 0"
+    assert loaded_by(help_text) & heavy == set()
+
+
+def test_fit_does_not_load_the_compiler_of_torch() -> None:
+    """torch's own optimizers import it when they are made, which takes about a second."""
+    code = """
+import sys
+import numpy as np
+import mdn
+X = np.random.default_rng(0).normal(size=(60, 2))
+mdn.MDNRegressor(preset="fast", ensemble_size=4, max_epochs=2).fit(X, X[:, 0]).predict(X)
+module = mdn.MDN(2)
+assert "sklearn" in sys.modules and "torch._dynamo" not in sys.modules
+import torch
+mdn.fit(module, (torch.zeros(9, 2), torch.zeros(9, 1)), max_epochs=1)
+assert "torch._dynamo" not in sys.modules
+"""
+    loaded_by(code)
+
+
+def test_the_face_has_every_name_and_type_checkers_see_the_same() -> None:
+    """Each name of ``__all__`` is what its module has under it, as the imports for types say."""
+    source = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    typed = {
+        item.name.split(".")[-1]: item.name
+        for item in imports_of(source, "mdn", typing_too=True)
+        if item.name.startswith("mdn.")
+    }
+    assert typed.keys() == set(mdn.__all__)
+    assert len(mdn.__all__) == len(set(mdn.__all__))
+    assert set(mdn.__all__) <= set(dir(mdn))
+    for name, origin in typed.items():
+        module, _, last = origin.rpartition(".")
+        known = import_module(origin) if module == "mdn" else getattr(import_module(module), last)
+        assert getattr(mdn, name) is known
+    names: dict[str, object] = {}
+    exec("from mdn import *", names)
+    assert typed.keys() <= names.keys()
+
+
 def test_import_loads_no_heavy_library_and_leaves_global_state_alone() -> None:
     """`import mdn` in a fresh process: nobody else's settings or random numbers change."""
     code = """
@@ -390,6 +446,9 @@ def state():
 
 before = state()
 import mdn
+from mdn import (
+    MDN, CategoricalHead, GaussianMixture, History, Mixture, TrainingError, fit, functional, load
+)
 after = state()
 heavy = {"matplotlib", "narwhals", "pandas", "polars", "pyarrow", "rich", "sklearn", "typer"}
 print(json.dumps({

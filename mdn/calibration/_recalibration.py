@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..distribution import GaussianMixture
 from ..prediction import distribution_and_target, predict_distribution
+from ..train._optimizers import LBFGS
 
 __all__ = ["Recalibration", "recalibrate"]
 
@@ -284,7 +285,7 @@ def _improved(change: _Change, dist: GaussianMixture, y: Tensor) -> _Change:
     curvature, directions = torch.linalg.eigh(torch.stack(rows).nan_to_num(0.0, 0.0, 0.0))
     directions = directions * curvature.abs().clamp(min=1.0).rsqrt()
     u = torch.zeros_like(theta, requires_grad=True)
-    optimizer = torch.optim.LBFGS([u], max_iter=_PASSES, line_search_fn="strong_wolfe")
+    optimizer = LBFGS([u], max_iter=_PASSES, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..train._optimizers import Adam
 from ._state import Floats, Saved
 
 __all__ = ["GaussianProcess"]
@@ -209,7 +210,7 @@ def _fit_hyperparameters(
     first = torch.cat([torch.full((columns,), math.log(2.0)), torch.zeros(columns)]).double()
     first = torch.cat([first, first.new_tensor([0.0, -1.0, -1.0, -2.0, -2.5])])
     theta = first.clone()
-    optimizer = torch.optim.Adam([theta], lr=_LEARNING_RATE)
+    optimizer = Adam([theta], lr=_LEARNING_RATE)
     done, total = 0, sum(steps for _, steps in stages)
     for rows, steps in stages:
         rows = min(rows, int(math.sqrt(2 * _MAX_DISTANCES / columns)))

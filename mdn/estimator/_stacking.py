@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..distribution import GaussianMixture
+from ..train._optimizers import LBFGS
 from ._state import Saved
 
 __all__ = ["Stack"]
@@ -98,9 +99,7 @@ class Stack(Saved):
         start = torch.zeros(2 * n_groups + n_weights + 1, dtype=torch.float64)
         start[-1] = math.log(_BACKGROUND_WEIGHT)
         moved = torch.zeros_like(start, requires_grad=True)
-        optimizer = torch.optim.LBFGS(
-            [moved], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe"
-        )
+        optimizer = LBFGS([moved], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             theta = start + moved * free

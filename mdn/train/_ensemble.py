@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ._history import History, TrainingError
+from ._optimizers import AdamW
 from ._options import check_options, ensemble_batch_size, seeded, warn_interrupted
 
 __all__ = ["fit_ensemble"]
@@ -195,7 +196,7 @@ class _Run:
                 decay = weight_decay if matrix else 0.0
                 groups.append({"params": [flat.values], "weight_decay": decay})
         x = rows.x
-        self.optimizer = torch.optim.AdamW(groups, fused=x.device.type in ("cpu", "cuda"))
+        self.optimizer = AdamW(groups, fused=x.device.type in ("cpu", "cuda"))
         self.active = torch.arange(rows.members)
         self.best = x.new_full((rows.members,), math.inf)
         self.best_epoch = torch.zeros(rows.members, dtype=torch.long, device=x.device)

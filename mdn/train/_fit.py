@@ -17,6 +17,7 @@ from ..arguments import check_flag, check_integer
 from ._checkpoint import check_checkpoint, fingerprint, write
 from ._data import Data, Marks, Rows, prepare
 from ._history import History
+from ._optimizers import AdamW
 from ._options import check_options, fit_batch_size, seeded, warn_interrupted
 from ._run import Run
 
@@ -202,9 +203,9 @@ def _adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Opt
     if not params:
         raise ValueError("module must have parameters that require a gradient; it has none")
     try:  # One kernel for all parameters: a third of the time of the default on small networks.
-        return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, fused=True)
+        return AdamW(params, lr=lr, weight_decay=weight_decay, fused=True)
     except RuntimeError:  # No fused kernel for this device or dtype.
-        return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
+        return AdamW(params, lr=lr, weight_decay=weight_decay)
 
 
 def _check_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
