@@ -7,6 +7,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from .arguments import check_integer, check_number
 from .estimator import MDNRegressor
 from .prediction import final_model, kind_of, n_rows, take_rows
+from .tables._folds import deal, fold_groups
 from .train import TrainingError
 from .warnings import once
 
@@ -51,6 +53,7 @@ def tune(
     *,
     cv: int = 5,
     sample_weight: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     estimator: Any = None,
     storage: str | os.PathLike[str] | optuna.storages.BaseStorage | None = None,
     study: optuna.Study | None = None,
@@ -59,9 +62,10 @@ def tune(
     """Searches for the best setting of MDNRegressor and fits it to all rows.
 
     The score of a setting is its cross-validated NLL, in nats in y's unit.  Folds and seeds are the
-    same for all settings.  The first setting is the default one, so by this score the result is
-    never worse than it.  A setting that is worse than the median of the others after some folds is
-    given up (median pruning).
+    same for all settings; rows that are equal and rows of a group are in one fold, as in
+    :func:`mdn.calibration.out_of_fold`.  The first setting is the default one, so by this score the
+    result is never worse than it.  A setting that is worse than the median of the others after some
+    folds is given up (median pruning).
 
     Args:
         X: as in :meth:`mdn.MDNRegressor.fit`.
@@ -69,8 +73,10 @@ def tune(
         n_trials: settings in all; those of an earlier run with the same storage or study count.
         timeout: seconds until the search ends, looked at between folds.  The default setting and
             the fit to all rows are finished in any case.
-        cv: number of folds.
+        cv: number of folds; fewer where there are fewer groups.
         sample_weight: (N,) non-negative weights of the rows, in the fits and in the score.
+        groups: (N,) labels; the rows of a group are held out together, in the fits and by the
+            score.
         estimator: the default setting, if it is not ``MDNRegressor()``, or a scikit-learn
             ``Pipeline`` that ends in one; other parameters than those searched (such as
             ``covariance_type``) stay as they are in it.
@@ -130,16 +136,16 @@ def tune(
 
     # The default setting is fitted to all rows first: an error in the data names their own row
     # numbers, and if no setting is better, this model is the result.
-    every_row = _Data(X, y, sample_weight)
+    every_row = _Data(X, y, sample_weight, None if groups is None else np.asarray(groups))
     model = template.fit({"random_state": seed}, every_row)
-    data = _Data.of(X, y, sample_weight)
+    data = _Data.of(*every_row)
     if cv > len(data.y) // 2:
         raise ValueError(
             f"cv must be at most half the number of rows, {len(data.y)} here; got {cv}"
         )
     choices = _choices(base)
     _begin(study, cv, data, base | template.other_params(), choices)
-    folds = np.array_split(np.random.default_rng(seed).permutation(len(data.y)), cv)
+    folds = data.folds(cv, seed)
     default = {name: _label(base[name]) for name in choices}
     while True:
         states = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
@@ -210,38 +216,38 @@ def _run_trial(
 
 
 class _Data(NamedTuple):
-    """Rows of X and y with their weights, if any."""
+    """Rows of X and y with their weights and groups, if any."""
 
     X: Any
     y: Any
     weight: Any
+    groups: Any
 
     @staticmethod
-    def of(X: Any, y: ArrayLike, weight: ArrayLike | None) -> _Data:
+    def of(X: Any, y: ArrayLike, weight: ArrayLike | None, groups: Any) -> _Data:
         """Data that a fit has accepted, without the rows of weight 0."""
         y = np.asarray(y)
         if weight is None:
-            return _Data(X, y, None)
+            return _Data(X, y, None, groups)
         w = np.broadcast_to(np.asarray(weight, np.float64), n_rows(X))
-        return _Data(X, y, w).rows(np.flatnonzero(w > 0))  # else a fold might have no weight
+        return _Data(X, y, w, groups).rows(np.flatnonzero(w > 0))  # else a fold may have no weight
 
     def rows(self, index: NDArray[np.intp]) -> _Data:
-        weight = None if self.weight is None else self.weight[index]
-        return _Data(take_rows(self.X, index), self.y[index], weight)
+        weight, groups = (None if a is None else a[index] for a in (self.weight, self.groups))
+        return _Data(take_rows(self.X, index), self.y[index], weight, groups)
+
+    def folds(self, cv: int, seed: int) -> list[NDArray[np.intp]]:
+        """The rows of each fold."""
+        together, rng = fold_groups(self.X, self.y, self.groups), np.random.default_rng(seed)
+        if together is None:
+            return np.array_split(rng.permutation(len(self.y)), cv)
+        fold = deal(len(self.y), together, cv, rng)
+        return [np.flatnonzero(fold == f) for f in range(int(fold.max()) + 1)]
 
     @property
     def size(self) -> float:
         """Number of rows, or their weight."""
         return float(len(self.y) if self.weight is None else self.weight.sum())
-
-    def digest(self) -> str:
-        """A hash of the data."""
-        total = hashlib.sha256()
-        for part in self:
-            a = np.asarray(part)
-            a = a.astype(np.float64 if a.dtype.kind in "biuf" else np.str_)
-            total.update(f"{a.shape}{a.dtype}".encode() + a.tobytes())
-        return total.hexdigest()
 
 
 class _Template(NamedTuple):
@@ -274,8 +280,9 @@ class _Template(NamedTuple):
         """A copy with these parameters of the regressor, fitted."""
         model = self.estimator.__sklearn_clone__()
         model.set_params(**{self.prefix + name: value for name, value in params.items()})
-        weight = {} if data.weight is None else {f"{self.prefix}sample_weight": data.weight}
-        model.fit(data.X, data.y, **weight)
+        given = {"sample_weight": data.weight, "groups": data.groups}
+        given = {f"{self.prefix}{k}": v for k, v in given.items() if v is not None}
+        model.fit(data.X, data.y, **given)
         regressor = model.steps[-1][1] if self.prefix else model
         if regressor.history_.stopped == "interrupted":  # Ctrl-C ends the search, not only this fit
             raise KeyboardInterrupt
@@ -319,7 +326,8 @@ def _begin(
         raise ValueError(f"study must minimise one value, the NLL; its directions are {directions}")
     fixed = {k: repr(v) for k, v in base.items() if k not in {*_IRRELEVANT, *choices}}
     about = {
-        "X, y or sample_weight": data.digest(),
+        "X, y or sample_weight": _digest(data[:3]),
+        "groups": None if data.groups is None else _digest([data.groups]),
         "cv": cv,
         "random_state": base["random_state"],
         "estimator": fixed,
@@ -337,6 +345,16 @@ def _begin(
             f"the study was begun with another {' and '.join(other)}, so its scores do not compare "
             "with new ones; give another storage or study"
         )
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    """A hash of data."""
+    total = hashlib.sha256()
+    for part in parts:
+        a = np.asarray(part)
+        a = a.astype(np.float64 if a.dtype.kind in "biuf" else np.str_)
+        total.update(f"{a.shape}{a.dtype}".encode() + a.tobytes())
+    return total.hexdigest()
 
 
 def _choices(base: dict[str, Any]) -> dict[str, dict[Any, Any]]:

@@ -1624,6 +1624,7 @@ def test_where_the_process_leaves_no_error_no_tree_is_grown(
     assert (mdn.load(tmp_path / "model.mdn").predict(X) == model.predict(X)).all()
 
 
+@pytest.mark.filterwarnings("ignore:warm_start was given other rows:UserWarning")
 def test_warm_start_survives_that_trees_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise in the new rows brings trees back; without it, or when not wanted, they go again."""
     model = MDNRegressor(preset="fast", random_state=0, warm_start=True, max_epochs=2)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..standardization import standardization
+from ..tables._folds import Codes, deal
 from ._gaussian_process import GaussianProcess
 from ._plan import Plan, Settings
 from ._state import Floats, Saved
@@ -80,6 +81,8 @@ def fit_base_models(
     settings: Settings,
     *,
     n_columns: int,
+    copies: Codes | None,
+    groups: Codes | None,
     previous: BaseModels | None,
     rng: np.random.Generator,
     report: Report,
@@ -92,6 +95,9 @@ def fit_base_models(
         weight: (N,) or None.
         plan, settings: of the fit.
         n_columns: P.
+        copies: (N,) number of the distinct row, or None; of copies the processes take one, of
+            their weight, because a second one with the same noise would say that there is none.
+        groups: (N,) numbers, or None; the rows of a group are in one fold.
         previous: of the last fit in a warm start, whose units are kept.
         rng: deals the rows over the folds.
         report: shows the progress.
@@ -101,19 +107,23 @@ def fit_base_models(
         for the networks, which depends on the noise that the base models found.
     """
     n, n_targets = latent.shape
-    fold = rng.permutation(n) % min(plan.n_folds, n)
+    fold = deal(n, groups, plan.n_folds, rng)
     models, low_noise = BaseModels(), False
     features: list[Floats] = [np.empty((n, 0))]
     means: Floats = np.empty((n_targets, n, 0))  # out of fold
     if plan.process_rows and n_columns <= _MAX_PROCESS_COLUMNS:
-        rows = np.arange(n)
+        rows, share = np.arange(n), weight
+        if copies is not None:
+            rows = np.unique(copies, return_index=True)[1]
+            share = np.bincount(copies, weight).astype(np.float64)
         if not plan.uses_process:
-            rows = np.random.default_rng(settings.seed).permutation(n)[: plan.process_rows]
-        share = None if weight is None else weight[rows]
+            some = np.random.default_rng(settings.seed).permutation(len(rows))[: plan.process_rows]
+            rows, share = rows[some], None if share is None else share[some]
         x = z[rows, :n_columns].numpy()
         processes, found = _fit_processes(x, latent[rows], share, fold[rows], settings, report)
         low_noise = _oof_error(found[:, :, :1], latent[rows], share) < _LOW_NOISE
         if plan.uses_process:
+            found = found if copies is None else found[:, copies]
             models.processes, means = processes, found[:, :, :1]
             features += list(found)
     if low_noise:  # trees, whose predictions are step functions, would add little
@@ -134,7 +144,8 @@ def fit_base_models(
         means = np.concatenate([means, np.stack(tree_means)], 2)
         low_noise = plan.uses_process and _oof_error(means, latent, weight) < _LOW_NOISE
     if low_noise:
-        plan = plan.with_longer_training(n, settings)
+        distinct = n if copies is None else int(copies.max()) + 1
+        plan = plan.with_longer_training(distinct, settings)
     together = np.concatenate(features, 1)
     if previous is not None and len(previous.shift) == together.shape[1]:
         models.shift, models.scale = previous.shift, previous.scale

@@ -149,6 +149,9 @@ class FittedModel(Saved):
         target: the map between their units and y's.
         atoms: the classifier of the atoms of the target, if it has any; all else is then of the
             rows off the atoms.
+        held_out_nll: mean over the training rows, each predicted by the networks that held it out,
+            or over the rows of an ``eval_set``, its standard error, in nats in y's unit, and the
+            number of rows; empty where no network predicts each held-out row.
     """
 
     inputs: InputTransform
@@ -157,6 +160,7 @@ class FittedModel(Saved):
     stack: Stack
     target: Target
     atoms: FittedModel | None = None
+    held_out_nll: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         width = sum(self.inputs.whitening.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,8 +22,9 @@ from ..nn import MIN_SCALE
 from ..prediction import n_rows, numeric_tensor, take_rows
 from ..scoring import weighted_mean
 from ..tables import Columns
+from ..tables._folds import Codes, find_copies, group_codes, join_groups
 from ..train import History
-from ..warnings import once
+from ..warnings import DataWarning, once, warn
 from ._atoms import train_with_atoms
 from ._model import FittedModel
 from ._progress import progress, threads
@@ -38,7 +40,9 @@ from ._validation import (
     rounding_floor,
     target_names,
     warn_of_far_values,
+    warn_of_repeated_x,
     warn_of_sample,
+    without_common_copies,
 )
 
 __all__ = ["MDNRegressor"]
@@ -90,8 +94,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         patience: epochs without a better held-out NLL after which a network stops; None
             for 50, 30 or 15 (``"fast"`` 20 or 8), longer in proportion.
         max_time: seconds after which training ends with what it has.
-        warm_start: train the networks of the last fit further, on the same rows: with others, a
-            network could hold out rows that it was trained on before.
+        warm_start: train the networks of the last fit further, on the same rows and groups: with
+            others, a network could hold out rows that it was trained on before.
         n_jobs: threads; None for as many as torch uses, -1 for all cores.
         device: of the training, as ``"cuda"``; predictions are made on the CPU.
         random_state: seed or ``numpy.random.RandomState``; a number gives the same model each time.
@@ -137,6 +141,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     min_scale_: Floats
     target_names_: list[str] | None
     _seed: int
+    _rows: str | None  # digest of the training rows; None in a file from before it was kept
 
     def __init__(
         self,
@@ -200,11 +205,14 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
+        groups: ArrayLike | None = None,
         eval_set: tuple[Any, ArrayLike] | None = None,
     ) -> MDNRegressor:
         """Fits p(y|x).
 
-        The order of the rows plays no part, and a row of weight 2 counts as two rows.  Ctrl-C while
+        The order of the rows plays no part, and a row of weight 2 counts as two rows.  Rows that
+        are equal, in X and y, count as copies of one and are held out together; not so where X and
+        y take few values, among which rows are equal by chance.  Ctrl-C while
         the networks train does not raise: it warns, and the model has the networks trained so far,
         with their best weights; ``history_.stopped`` is then ``"interrupted"``.
 
@@ -213,6 +221,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 categories, told apart by dtype; gaps are allowed.
             y: (N,) or (N, D) numbers; integers are cast.
             sample_weight: (N,) non-negative weights; None for equal ones.
+            groups: (N,) labels of any type; rows of one group are held out together, as the
+                repeated measurements of a person whose future is not what is to be predicted, but
+                that of other persons.  At least 2 groups.
             eval_set: rows (X, y) that end the training and recalibrate, in place of held-out
                 blocks of the training rows.
 
@@ -222,46 +233,68 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
         Warns:
             DataWarning: y is constant or sits on few values, so that the height of its density says
-                little; fewer than 20 rows.
+                little; fewer than 20 rows; more than half of the rows share their X with other rows
+                and there are no groups; rows other than before with ``warm_start``.
         """
         settings = checked_settings(self.get_params(deep=False))
         targets = checked_y(X, y, self.target, at_least=2)
         # once in the order of the user, so that a message names the user's row
         Target.fit(targets, None, self.target, self.resolution, self.atoms)
         weight = checked_weight(sample_weight, len(targets))
+        group = None if groups is None else group_codes(groups, len(targets))
         _check_feature_names(self, X, reset=True)
         if weight is not None:
             index, weight = expand_integer_weights(weight)
             X, targets = take_rows(X, index), targets[index]
+            group = None if group is None else group[index]
         start = self.model_ if self.warm_start and hasattr(self, "model_") else None
         columns = Columns.fit(X) if start is None else self.columns_
-        inputs, targets, weight = _sorted(columns.transform(X), targets, weight)
+        inputs, targets, weight, group = _sorted(columns.transform(X), targets, weight, group)
+        copies = find_copies(inputs, targets)
+        if copies is not None and weight is None:
+            kept, copies = without_common_copies(copies)
+            inputs, targets = inputs[kept], targets[kept]
+            group = None if group is None else group[kept]
+        if group is None:
+            warn_of_repeated_x(inputs, copies)
+        group = join_groups(group, copies)
         target = Target.fit(targets, weight, self.target, self.resolution, self.atoms)
         target.check_covariance(self.covariance_type)
         seed = drawn_seed(self.random_state)
+        digest = _digest(inputs, targets, group)
         if start is not None:
             seed = self._seed  # the same rows are held out again
             target = target.with_units_of(start.target)
+            if self._rows not in (digest, None) and eval_set is None:
+                warn(
+                    "warm_start was given other rows or groups than the last fit: networks may "
+                    "hold out rows that they were trained on before, and end too narrow; give an "
+                    "eval_set that neither fit has seen, or set warm_start=False to begin anew",
+                    DataWarning,
+                )
         val = None
         if eval_set is not None:
             val = self._checked_eval_set(eval_set, columns, target, targets.shape)
-        warn_of_sample(target, targets, self.min_scale)
+        distinct = targets if copies is None else targets[np.unique(copies, return_index=True)[1]]
+        warn_of_sample(target, distinct, self.min_scale)
         floor = self.min_scale
         if not target.likelihood_is_mass:
-            smooth = targets[target.is_off_atoms(targets)]
+            smooth = distinct[target.is_off_atoms(distinct)]
             floor = max(floor, rounding_floor(target.latent(smooth)))
-        rows = Rows(inputs, columns.numeric, targets, weight, val)
+        rows = Rows(inputs, columns.numeric, targets, weight, copies, group, val)
         settings = replace(settings, min_scale=floor, seed=seed)
         with threads(self.n_jobs), progress(bool(self.verbose)) as report:
             model = train_with_atoms(rows, target, settings, start=start, report=report)
         if val is not None:
             warn_of_far_values(columns, model.inputs, val[0])
-        self._set_fitted(columns, model, seed)
+        self._set_fitted(columns, model, seed, digest)
         self.target_names_ = target_names(y)
         return self
 
-    def _set_fitted(self, columns: Columns, model: FittedModel, seed: int) -> None:
-        self.columns_, self.model_, self._seed = columns, model, seed
+    def _set_fitted(
+        self, columns: Columns, model: FittedModel, seed: int, digest: str | None
+    ) -> None:
+        self.columns_, self.model_, self._seed, self._rows = columns, model, seed, digest
         self.n_features_in_ = columns.n_features_in
         self.target_, self.history_ = model.target, model.history
         self.n_networks_ = sum(group.network.n_members for group in model.groups)
@@ -513,6 +546,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             "feature_names": None if names is None else list(names),
             "target_names": getattr(self, "target_names_", None),  # a pickle may lack it
             "seed": self._seed,
+            "rows": self._rows,
         }
         return config | own, tensors
 
@@ -527,7 +561,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         self = cls(**params)
         columns = read(Columns, "columns", config, tensors)
         model = read(FittedModel, "model", config, tensors)
-        self._set_fitted(columns, model, int(config["seed"]))
+        self._set_fitted(columns, model, int(config["seed"]), config.get("rows"))
         self.target_names_ = config.get("target_names")  # None in a file from before it was saved
         if config["feature_names"] is not None:
             self.feature_names_in_ = np.array(config["feature_names"], dtype=object)
@@ -540,11 +574,21 @@ def _trimmed(hdr: HDR) -> HDR:
     return hdr._replace(intervals=hdr.intervals[:, : max([1, *count.tolist()])])
 
 
-def _sorted(x: Floats, y: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats | None]:
+def _sorted(
+    x: Floats, y: Floats, weight: Floats | None, group: Codes | None
+) -> tuple[Floats, Floats, Floats | None, Codes | None]:
     """The rows in an order of their own, so that the user's plays no part; weights of mean 1."""
     keys = [*x.T[::-1], *y.reshape(len(y), -1).T[::-1]]
-    order = np.lexsort(keys if weight is None else [weight, *keys])
+    order = np.lexsort([a for a in (group, weight) if a is not None] + keys)
     if weight is not None:
         weight = weight[order]
         weight = weight * (len(weight) / weight.sum())  # a sum rounds by its order
-    return x[order], y[order], weight
+    return x[order], y[order], weight, None if group is None else group[order]
+
+
+def _digest(x: Floats, y: Floats, group: Codes | None) -> str:
+    """A hash of sorted rows, by which a warm start knows them again."""
+    total = hashlib.blake2b(digest_size=16)
+    for a in (x, y) if group is None else (x, y, group):
+        total.update(f"{a.shape}{a.dtype}".encode() + np.ascontiguousarray(a).tobytes())
+    return total.hexdigest()

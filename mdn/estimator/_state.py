@@ -38,7 +38,7 @@ class Saved:
     """Base of a dataclass that is saved field by field.
 
     A field is a tensor, an array, an object with a state, a list of these, another dataclass, or a
-    plain value.
+    plain value.  One with a default may be absent from a file, which is then older than the field.
     """
 
     def state(self) -> State:

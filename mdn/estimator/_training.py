@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..distribution import GaussianMixture
 from ..nn import MDNEnsemble
+from ..tables._folds import Codes, deal
 from ..train import fit_ensemble
 from ._base_models import BaseModels, Report, fit_base_models
 from ._model import FittedGroup, FittedModel, InputTransform, member_mixtures
@@ -35,7 +37,14 @@ class Rows(NamedTuple):
     numeric: NDArray[np.bool_]  # (P,) columns of numbers
     y: Floats  # (N,) or (N, D) as the target takes it
     weight: Floats | None  # (N,)
+    copies: Codes | None  # (N,) number of the distinct row, where some are equal
+    groups: Codes | None  # (N,) rows of one group are held out together
     val: tuple[Floats, Floats] | None
+
+    @property
+    def distinct(self) -> int:
+        """Number of rows that are not copies of others."""
+        return len(self.x) if self.copies is None else int(self.copies.max()) + 1
 
 
 class _Inputs(NamedTuple):
@@ -63,6 +72,7 @@ class _Training:
     target: Target
     base_models: BaseModels
     rows: _Inputs
+    groups: Codes | None  # (N,) rows of one group are held out together
     val: _Inputs | None
     latent: Tensor  # (N, D) targets in standard units
     embedded: list[int]  # columns
@@ -94,7 +104,7 @@ def train(
     # rounded, as the networks see it: a change of unit alters the last digits of float64, and with
     # them the choice between splits of the trees that are equally good
     latent = target.latent(rows.y).float().double()
-    todo = plan(len(z), settings)
+    todo = plan(rows.distinct, settings)
     base_models, features = BaseModels(), z[:, :0]
     if any(group.uses_trees for group in todo.groups):
         base_models, features, todo = fit_base_models(
@@ -104,6 +114,8 @@ def train(
             todo,
             settings,
             n_columns=rows.x.shape[1],
+            copies=rows.copies,
+            groups=rows.groups,
             previous=start.base_models if start else None,
             rng=rng,
             report=report,
@@ -114,7 +126,18 @@ def train(
         val = _Inputs(z_val, base_models.predict(z_val), target.standardized(rows.val[1]))
     embedded = _embedded(rows.x, rows.numeric)
     training = _Training(
-        todo, settings, target, base_models, inputs, val, latent, embedded, rng, begin, report
+        todo,
+        settings,
+        target,
+        base_models,
+        inputs,
+        rows.groups,
+        val,
+        latent,
+        embedded,
+        rng,
+        begin,
+        report,
     )
     previous: dict[bool, MDNEnsemble] = {}
     if start and len(start.groups) == len(todo.groups):  # else the noise decided otherwise
@@ -128,8 +151,13 @@ def train(
     # float32 would make a row's prediction depend on the rows beside it, by some 1e-7
     for group in groups:
         group.network.double()
-    stack = _fit_stack(training, groups, [held_out for _, held_out in fitted if held_out])
-    return FittedModel(transform, base_models, groups, stack, target)
+    held_out = [found for _, found in fitted if found]
+    stack = _fit_stack(training, groups, held_out)
+    model = FittedModel(transform, base_models, groups, stack, target)
+    if len(held_out) == len(groups):
+        y, w = (rows.y, rows.weight) if rows.val is None else (rows.val[1], None)
+        model.held_out_nll = _held_out_nll(model, held_out, y, w)
+    return model
 
 
 def _train_group(
@@ -142,7 +170,7 @@ def _train_group(
     x_val = None
     if val is not None:
         x_val = training.base_models.inputs(val.z, val.base_features, group.uses_trees)
-    held_out, repeats = _held_out_rows(len(x), group, training.rng)
+    held_out, repeats = _held_out_rows(len(x), training.groups, group, training.rng)
     network = _new_network(training, i, x.shape[1], previous).to(settings.device)
 
     def single(a: Tensor) -> Tensor:
@@ -214,22 +242,27 @@ def _time_left(training: _Training, i: int) -> float | None:
     return max(left / (len(training.plan.groups) - i), 1e-3)
 
 
-def _held_out_rows(n: int, group: GroupPlan, rng: np.random.Generator) -> tuple[Tensor, int]:
+def _held_out_rows(
+    n: int, groups: Codes | None, plan: GroupPlan, rng: np.random.Generator
+) -> tuple[Tensor, int]:
     """Which rows each member holds out, (M, N), and how often a subgroup holds out each at least.
 
     Members are dealt over repeats; within one the rows fall into as many blocks as it has members,
-    so that each row is held out once.  A member alone holds out an eighth.
+    so that each row is held out once; with fewer groups of rows there are fewer blocks, which
+    several members hold out.  A member alone holds out an eighth.
     """
-    if group.members == 1:
+    if plan.members == 1:
+        if groups is not None:
+            return torch.as_tensor(deal(n, groups, 8, rng) == 0).unsqueeze(0), 0
         mask = torch.zeros(1, n, dtype=torch.bool)
         mask[0, torch.as_tensor(rng.permutation(n)[: max(1, n // 8)])] = True
         return mask, 0
-    sizes = group.subgroup_sizes
-    repeats = min(group.repeats, group.members // 2) // len(sizes)
+    sizes = plan.subgroup_sizes
+    repeats = min(plan.repeats, plan.members // 2) // len(sizes)
     masks = []
     for part in (part for m in sizes for part in np.array_split(np.arange(m), repeats)):
-        blocks = min(len(part), n)
-        fold = rng.permutation(n) % blocks
+        fold = deal(n, groups, len(part), rng)
+        blocks = int(fold.max()) + 1
         masks.append(fold == np.arange(len(part))[:, None] % blocks)
     return torch.as_tensor(np.concatenate(masks)), repeats
 
@@ -266,6 +299,21 @@ def _fit_stack(
         min_scale=floor,
         **options,
     )
+
+
+def _held_out_nll(
+    model: FittedModel,
+    held_out: Sequence[_HeldOut],
+    y: Floats,
+    weight: Floats | None,
+) -> tuple[float, float, float]:
+    """Mean, standard error and number of rows of the NLL of the held-out predictions."""
+    pool = model.stack.pool([h.mixtures for h in held_out], [h.subgroup_sizes for h in held_out])
+    nll = -model.target.log_likelihood(model.target.to_y(pool), y).numpy()
+    share = np.full(len(nll), 1 / len(nll)) if weight is None else weight / weight.sum()
+    mean = float(share @ nll)
+    error = math.sqrt(float((share * (nll - mean)) @ (share * (nll - mean))))
+    return mean, error, float(len(nll))
 
 
 def _embedded(x: Floats, numeric: NDArray[np.bool_]) -> list[int]:

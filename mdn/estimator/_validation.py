@@ -16,6 +16,7 @@ from torch import Tensor
 from ..arguments import check_choice, check_flag, check_integer, check_number, check_seed
 from ..nn._heads import COVARIANCE_TYPES
 from ..tables import Columns, count_rows, warn_of_columns
+from ..tables._folds import Codes, repeats_in_x
 from ..warnings import DataWarning, warn
 from ._model import InputTransform
 from ._plan import TINY, Settings
@@ -31,13 +32,16 @@ __all__ = [
     "rounding_floor",
     "target_names",
     "warn_of_far_values",
+    "warn_of_repeated_x",
     "warn_of_sample",
+    "without_common_copies",
 ]
 
 _PRESETS = ("default", "fast")
 _MOST_THREADS = 1 << 16  # n_jobs may be negative, as joblib counts, but not absurd
 _INTEGER_TOLERANCE = 1e-9  # relative, of a ratio of weights that counts as a whole number
 _MAX_COPIES = 4  # rows that whole weights may make of each row on average
+_MAX_REPEATED = 0.5  # share of rows that share their X from which on groups are asked for
 
 # Of tied values of y, on which a density can concentrate, so that its likelihood is unbounded.
 _DISTINCT_SHARE = 0.5  # a target with fewer distinct values than this share of its rows is rounded
@@ -187,10 +191,12 @@ def expand_integer_weights(weight: Floats) -> tuple[NDArray[np.intp], Floats | N
     """Returns the rows of positive weight, and the weights.
 
     Where the weights are in the ratio of small whole numbers, a row is repeated that often instead,
-    and no weights are left.
+    and no weights are left.  Equal weights are none.
     """
     used = np.flatnonzero(weight > 0)
     weight = weight[used]
+    if (weight == weight[0]).all():
+        return used, None
     for candidate in (weight, weight / weight.min()):
         rounded = np.round(candidate)
         # 2.1 / 0.7 is not quite 3
@@ -198,6 +204,22 @@ def expand_integer_weights(weight: Floats) -> tuple[NDArray[np.intp], Floats | N
         if whole and rounded.sum() <= _MAX_COPIES * len(used):
             return np.repeat(used, rounded.astype(np.intp)), None
     return used, weight
+
+
+def without_common_copies(copies: Codes) -> tuple[NDArray[np.intp], Codes | None]:
+    """Returns the rows that are left if the numbers of copies lose their common divisor.
+
+    Also the copies among those, None if no row is left twice: a table written out twice is the
+    table.
+
+    Args:
+        copies: (N,) number of the distinct row; equal rows are side by side.
+    """
+    _, first, counts = np.unique(copies, return_index=True, return_counts=True)
+    divisor = int(np.gcd.reduce(counts))
+    place = np.arange(len(copies)) - first[copies]  # among the copies of its row
+    kept = np.flatnonzero(place < counts[copies] // divisor)
+    return kept, copies[kept] if len(kept) > len(counts) else None
 
 
 def rounding_floor(y: Tensor) -> float:
@@ -208,6 +230,18 @@ def rounding_floor(y: Tensor) -> float:
         if 1 < len(distinct) < _DISTINCT_SHARE * len(column):
             worst = max(worst, _STEP_SHARE * float(np.diff(distinct).min()))
     return worst
+
+
+def warn_of_repeated_x(x: Floats, copies: Codes | None) -> None:
+    """Warns where most rows share their X with others, as repeated measurements do."""
+    share = repeats_in_x(x, copies)
+    if share > _MAX_REPEATED:
+        warn(
+            f"{share:.0%} of the rows have the X of another row and another y: if they are "
+            "repeated measurements of one person or thing, and others are to be predicted, name "
+            "it by fit(..., groups=), else what is held out is known from its other rows",
+            DataWarning,
+        )
 
 
 def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:

@@ -29,21 +29,34 @@ _WORST = 0.01  # share of the rows, at least one, that count as the worst
 _LISTED = 5
 
 
-def gap(evaluation: Evaluation, train: Evaluation) -> dict[str, float]:
-    """Returns held-out minus training NLL, its standard error, and the p-value of a rank test."""
-    a, b = evaluation.nll, train.nll
+def gap(evaluation: Evaluation, train: Evaluation | None) -> dict[str, float]:
+    """Returns by how much the NLL is above that of other rows, and its standard error.
+
+    The other rows are those that the model held out in its own training, which it predicts as it
+    does new ones; if it held out none, the training rows, with the p-value of a rank test.
+    """
+    found: dict[str, float] = {"of_regressor": evaluation.of_regressor}
+    a = evaluation.nll
     with np.errstate(invalid="ignore"):  # infinite losses
-        difference = float(a.mean() - b.mean())
-        variance = sum(float(x.var(ddof=1)) / len(x) if len(x) > 1 else math.nan for x in (a, b))
-    # a few outliers make the standard error as large as the gap; ranks are robust to them
-    ranks = stats.mannwhitneyu(a, b, alternative="greater")
-    return {
-        "train_nll": float(b.mean()),
-        "train_rows": float(len(b)),
-        "gap": difference,
-        "gap_standard_error": math.sqrt(variance) if variance >= 0 else math.nan,
-        "gap_p_value": float(ranks.pvalue),
-    }
+        variance = float(a.var(ddof=1)) / len(a) if len(a) > 1 else math.nan
+        if train is not None:
+            b = train.nll
+            found |= {"train_nll": float(b.mean()), "train_rows": float(len(b))}
+        if evaluation.held_out_nll:
+            reference, error, rows = evaluation.held_out_nll
+            found |= {"held_out_nll": reference, "held_out_rows": rows}
+            variance += error**2
+        elif train is not None:
+            reference = found["train_nll"]
+            variance += float(b.var(ddof=1)) / len(b) if len(b) > 1 else math.nan
+            # a few outliers make the standard error as large as the gap; ranks are robust to them
+            ranks = stats.mannwhitneyu(a, b, alternative="greater")
+            found["gap_p_value"] = float(ranks.pvalue)
+        else:
+            return found
+        found["gap"] = float(a.mean() - reference)
+    found["gap_standard_error"] = math.sqrt(variance) if variance >= 0 else math.nan
+    return found
 
 
 def outliers(evaluation: Evaluation) -> dict[str, Any]:

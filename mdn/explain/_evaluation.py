@@ -44,6 +44,9 @@ class Evaluation:
             ``"logit"``.
         n_networks: networks in the ensemble; each has an equal number of components, and what is
             left over belongs to none.
+        of_regressor: the model is an MDNRegressor.
+        held_out_nll: mean, standard error and number of rows of the NLL of the rows that the model
+            held out in its own training; empty if it did not.
     """
 
     dist: Any
@@ -56,6 +59,8 @@ class Evaluation:
     scale_floor: Floats | None = None
     link: str = ""
     n_networks: int = 1
+    of_regressor: bool = False
+    held_out_nll: tuple[float, ...] = ()
 
     @property
     def is_categorical(self) -> bool:
@@ -148,6 +153,8 @@ def _of_regressor(model: Any, X: Any, y: Any, name: str) -> Evaluation:
         scale_floor=model.min_scale_,
         link={"positive": "log", "unit": "logit"}.get(target.kind, ""),
         n_networks=model.n_networks_,
+        of_regressor=True,
+        held_out_nll=tuple(model.model_.held_out_nll),
     )
 
 

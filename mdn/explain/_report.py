@@ -107,7 +107,8 @@ def explain_nll(
     and the resolution of y, the components, held-out against training loss, calibration, a verdict.
 
     The verdict is the first that applies of ``not meaningful`` (y is discrete, or the density is
-    concentrated on its grid), ``collapse`` and ``overfitting`` (need ``train``), ``suspicious``
+    concentrated on its grid), ``collapse`` and ``overfitting`` (need ``train``; an
+    :class:`mdn.MDNRegressor` is compared with the rows that it held out itself), ``suspicious``
     (scales at the floor, components on single rows), ``misspecified`` (miscalibrated, or worse than
     ignoring x), ``suspicious`` (a few rows dominate the loss) and ``fine``.  More components than
     are used do not change the verdict; a remark counts them.
@@ -125,7 +126,8 @@ def explain_nll(
         X: (N, F) features: tensor, array or data frame; optional with a distribution.
         y: (N,) or (N, D) targets in their own unit, preferably of held-out rows.
         train: ``(X_train, y_train)``, the training rows; with a distribution
-            ``(their distribution, y_train)``.  Without it overfitting cannot be detected.
+            ``(their distribution, y_train)``.  Without it overfitting is detected only of a
+            :class:`mdn.MDNRegressor`, which knows the loss of the rows that it held out.
 
     Returns:
         A report that prints itself.
@@ -154,7 +156,7 @@ def explain_nll(
             "unit": unit(evaluation, seen, floor.get("grid", {}).get("spacing")),
             "floor": floor,
             "health": health(evaluation, seen) | outliers(evaluation),
-            "fit": (gap(evaluation, seen) if seen is not None else {}) | calibration(evaluation),
+            "fit": gap(evaluation, seen) | calibration(evaluation),
         }
     return NLLReport(parts, evaluation, seen)
 

@@ -202,11 +202,26 @@ def _health(report: dict[str, Any]) -> Entries:
 def _fit(report: dict[str, Any]) -> Entries:
     fit = report["fit"]
     if "gap" in fit:
+        error = (
+            f"{number(fit['gap'], 3)} nats, standard error {number(fit['gap_standard_error'], 2)}"
+        )
+        if "held_out_nll" in fit:
+            yield (
+                "these rows minus held-out ones",
+                f"{error} (rows that the model held out in its training: "
+                f"{number(fit['held_out_nll'])} on {fit['held_out_rows']:.0f} rows)",
+            )
+        else:
+            yield (
+                "held-out minus training",
+                f"{error} (training {number(fit['train_nll'])} on {fit['train_rows']:.0f} rows; "
+                f"rank test: p = {number(fit['gap_p_value'], 2)})",
+            )
+    if "held_out_nll" in fit and "train_nll" in fit:
         yield (
-            "held-out minus training",
-            f"{number(fit['gap'], 3)} nats, standard error {number(fit['gap_standard_error'], 2)} "
-            f"(training {number(fit['train_nll'])} on {fit['train_rows']:.0f} rows; rank test: "
-            f"p = {number(fit['gap_p_value'], 2)})",
+            "on the training rows",
+            f"{number(fit['train_nll'])} nats on {fit['train_rows']:.0f} rows that the networks "
+            "were trained on",
         )
     if "p_value" not in fit:
         return

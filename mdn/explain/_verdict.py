@@ -90,23 +90,36 @@ def _worse_on_held_out_rows(parts: dict[str, Any]) -> Found:
     if "gap" not in fit:
         return None
     gap, error = fit["gap"], fit["gap_standard_error"]
-    significant = gap > _GAP_ERRORS * error or fit["gap_p_value"] < _GAP_P
+    significant = gap > _GAP_ERRORS * error or fit.get("gap_p_value", 1.0) < _GAP_P
     if not (gap > _GAP and significant):
         return None
+    nll, worse = number(parts["unit"]["nll"], 3), number(gap, 2)
+    if "held_out_nll" in fit:
+        return (
+            f"overfitting: loss {worse} nats worse than that of the rows which the model held out "
+            f"in its own training ({nll} against {number(fit['held_out_nll'], 3)}, standard error "
+            f"{number(error, 2)})",
+            "these rows are less like the training rows than those are like each other: if some "
+            "belong together, as repeated measurements of a person, name them by "
+            "fit(..., groups=); else fit rows like these too, or use calibration.recalibrate with "
+            "some of them",
+        )
     spikes = parts["health"].get("share_on_spikes", 0.0)
     if spikes >= _SPIKES and parts["sign"]["measure"] == "density":
         return (
             f"collapse: {spikes:.0%} of the training rows lie in components far narrower than the "
-            f"errors on held-out rows; held-out loss {number(gap, 2)} nats worse than training",
+            f"errors on held-out rows; held-out loss {worse} nats worse than training",
             "raise min_scale (0.05 standard deviations of y rules out spikes), use fewer "
             "components or more rows, and stop training by the held-out loss (fit(..., val=...))",
         )
     return (
-        f"overfitting: held-out loss {number(gap, 2)} nats worse than training "
-        f"({number(parts['unit']['nll'], 3)} against {number(fit['train_nll'], 3)}, "
-        f"standard error {number(error, 2)})",
-        "stop training at the lowest held-out loss (fit(..., val=...)), use a smaller network, "
-        "more weight decay or an ensemble, or more rows",
+        f"overfitting: held-out loss {worse} nats worse than training "
+        f"({nll} against {number(fit['train_nll'], 3)}, standard error {number(error, 2)})",
+        "use more networks (ensemble_size), each of which holds other rows out, fewer components "
+        "or hidden units, or more rows"
+        if fit["of_regressor"]
+        else "stop training at the lowest held-out loss (fit(..., val=...)), use a smaller "
+        "network, more weight decay or an ensemble, or more rows",
     )
 
 
@@ -226,6 +239,14 @@ def _remarks(parts: dict[str, Any]) -> list[str]:
         found.append(
             "without train=(X_train, y_train) overfitting cannot be detected, and on its training "
             "rows every flexible model looks fine"
+        )
+    elif "held_out_nll" in fit and fit["gap"] < -max(
+        _COST, _GAP_ERRORS * fit["gap_standard_error"]
+    ):
+        found.append(
+            f"these rows are predicted {number(-fit['gap'], 2)} nats better than those that the "
+            "model held out in its training: if it was trained on them, their loss is not that of "
+            "new rows"
         )
     count, networks = health.get("components", 0), max(1, health.get("networks", 1))
     enough = health.get("enough_components", count)

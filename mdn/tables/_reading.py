@@ -114,7 +114,7 @@ def _read_frame(X: Any) -> tuple[int, list[str] | None, list[Values]]:
 def _by_value(values: list[Any], place: str) -> Values:
     """A column of objects, read by the types of its values."""
     types = set(map(type, values))
-    null = {t for t in types if _is_null(t)}
+    null = {t for t in types if is_null(t)}
     maybe = {t for t in types if issubclass(t, (float, np.floating, Decimal))}  # may be NaN
     values = [None if type(v) in null or (type(v) in maybe and v != v) else v for v in values]
     first = _first_rows(values, place)
@@ -175,10 +175,10 @@ def label_of(value: Any) -> str | None:
     """The text of a category; None if it is missing."""
     if isinstance(value, str):
         return value
-    return None if _is_null(type(value)) or value != value else str(value)
+    return None if is_null(type(value)) or value != value else str(value)
 
 
-def _is_null(t: type) -> bool:
+def is_null(t: type) -> bool:
     """Whether it is the type of None or of pandas' NA, which has no truth value to test."""
     return t is type(None) or t.__name__ == "NAType"
 
