@@ -163,6 +163,7 @@ class FittedModel(Saved):
     held_out_nll: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        self.held_out_nll = tuple(self.held_out_nll)  # a file has lists
         width = sum(self.inputs.whitening.shape)
         if any(forest.feature.max() >= width for forest in self.base_models.forests):
             raise ValueError("the trees know more columns than there are")

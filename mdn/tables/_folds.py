@@ -25,6 +25,7 @@ Floats = NDArray[np.floating[Any]]
 _CHANCE = 0.1  # of pairs equal in X (in y) that differ in y (in X), relative to what chance gives
 _FEW_VALUES = 20  # of each column of X, and
 _MANY_COPIES = 5  # rows on average for each distinct row: a table of a few cases, as of XOR
+_MOST = 0.5  # of the rows have a copy, or of the values of a column occur in other rows too
 _FILLED = 0.05  # share of the steps of a grid that have a value from which on values are rounded
 _ON_GRID = 1e-4  # of a step
 _MIN_LEVELS = 10  # distinct rows of X from which on they are not the levels of a design
@@ -58,6 +59,8 @@ def group_codes(groups: ArrayLike, n: int) -> Codes:
         ValueError: another length than n, missing values, or all rows in one group.
     """
     labels = np.asarray(groups)
+    if labels.dtype.kind == "U" and not hasattr(groups, "dtype"):
+        labels = np.asarray(groups, dtype=object)  # np.asarray(["a", nan]) makes "nan" of a gap
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != (n,):
@@ -66,7 +69,7 @@ def group_codes(groups: ArrayLike, n: int) -> Codes:
         )
     if labels.dtype.kind == "O":
         missing = np.array([is_null(type(v)) or bool(v != v) for v in labels], dtype=bool)
-        labels = labels.astype(str)
+        labels = np.array([str(v) for v in labels])
     else:
         missing = np.asarray(labels != labels)  # NaN, NaT
     if missing.any():
@@ -89,7 +92,9 @@ def find_copies(x: Floats, y: Floats) -> Codes | None:
     None if no two rows are equal.  Also None if equal rows are a coincidence of values that are few
     by nature, as of counts given categories: such rows are observations of their own.  So it is
     where rows equal in X differ in y, and rows equal in y differ in X (or y is rounded), not much
-    less often than chance has it; and where X has a few cases with many rows each.
+    less often than chance has it; where X has a few cases with many rows each; and where all
+    columns are so coarse that most of their values occur in several distinct rows, unless most rows
+    have a copy.
 
     Args:
         x: (N, P).
@@ -101,6 +106,10 @@ def find_copies(x: Floats, y: Floats) -> Codes | None:
     if distinct == n or distinct < 2:
         return None
     if n > _MANY_COPIES * distinct and all(len(np.unique(c)) <= _FEW_VALUES for c in x.T):
+        return None
+    first, counts = np.unique(row, return_index=True, return_counts=True)[1:]
+    few = counts[counts > 1].sum() < _MOST * n
+    if few and all(_is_coarse(column[first]) for column in (*x.T, *y.T)):
         return None
     both, same_x, same_y = _pairs(row), _pairs(_runs(x)), _pairs(_runs(y))
     total = 0.5 * n * (n - 1)
@@ -199,6 +208,12 @@ def _pairs(codes: Codes) -> float:
     """Number of pairs of rows that are equal."""
     counts = np.bincount(codes).astype(np.float64)
     return float((counts * (counts - 1)).sum() / 2)
+
+
+def _is_coarse(column: Floats) -> bool:
+    """Whether most of the values occur more than once."""
+    counts = np.unique(column, return_counts=True)[1]
+    return bool(counts[counts > 1].sum() > _MOST * len(column))
 
 
 def _is_rounded(column: Floats) -> bool:
