@@ -411,3 +411,16 @@ def test_tune_holds_out_whole_groups() -> None:
     assert model.study_.best_value == pytest.approx(total, rel=1e-9)
     with pytest.raises(ValueError, match="the study was begun with another groups"):
         mdn.tune(X, y, 1, cv=3, groups=who // 2, estimator=estimator, study=model.study_)
+
+
+def test_atoms_and_groups_and_copies_go_together() -> None:
+    """Both factors hold out whole rows, and the held-out loss is that of fresh rows."""
+    X, y = rows(200)
+    X_new, y_new = rows(2000, seed=1)
+    y, y_new = np.maximum(y, 0), np.maximum(y_new, 0)
+    X, y = (np.concatenate([a, a[::3]]) for a in (X, y))
+    model = MDNRegressor(**{**SMALL, "max_epochs": 40}, atoms=[0.0])
+    model.fit(X, y, groups=np.arange(len(y)) % 50)
+    mean, error, count = model.model_.held_out_nll
+    assert count == len(y)
+    assert model.nll(X_new, y_new) == pytest.approx(mean, abs=4 * error)

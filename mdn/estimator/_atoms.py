@@ -7,9 +7,13 @@ has: base models, networks, held-out rows and a stack.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
+import numpy as np
+
+from ..tables._folds import subset
 from ._base_models import Report
 from ._model import FittedModel
 from ._plan import Settings
@@ -42,7 +46,21 @@ def train_with_atoms(
     left = settings.max_time and max(settings.max_time - (time.monotonic() - begin), 1e-3)
     settings = replace(settings, max_time=left)
     off = _off_atoms(rows, target)
-    return replace(train(off, target, settings, start=start, report=report), atoms=classifier)
+    model = train(off, target, settings, start=start, report=report)
+    found = replace(model, atoms=classifier)
+    if classifier.held_out_nll and model.held_out_nll:
+        found.held_out_nll = _sum(classifier.held_out_nll, model.held_out_nll, rows, target)
+    return found
+
+
+def _sum(
+    choice: tuple[float, ...], density: tuple[float, ...], rows: Rows, target: Target
+) -> tuple[float, float, float]:
+    """The held-out NLL of both factors: the density's counts for the rows off the atoms."""
+    y, weight = (rows.y, rows.weight) if rows.val is None else (rows.val[1], None)
+    share = float(np.average(target.is_off_atoms(y), weights=weight))
+    error = math.hypot(choice[1], share * density[1])
+    return choice[0] + share * density[0], error, choice[2]
 
 
 def _off_atoms(rows: Rows, target: Target) -> Rows:
@@ -54,4 +72,7 @@ def _off_atoms(rows: Rows, target: Target) -> Rows:
         if not inside.any():
             raise ValueError("eval_set must have rows whose y is none of the atoms; got none")
         val = val[0][inside], val[1][inside]
-    return rows._replace(x=rows.x[off], y=rows.y[off], weight=weight, val=val)
+    copies, groups = subset(rows.copies, off), subset(rows.groups, off)
+    return rows._replace(
+        x=rows.x[off], y=rows.y[off], weight=weight, copies=copies, groups=groups, val=val
+    )

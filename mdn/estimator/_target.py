@@ -285,6 +285,10 @@ class Choice(Target):
         log_w = dist.logits.expand(*target.shape[:-1], dist.n_components)
         return log_w.gather(-1, target.long()).squeeze(-1)
 
+    def log_likelihood(self, dist: Tensor, y: Floats) -> Tensor:
+        """Returns the log probability (N,) of each class under what :meth:`to_y` gave."""
+        return dist.gather(-1, torch.as_tensor(y[:, None]).long()).squeeze(-1)
+
     def to_y(self, dist: GaussianMixture) -> Tensor:
         """Returns the log probabilities of the classes, (N, A + 1), of a pool of mixtures."""
         return dist.logits.unflatten(-1, (-1, len(self.atoms) + 1)).logsumexp(-2)

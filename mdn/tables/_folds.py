@@ -16,7 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._reading import is_null, read
 
-__all__ = ["deal", "find_copies", "fold_groups", "group_codes", "join_groups", "repeats_in_x"]
+__all__ = [
+    "deal",
+    "find_copies",
+    "fold_groups",
+    "group_codes",
+    "join_groups",
+    "repeats_in_x",
+    "subset",
+]
 
 Codes = NDArray[np.intp]
 Floats = NDArray[np.floating[Any]]
@@ -154,6 +162,14 @@ def join_groups(first: Codes | None, second: Codes | None) -> Codes | None:
         return None
     _, at, codes = np.unique(codes, return_index=True, return_inverse=True)
     return at.argsort().argsort()[codes]
+
+
+def subset(codes: Codes | None, rows: NDArray[np.bool_]) -> Codes | None:
+    """Returns the numbers of some rows, from 0 again; None where all or none of them differ."""
+    if codes is None:
+        return None
+    found, codes = np.unique(codes[rows], return_inverse=True)
+    return codes if 1 < len(found) < len(codes) else None
 
 
 def deal(n: int, groups: Codes | None, folds: int, rng: np.random.Generator) -> Codes:
