@@ -1809,3 +1809,18 @@ def test_outliers_of_a_feature_do_not_hide_its_other_rows() -> None:
     older = MDNRegressor.from_state(model.state()[0], before)
     assert not older.model_.inputs.tails.any()
     assert np.isfinite(older.predict(X)).all()
+
+
+def test_numbers_as_text_are_the_numbers() -> None:
+    """A column of "1,5" predicts what a column of 1.5 does, with a warning at fit."""
+    X, y = rows(60)
+    X = X.round(2)
+    numbers = pd.DataFrame(X, columns=["a", "b"])
+    text = numbers.assign(a=[f"{v:.2f}".replace(".", ",") for v in X[:, 0]])
+    with pytest.warns(mdn.DataWarning, match=r"numbers as text.*column 'a' \(decimal comma"):
+        model = regressor().fit(text, y)
+    expected = regressor().fit(numbers, y).predict(numbers)
+    np.testing.assert_array_equal(model.predict(text), expected)
+    np.testing.assert_array_equal(model.predict(numbers), expected)
+    with pytest.raises(ValueError, match=r"row 0 is '1,5'.*y.str.replace\(',', '.'\).astype"):
+        regressor().fit(X[:2], pd.Series(["1,5", "2"]))

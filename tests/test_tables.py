@@ -23,6 +23,7 @@ from pandas.testing import assert_frame_equal
 from sklearn.linear_model import LinearRegression
 
 from mdn.tables import MAX_CATEGORIES, Columns
+from mdn.warnings import DataWarning
 
 NAN = float("nan")
 
@@ -612,12 +613,106 @@ def test_numbers_in_an_array_of_strings_are_refused() -> None:
     X = np.array([["a", 1.5], ["b", 2.5]])
     message = (
         "X is an array of strings whose column 1 reads as numbers ('1.5' in row 0); pass a "
-        "DataFrame or an array of dtype object with the numbers as numbers, or X.astype(object) "
-        "if they are categories"
+        "DataFrame or an array of dtype object with the numbers as numbers, or a DataFrame where "
+        "that column has dtype category if they are categories"
     )
     with pytest.raises(TypeError, match=re.escape(message)):
         Columns.fit(X)
-    assert Columns.fit(X.astype(object)).names == ["x0=a", "x0=b", "x1=1.5", "x1=2.5"]
+    frame = pd.DataFrame(X).astype("category")
+    assert Columns.fit(frame).names == ["x0=a", "x0=b", "x1=1.5", "x1=2.5"]
+
+
+# -- numbers as text --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("texts", "numbers", "words"),
+    [
+        (["1.5", " 2", "-3e-2", "+.5"], [1.5, 2.0, -0.03, 0.5], "decimal point, '1.5' in row 0"),
+        (["NA", "1,5", "2", "", "-0,25"], [NAN, 1.5, 2.0, NAN, -0.25], "decimal comma, '1,5' in"),
+        (["1,234.5", "12"], [1234.5, 12.0], "decimal point, ',' between thousands, '1,234.5' in"),
+        (["1.234,5", "12"], [1234.5, 12.0], "decimal comma, '.' between thousands, '1.234,5' in"),
+        (["1,234,567", "5"], [1234567.0, 5.0], "decimal point, ',' between thousands"),
+        (["1,234", "0,5"], [1.234, 0.5], "decimal comma, '1,234' in row 0"),
+        (["1,234", "0.5"], [1234.0, 0.5], "decimal point, ',' between thousands"),
+        (["1 234,5", "2\u00a0000"], [1234.5, 2000.0], "decimal comma, '1 234,5' in row 0"),
+        (["1'234", "\u22125", "?", "n/a"], [1234.0, -5.0, NAN, NAN], "decimal point"),
+        (["0", "10", None], [0.0, 10.0, NAN], "decimal point, '0' in row 0"),
+    ],
+)
+def test_text_that_is_all_numbers_is_read_as_numbers(
+    texts: list[Any], numbers: list[float], words: str
+) -> None:
+    """The numbers by hand; the encoding is that of these, and the next table is read alike."""
+    frame = pd.DataFrame({"a": texts})
+    with pytest.warns(DataWarning, match=re.escape("X holds numbers as text")) as caught:
+        columns = Columns.fit(frame)
+    assert f"column 'a' ({words}" in str(caught[0].message)
+    assert len(caught) == 1
+    expected = Columns.fit(pd.DataFrame({"a": numbers}))
+    assert columns.names == expected.names
+    loaded = Columns.from_state(json.loads(json.dumps(columns.state()[0])), {})
+    for one_of in (columns, loaded):
+        np.testing.assert_array_equal(
+            one_of.transform(frame), expected.transform([[v] for v in numbers])
+        )
+        found = one_of.transform(pd.DataFrame({"a": numbers}))
+        np.testing.assert_array_equal(found, expected.transform([[v] for v in numbers]))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("texts", [["01234", "1234", "00501"], ["1", "2", "other"], ["NA", "-"]])
+def test_codes_and_categories_stay_text(texts: list[str]) -> None:
+    """A leading zero, a value that is no number, markers alone; a categorical dtype."""
+    assert Columns.fit(pd.DataFrame({"a": texts})).names == [f"a={t}" for t in sorted(texts)]
+    frame = pd.DataFrame({"a": pd.Categorical(["1", "2"])})
+    assert Columns.fit(frame).names == ["a=1", "a=2"]
+    assert Columns.fit(pl.DataFrame({"a": ["1,5", "2"]}, schema={"a": pl.Categorical})).names == [
+        "a=1,5",
+        "a=2",
+    ]
+
+
+def test_text_that_is_numbers_in_two_ways_is_refused() -> None:
+    """All with a comma before three digits: thousands or decimals."""
+    message = (
+        "X in column 'a' holds numbers as text that can be read in two ways ('1,234' in row 1 is "
+        "1234 or 1.234); convert it to numbers"
+    )
+    with pytest.raises(TypeError, match=re.escape(message)):
+        Columns.fit(pd.DataFrame({"a": ["7", "1,234"]}))
+
+
+@pytest.mark.filterwarnings("ignore:X holds numbers as text")
+def test_text_in_another_notation_than_in_training_is_refused() -> None:
+    """Row and value, at predict."""
+    columns = Columns.fit(pd.DataFrame({"a": ["1,5", "2,5"]}))
+    message = (
+        "X in column 'a' held numbers as text in training (decimal comma), but row 1 is '3.5'; "
+        "write it as in training, or make it NaN"
+    )
+    with pytest.raises(TypeError, match=re.escape(message)):
+        columns.transform(pd.DataFrame({"a": ["3,5", "3.5"]}))
+
+
+def test_a_column_of_numbers_with_a_few_words_is_warned_of() -> None:
+    """More than half of its many values are numbers: the first that is none, with its row."""
+    texts = [f"{i / 7:.3f}" for i in range(40)]
+    texts[17] = "<0.1"
+    with pytest.warns(DataWarning, match=r"beside other text.*column 'a' \('<0.1' in row 17\)"):
+        Columns.fit(pd.DataFrame({"a": texts}))
+
+
+def test_an_identifier_is_warned_of_by_name() -> None:
+    """Most of its values differ; 20 categories in 30 rows do not."""
+    frame = pd.DataFrame({"id": [f"p{i}" for i in range(50)], "city": ["a", "b"] * 25})
+    message = r"an identifier.*column 'id' \(50 of 50 rows have a value of their own\)"
+    with pytest.warns(DataWarning, match=message) as caught:
+        Columns.fit(frame)
+    assert "city" not in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Columns.fit(pd.DataFrame({"a": [f"p{i % 20}" for i in range(30)]}))
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,12 @@ def _check_numeric(name: str, y: Any) -> None:
         text = [any(isinstance(v, (str, bytes)) for v in np.ravel(row)) for row in values]
         if any(text):
             row = text.index(True)
+            cure = "convert it by astype(float)"
+            if "," in str(values[row]):
+                cure = "convert it, with a decimal comma by y.str.replace(',', '.').astype(float)"
             raise ValueError(
                 f"{name} must hold numbers, but row {row} is {str(values[row])!r}: a category has "
-                "no density; if it is a number, convert it by astype(float)"
+                f"no density; if it is a number, {cure}"
             )
 
 

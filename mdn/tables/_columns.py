@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..warnings import DataWarning, warn
-from ._reading import Values, label_of, place_of, read, refuse_numbers_as_text
+from ._numbers import AmbiguousNumberError, notation_of, number_of, number_share, spelled
+from ._reading import Values, floats, label_of, place_of, read, refuse_numbers_as_text
 
 __all__ = ["MAX_CATEGORIES", "Columns", "count_rows", "warn_of_columns"]
 
@@ -21,6 +22,11 @@ MAX_CATEGORIES = 64
 
 Each costs a row of weights, and a rarer one has too few rows to learn them from.
 """
+
+# Where more than this share of the rows have a value of their own, and there are more than so many
+# values, they name the rows: what is learned of one says nothing of another.
+_FEW, _OWN = 20, 0.5
+_MOSTLY = 0.5  # share of the different values that are numbers, in a column that was meant as such
 
 _HOLDS = {"number": "numbers", "boolean": "booleans", "category": "strings or categories"}
 _KINDS = (*_HOLDS, "empty")
@@ -36,6 +42,7 @@ class _Column:
     missing: bool = False  # whether a value was missing, which then has an indicator
     levels: tuple[str, ...] = ()  # categories with an input of their own, by name
     others: bool = False  # whether training had more categories than these
+    notation: str = ""  # of numbers that training had as text; see _numbers
 
     def names(self, name: str) -> list[str]:
         """Names of the encoded columns."""
@@ -85,6 +92,11 @@ class Columns:
     no value      0, whatever comes later             0
     ============  ==================================  ====================  ===================
 
+    Text that is all numbers is read as numbers, with a warning: a column of ``"1.5"`` or ``"1,5"``
+    (decimal comma), also ``"1,234.5"`` and ``"1 234"``, where blanks, ``"NA"``, ``"-"`` and the
+    like are missing values.  Codes with leading zeros (``"01234"``) and columns of a categorical
+    dtype stay categories.
+
     A value is missing if it is NaN, None or null.  A column with missing values in training has a
     0/1 column more, the last of the table, which marks them.  Strings, categoricals, ordered or
     not, and enums are categories, distinguished by their text; the first layer of a network
@@ -124,20 +136,23 @@ class Columns:
 
         Raises:
             TypeError: X is sparse; a column is neither number, boolean nor category (a date, a
-                list, ...) or mixes them; an array of strings has a column that reads as numbers.
+                list, ...) or mixes them; an array of strings has a column that reads as numbers; a
+                column of text is numbers that can be read in two ways (``"1,234"``).
             ValueError: X is not 2-dimensional, empty, complex or infinite somewhere (with the
                 row); two columns have one name.
 
         Warns:
-            DataWarning: a column has no value at all; it is ignored.
+            DataWarning: a column has no value at all, and is ignored; text is read as numbers; a
+                column of text is mostly numbers; most rows have a category of their own, as by an
+                identifier.
         """
         _, names, columns = read(X)
         if isinstance(X, np.ndarray) and X.dtype.kind == "U":
             refuse_numbers_as_text(X)
-        self = cls(names, tuple(map(_learn, columns)))
-        empty = [
-            place_of(i, names) for i, column in enumerate(self._columns) if column.kind == "empty"
-        ]
+        places = [place_of(i, names) for i in range(len(columns))]
+        self = cls(names, tuple(map(_learn, columns, places)))
+        _warn_of_text(self._columns, columns, places)
+        empty = [places[i] for i, column in enumerate(self._columns) if column.kind == "empty"]
         warn_of_columns(empty, "X has no value at all in {}; what has no value is ignored")
         return self
 
@@ -202,6 +217,8 @@ class Columns:
         new: list[str] = []
         for i, (column, values, part) in enumerate(zip(self._columns, columns, parts, strict=True)):
             place = place_of(i, self.feature_names)
+            if column.notation and values.kind == "category":
+                values = _numbers(values, column.notation, place)
             _check_kind(column.kind, values, place)
             n_lost, unseen = column.encode(values, part)
             if n_lost:
@@ -267,10 +284,13 @@ class Columns:
             )
 
 
-def _learn(values: Values) -> _Column:
+def _learn(values: Values, place: str) -> _Column:
     if values.kind == "empty":
         return _Column("empty")
     if values.kind == "category":
+        notation = _notation(values, place)
+        if notation is not None:
+            return replace(_learn(_numbers(values, notation, place), place), notation=notation)
         counts: Counter[str | None] = Counter()
         for value, count in Counter(values.data).items():
             counts[label_of(value)] += count
@@ -284,6 +304,79 @@ def _learn(values: Values) -> _Column:
         fill = 2 * np.median(present / 2)
     fill += 0.0  # makes one zero of 0.0 and -0.0, whichever came first
     return _Column(values.kind, float(fill), len(present) < len(values.data))
+
+
+def _notation(values: Values, place: str) -> str | None:
+    """The notation of a column of text that is all numbers."""
+    if values.declared:
+        return None
+    try:
+        return notation_of(filter(None, map(label_of, set(values.data))))
+    except AmbiguousNumberError as error:
+        row = next(i for i, value in enumerate(values.data) if value and str(error) in value)
+        whole, decimal = (str(error).replace(",", mark) for mark in ("", "."))
+        raise TypeError(
+            f"X in {place} holds numbers as text that can be read in two ways ({str(error)!r} in "
+            f"row {row} is {whole} or {decimal}); convert it to numbers, or to a categorical dtype "
+            "if they are categories"
+        ) from None
+
+
+def _numbers(values: Values, notation: str, place: str) -> Values:
+    """A column of text as the numbers that it holds in a notation."""
+    known = {value: number_of(label_of(value) or "", notation) for value in set(values.data)}
+    wrong = {value for value, number in known.items() if number is None}
+    if wrong:
+        row = next(i for i, value in enumerate(values.data) if value in wrong)
+        raise TypeError(
+            f"X in {place} held numbers as text in training ({spelled(notation)}), but row {row} "
+            f"is {str(values.data[row])!r}; write it as in training, or make it NaN"
+        )
+    return floats("number", np.array([known[v] for v in values.data], dtype=np.float64), place)
+
+
+def _warn_of_text(
+    columns: Sequence[_Column], read: Sequence[Values], places: Sequence[str]
+) -> None:
+    """Warns of columns of text that are numbers, hold some, or name their rows."""
+    numbers, mixed, names = [], [], []
+    for column, values, place in zip(columns, read, places, strict=True):
+        if column.notation:
+            row = next(i for i, v in enumerate(values.data) if _is_number(v, column.notation))
+            numbers.append(
+                f"{place} ({spelled(column.notation)}, {str(values.data[row])!r} in row {row})"
+            )
+        elif values.kind == "category" and not values.declared:
+            counts = Counter(str(v) for v in values.data if label_of(v) is not None)
+            if len(counts) <= _FEW:
+                continue
+            n_numbers, other = number_share(counts)
+            own, n = sum(count == 1 for count in counts.values()), sum(counts.values())
+            if other and n_numbers > _MOSTLY * len(counts):
+                row = next(i for i, v in enumerate(values.data) if v == other)
+                mixed.append(f"{place} ({other!r} in row {row})")
+            elif own > _OWN * n:
+                names.append(f"{place} ({own} of {count_rows(n)} have a value of their own)")
+    warn_of_columns(
+        numbers,
+        "X holds numbers as text, which are read as numbers: {}; convert such a column, or give it "
+        "a categorical dtype if they are categories",
+    )
+    warn_of_columns(
+        mixed,
+        "X holds numbers as text beside other text, so that each is a category: {}; make what is "
+        "no number NaN and convert the column to numbers",
+    )
+    warn_of_columns(
+        names,
+        "X has a name or an identifier of its rows as categories: {}; what is learned of one row "
+        "says nothing of another, so leave such a column out, or replace it by what rows share",
+    )
+
+
+def _is_number(value: Any, notation: str) -> bool:
+    number = number_of(label_of(value) or "", notation)
+    return number is not None and not math.isnan(number)
 
 
 def _check_kind(kind: str, values: Values, place: str) -> None:

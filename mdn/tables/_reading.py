@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Values", "read", "refuse_numbers_as_text", "label_of", "place_of"]
+__all__ = ["Values", "floats", "read", "refuse_numbers_as_text", "label_of", "place_of"]
 
 _CURE = "convert it to numbers, booleans or strings (a date to the seconds since a day)"
 
@@ -22,6 +22,7 @@ class Values(NamedTuple):
 
     kind: str  # one of _KINDS
     data: Any  # number, boolean: (N,) float64 with NaN where missing; category: list; empty: None
+    declared: bool = False  # whether the dtype says that it is a category
 
 
 def read(X: Any) -> tuple[int, list[str] | None, list[Values]]:
@@ -45,7 +46,7 @@ def read(X: Any) -> tuple[int, list[str] | None, list[Values]]:
         with np.errstate(over="ignore"):  # a longdouble beyond float64 is refused as infinite
             matrix = array.astype(np.float64)
         name = "boolean" if kind == "b" else "number"
-        columns = [_floats(name, column, f"column {i}") for i, column in enumerate(matrix.T)]
+        columns = [floats(name, column, f"column {i}") for i, column in enumerate(matrix.T)]
     elif kind in "OU":
         columns = [_by_value(column.tolist(), f"column {i}") for i, column in enumerate(array.T)]
     else:
@@ -101,9 +102,9 @@ def _read_frame(X: Any) -> tuple[int, list[str] | None, list[Values]]:
             # a copy: pandas may return its own memory, and read-only
             data = np.array(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
             kind = "boolean" if dtype == nw.Boolean else "number"
-            columns.append(_floats(kind, data, place))
+            columns.append(floats(kind, data, place))
         elif dtype in (nw.String, nw.Categorical, nw.Enum):
-            columns.append(_texts(series.to_list()))
+            columns.append(_texts(series.to_list(), declared=dtype != nw.String))
         elif dtype in (nw.Object, nw.Unknown):  # Unknown: null and complex columns among others
             columns.append(_by_value(series.to_list(), place))
         else:
@@ -134,7 +135,7 @@ def _by_value(values: list[Any], place: str) -> Values:
         top = sys.float_info.max
         values = [math.inf if isinstance(v, int) and abs(v) > top else v for v in values]
         data = np.array(values, dtype=np.float64)
-    return _floats("number" if "number" in first else "boolean", data, place)
+    return floats("number" if "number" in first else "boolean", data, place)
 
 
 def _first_rows(values: list[Any], place: str) -> dict[str, int]:
@@ -154,7 +155,7 @@ def _first_rows(values: list[Any], place: str) -> dict[str, int]:
     return first
 
 
-def _floats(kind: str, data: NDArray[np.float64], place: str) -> Values:
+def floats(kind: str, data: NDArray[np.float64], place: str) -> Values:
     """A column of numbers or booleans, refused if infinite."""
     if (infinite := np.isinf(data)).any():
         raise ValueError(
@@ -165,10 +166,10 @@ def _floats(kind: str, data: NDArray[np.float64], place: str) -> Values:
     return Values("empty", None) if np.isnan(data).all() else Values(kind, data)
 
 
-def _texts(data: list[Any]) -> Values:
+def _texts(data: list[Any], declared: bool = False) -> Values:
     """A column of categories."""
     nothing = all(label_of(value) is None for value in set(data))
-    return Values("empty", None) if nothing else Values("category", data)
+    return Values("empty", None) if nothing else Values("category", data, declared)
 
 
 def label_of(value: Any) -> str | None:
@@ -214,8 +215,8 @@ def refuse_numbers_as_text(X: NDArray[np.str_]) -> None:
             continue
         raise TypeError(
             f"X is an array of strings whose column {i} reads as numbers ({str(X[0, i])!r} in row "
-            "0); pass a DataFrame or an array of dtype object with the numbers as numbers, or "
-            "X.astype(object) if they are categories"
+            "0); pass a DataFrame or an array of dtype object with the numbers as numbers, or a "
+            "DataFrame where that column has dtype category if they are categories"
         )
 
 
