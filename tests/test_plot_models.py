@@ -17,10 +17,22 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
-from mdn import DiscretizedMixture, GaussianMixture, MDNRegressor, Mixture, TruncatedMixture, plot
+from mdn import (
+    DiscretizedMixture,
+    GaussianMixture,
+    MDNRegressor,
+    Mixture,
+    TruncatedMixture,
+    explain_nll,
+    plot,
+)
+from mdn.prediction import predict_distribution
 from tests.test_plot import SCALES, WEIGHTS, fork, fork_cdf, fork_pdf, image
 
 X = np.linspace(1.0, 4.0, 30)[:, None]
@@ -158,7 +170,7 @@ def test_columns_without_numbers_are_held_at_their_most_frequent_value(kind: str
         assert np.array(x["dry"]).tolist() == [dry] * 9
         np.testing.assert_allclose(np.array(x["wait"]), image(ax)[0])
     assert ax.get_xlabel() == (
-        "wait\n(image and mean: the other features at their most frequent values)"
+        "wait\n(image and mean: the other features at their most\nfrequent values)"
     )
 
 
@@ -175,7 +187,7 @@ def test_a_regressor_fitted_on_mixed_columns_is_drawn(kind: str) -> None:
     for draw in (OVER_A_FEATURE | AT_ROWS).values():
         draw(model, table, ax=Figure().subplots())
     found = plot.plot_fan(model, table, n_grid=5).get_xlabel()
-    assert found == "wait\n(the other features at their medians or most frequent values)"
+    assert found == "wait\n(the other features at their medians or most frequent\nvalues)"
     row = [3.0, "south", False, 2.0]
     ax = plot.plot_fan(model, table, at=row, coverage=0.5, n_grid=5)
     held = FRAMES[kind]({k: [v] for k, v in zip(columns, row, strict=True)})
@@ -197,10 +209,160 @@ def test_rows_of_objects_are_taken_by_value() -> None:
     wanted = plot.plot_fan(fork, X, coverage=0.5, n_grid=30)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), wanted.lines[0].get_ydata(), rtol=1e-5)
     assert ax.get_xlabel() == "x0\n(the other feature at its most frequent value)"
-    with pytest.raises(TypeError, match="x must hold numbers"):
-        plot.plot_weights(model, rows, feature=1)
     with pytest.raises(ValueError, match=r"at must hold values of x.*got 'east'"):
         plot.plot_weights(model, rows, at=[1.0, "east"])
+
+
+# -- features by name, categories and gaps --------------------------------------------------------
+
+SITES = {"north": 3.0, "south": 0.0, "east": -2.0}  # the mean of y at each
+HOUSES = {
+    "site": [*["south"] * 4, *["north"] * 3, None, "east", "south"],
+    "area": [1.0, 2.0, np.nan, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, np.nan],
+    "new": [True, False] * 5,
+}
+PRICES = np.arange(10.0)
+
+
+class BySite(Regressor):
+    """y is normal around the mean of its site plus its area, with scale 0.5, or 1 if new."""
+
+    def predict_distribution(self, X: Any) -> Any:
+        loc = np.array([SITES[site] for site in np.array(X["site"]).tolist()])
+        loc += np.nan_to_num(np.array(X["area"], dtype=float), nan=50.0)
+        scale = torch.as_tensor(np.where(np.array(X["new"]), 1.0, 0.5))
+        loc = torch.as_tensor(loc)
+        zero = torch.zeros(1, dtype=torch.float64)
+        return GaussianMixture(zero, loc[:, None, None], scale[:, None, None])
+
+
+def houses(kind: str) -> Any:
+    """The table as a data frame of each kind; a gap is what that library has for it."""
+    if kind == "pyarrow":
+        return pa.table({k: pa.array(v, from_pandas=True) for k, v in HOUSES.items()})
+    return FRAMES[kind](HOUSES, strict=False) if kind == "polars" else FRAMES[kind](HOUSES)
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_a_category_gets_a_strip_for_each_value(kind: str, ax: Axes) -> None:
+    """In the order of their names; each cell is its mean density by SciPy's cdf.
+
+    The others are held at the median of what is there, 5.5, and the value seen first of the most
+    frequent ones.  The row without a site is not drawn.
+    """
+    plot.plot_density(BySite(), houses(kind), PRICES, feature="site", ax=ax, n_grid=40)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["east", "north", "south"]
+    mesh = ax.collections[0]
+    edges = mesh.get_coordinates()[..., 1][:, 0]  # type: ignore[attr-defined]
+    cells = mesh.get_array()
+    for strip, mean in zip(cells.T, (-2.0, 3.0, 0.0), strict=True):
+        wanted = np.diff(stats.norm.cdf(edges, mean + 5.5, 1.0)) / np.diff(edges)
+        np.testing.assert_allclose(strip, wanted, atol=1e-9)
+    (points,) = (c for c in ax.collections if c.get_label() == "data")
+    at, y = np.asarray(points.get_offsets()).T
+    assert np.round(at).tolist() == [2, 2, 2, 2, 1, 1, 1, 0, 2]
+    assert y.tolist() == np.delete(PRICES, 7).tolist()
+    assert "site has no value in 1 of 10 rows" in ax.get_xlabel().replace("\n", " ")
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_rows_without_the_feature_are_left_out(kind: str, ax: Axes) -> None:
+    """The grid goes over the values that there are; the label counts the rows without."""
+    plot.plot_fan(BySite(), houses(kind), PRICES, feature="area", ax=ax, coverage=0.5, n_grid=9)
+    (points,) = (c for c in ax.collections if c.get_label() == "data")
+    wanted = np.delete(np.c_[HOUSES["area"], PRICES], [2, 9], axis=0)
+    np.testing.assert_array_equal(points.get_offsets(), wanted)
+    x, median = next(line for line in ax.lines if line.get_label() == "median").get_data()
+    np.testing.assert_allclose(x, np.linspace(0.84, 9.16, 9))
+    np.testing.assert_allclose(median, x)  # in the south, the most frequent site
+    assert "area has no value in 2 of 10 rows" in ax.get_xlabel().replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["feature", "fan", "modes", "weights"])
+@pytest.mark.parametrize("feature", ["site", "new", 2])
+def test_every_plot_over_a_feature_draws_categories(name: str, feature: Any, ax: Axes) -> None:
+    """Level pieces, one for each, which no line joins."""
+    options: dict[str, Any] = {"coverage": 0.5} if name == "fan" else {}
+    getattr(plot, f"plot_{name}")(BySite(), houses("pandas"), feature=feature, ax=ax, **options)
+    places = [0, 1, 2] if feature == "site" else [0, 1]
+    assert ax.get_xticks().tolist() == places
+    label = {"modes": "mean of y given x", "weights": "component 0"}.get(name, "median")
+    line = next(line for line in ax.lines if str(line.get_label()).startswith(label))
+    x, y = (np.asarray(a).reshape(-1, 3) for a in line.get_data())
+    assert np.isnan(x[:, 2]).all() and np.allclose(x[:, :2].mean(1), places)
+    np.testing.assert_array_equal(y[:, 0], y[:, 1])
+    if feature == "site" and name != "weights":
+        assert y[:, 0] == pytest.approx([3.5, 8.5, 5.5])
+
+
+def test_some_values_are_held_by_name(ax: Axes) -> None:
+    """Those that are not given are typical; a whole row may be a Series."""
+    table = houses("pandas")
+    plot.plot_fan(BySite(), table, feature="area", at={"site": "north"}, coverage=0.5, ax=ax)
+    x, median = next(line for line in ax.lines if line.get_label() == "median").get_data()
+    np.testing.assert_allclose(median, x + 3.0)
+    found = plot.plot_feature(BySite(), table, feature="site", at=table.iloc[4]).get_xlabel()
+    assert found == "site\n(the other features as given; site has no value in 1 of\n10 rows)"
+    row = plot.plot_feature(BySite(), table, feature="site", at=table.iloc[4])
+    assert "the given row, at north" in row.get_legend_handles_labels()[1]
+    gap = plot.plot_fan(BySite(), table, feature="site", at=table.iloc[2], coverage=0.5)
+    assert np.nanmin(gap.lines[0].get_ydata()) == 48.0  # as the model takes the gap
+    one = plot.plot_conditional(BySite(), table.iloc[0])  # a row is no column
+    assert one.get_legend_handles_labels()[1][0] == "p(y|x = (south, 1, True))"
+
+
+def test_categories_come_in_their_order_and_the_rare_ones_are_counted() -> None:
+    """Of a categorical its own order; of 20 values the 12 most frequent."""
+    sizes = pd.Categorical(["S", "L", "M"] * 2, categories=["S", "M", "L", "XL"], ordered=True)
+    law = Regressor()
+    law.predict_distribution = lambda X: fork(torch.zeros(len(X), 1) + 1.0)
+    enum = pl.Series(list(sizes), dtype=pl.Enum(["S", "M", "L", "XL"]))
+    for table in (
+        pd.DataFrame({"size": sizes}),
+        pd.DataFrame({"size": sizes.as_unordered()}),
+        pl.DataFrame({"size": enum}),
+    ):
+        ax = plot.plot_fan(law, table, coverage=0.5)
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["S", "M", "L"]
+    many = pd.DataFrame({"id": [f"id{i:02}" for i in range(20)] + ["id19"] * 2})
+    ax = plot.plot_fan(law, many, np.arange(22.0), coverage=0.5)
+    texts = [text.get_text() for text in ax.get_xticklabels()]
+    assert len(texts) == 12 and texts[-1] == "id19"
+    assert ax.get_xlabel() == "id\n(intervals and median: the 12 most frequent of 20 values\nof id)"
+
+
+def test_a_feature_that_is_not_there_is_named() -> None:
+    """With the nearest name."""
+    table = houses("pandas")
+    with pytest.raises(ValueError, match=r"there is no 'are', the nearest is 'area'"):
+        plot.plot_density(BySite(), table, PRICES, feature="are")
+    with pytest.raises(ValueError, match=r"0 to 2, or its name; got 3"):
+        plot.plot_density(BySite(), table, PRICES, feature=3)
+    with pytest.raises(ValueError, match=r"0 to 0; got 'area', but x has no names of columns"):
+        plot.plot_density(fork, [1.0, 2.0], [1.0, 2.0], feature="area")
+    with pytest.raises(TypeError, match=r"at must be a row of x, as x has no names.*'area'"):
+        plot.plot_fan(fork, [1.0, 2.0], at={"area": 1.0})
+    with pytest.raises(ValueError, match=r"there is no 'are', the nearest is 'area'"):
+        plot.plot_fan(BySite(), table, at={"are": 1.0})
+
+
+def test_a_pipeline_over_a_table_is_drawn_and_explained() -> None:
+    """Its own steps encode the strings and fill the gaps; names are those of the table."""
+    table = pd.concat([houses("pandas")] * 6, ignore_index=True)
+    y = np.arange(60.0) + table["new"]
+    onehot, fill = ("onehot", OneHotEncoder(), ["site", "new"]), ("fill", SimpleImputer(), ["area"])
+    law = MDNRegressor(preset="fast", ensemble_size=1, trees=False, max_epochs=2, random_state=0)
+    pipeline = make_pipeline(ColumnTransformer([onehot, fill]), law).fit(table, y)
+    search = GridSearchCV(pipeline, {"mdnregressor__max_epochs": [1, 2]}, cv=2)
+    search.fit(table, y)
+    for model in (pipeline, search):
+        for draw in (plot.plot_density, plot.plot_fan, plot.plot_modes):
+            for feature in table.columns:
+                draw(model, table, y, feature=feature, n_grid=20, ax=Figure().subplots())
+        plot.plot_conditional(model, table[:3], ax=Figure().subplots())
+        plot.plot_ridge(model, table[:10], ax=Figure().subplots())
+        log_p = predict_distribution(model, table).log_prob(torch.as_tensor(y)[:, None])
+        assert explain_nll(model, table, y).unit["nll"] == pytest.approx(-log_p.mean().item())
 
 
 # -- distributions --------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def plot_conditional(
         coverage: probability of the shaded region, in (0, 1).
         region: "central", the interval between two quantiles; or "hdr", the region of highest
             density, in one piece or several.
-        labels: names of the N curves; by default the values of x.
+        labels: names of the N curves; by default the values of x, if they are few.
         y_label, y_unit, ax: as in all plots of `mdn.plot`.
         n_grid: evenly spaced points of a curve, next to those around the components.
         **style: keywords of ``Axes.plot`` for the densities, as ``color`` or ``lw``.
@@ -175,7 +175,7 @@ def plot_ridge(
 
     Args:
         model_or_dist, x, n_grid, style: as in `plot_conditional`.
-        labels: names of the N rows; by default the values of x.
+        labels: names of the N rows; by default the values of x, if they are few.
         x_label: what tells the rows apart, with its unit: the vertical axis.
         y_label, y_unit, ax: as in all plots of `mdn.plot`; y is the horizontal axis.
 
@@ -202,8 +202,8 @@ def plot_ridge(
     n = dist.batch_shape[0]
     if not 1 <= n <= _MOST_RIDGES:
         raise ValueError(f"x must have 1 to {_MOST_RIDGES} rows; got {n}")
-    rows = [str(i) for i in range(n)] if table is None else inputs.row_values(table)
-    names = inputs.check_labels(labels, rows)
+    rows = None if table is None else inputs.row_values(table)
+    names = inputs.check_labels(labels, rows or [str(i) for i in range(n)])
 
     low, median, high = inputs.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
     _, grid, density = _curves(dist, low.min(), high.max(), median[:, None], n_grid)  # (G, N)
@@ -221,7 +221,7 @@ def plot_ridge(
     ax.set_yticks(np.arange(n), names)
     ax.set_ylim(-0.1, max(n - 0.5, (np.arange(n) + height.max(0)).max() + 0.1))
     ax.set_xlim(grid.min(), grid.max())
-    rows_are = "row" if table is None else "x"
+    rows_are = "row" if rows is None else "x"
     look.set_labels(ax, look.with_unit("y", y_unit), rows_are, y_label, x_label)
     return ax
 
@@ -276,10 +276,11 @@ def _around_components(loc: Floats, scale: Floats, low: float, high: float) -> F
 
 def _curve_names(table: Any, n: int) -> list[str]:
     """Returns names of curves: the values of x, or the numbers of the rows."""
-    if table is None:
+    rows = None if table is None else inputs.row_values(table)
+    if rows is None:
         return ["p(y|x)"] if n == 1 else [f"row {i}" for i in range(n)]
     one = table.shape[1] == 1
-    return [f"p(y|x = {row})" if one else f"p(y|x = ({row}))" for row in inputs.row_values(table)]
+    return [f"p(y|x = {row})" if one else f"p(y|x = ({row}))" for row in rows]
 
 
 def _format_values(values: ArrayLike, span: float, unit: str | None) -> str:

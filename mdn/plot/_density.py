@@ -28,7 +28,7 @@ def plot_density(
     x: ArrayLike,
     y: ArrayLike,
     *,
-    feature: int = 0,
+    feature: int | str = 0,
     at: ArrayLike | None = None,
     x_label: str | None = None,
     y_label: str | None = None,
@@ -53,9 +53,12 @@ def plot_density(
         x: features, (N,) or (N, F): an array, a tensor or a data frame of pandas, polars or
             pyarrow, as the model takes it.
         y: target, (N,) or (N, 1).
-        feature: column of x that is drawn.
-        at: a row of x, (F,), at whose values the others are held; if None they are held at their
-            medians, those that hold no numbers at their most frequent value.
+        feature: column of x that is drawn, its number, or in a data frame its name.  One that holds
+            no numbers gets a strip for each of its values, the 12 most frequent at most.  Rows
+            where it has no value are not drawn; the label of the axis gives their number.
+        at: a row of x, (F,), at whose values the others are held, or some values by the names of
+            their columns; what is not given is held at the median, or, if it holds no numbers, at
+            the most frequent value.
         x_label, y_label, y_unit, ax: as in all plots of `mdn.plot`; the unit is for the colour bar.
         n_grid: cells along either axis.
         **style: keywords of ``Axes.pcolormesh``, as ``cmap`` or ``vmax``.
@@ -81,14 +84,14 @@ def plot_density(
         'density p(y|x) [1/m]'
     """
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
-    target = inputs.check_target(y, len(grid.data))
+    target = inputs.check_target(y, len(grid.drawn))[grid.drawn]
     ys = inputs.even_steps(target, 0.1, n_grid)
 
     ax = look.get_axes(ax)
     draw_image(ax, grid, ys, y_unit, style)
     look.draw_points(ax, grid.data, target)
     mean = to_numpy(grid.dist.mean)[:, 0]
-    look.draw_line(ax, grid.values, mean, "mean of y given x", linestyle="--")
+    look.draw_line(ax, *grid.line(mean), "mean of y given x", linestyle="--")
     ax.set_ylim(ys[0], ys[-1])  # a mean far off must not set the limits
     look.label_feature_plot(
         ax, grid, "image and mean: ", x_label, look.with_unit("y", y_unit), y_label
@@ -105,10 +108,17 @@ def draw_image(
     density = _cell_density(grid.dist, ys)
     if not np.isfinite(density).all():
         bad = grid.values[np.flatnonzero(~np.isfinite(density).all(0))[0]]
-        raise ValueError(f"model must give a finite density; it does not at x = {bad:g}")
+        raise ValueError(f"model must give a finite density; it does not at {grid.name} = {bad:g}")
     limits = {} if "norm" in style else {"vmin": 0.0, "vmax": _colour_limit(density, ys)}
     defaults = {"cmap": look.blues(), "shading": "nearest", "rasterized": True, **limits}
-    mesh = ax.pcolormesh(grid.values, ys, density, **{**defaults, **style})
+    xs = grid.values
+    if grid.levels is not None:  # strips, whose edges a single one has as well
+        half = (ys[1] - ys[0]) / 2
+        xs, ys = np.append(xs - 0.5, len(xs) - 0.5), np.append(ys - half, ys[-1] + half)
+        defaults["shading"] = "flat"
+        for edge in xs[1:-1]:
+            ax.axvline(edge, color="white", linewidth=3, zorder=1)
+    mesh = ax.pcolormesh(xs, ys, density, **{**defaults, **style})
     ax.get_figure().colorbar(  # type: ignore[union-attr]
         mesh,
         ax=ax,

@@ -22,6 +22,7 @@ __all__ = ["plot_feature", "plot_fan", "plot_modes", "plot_weights"]
 
 _TAIL = 0.005  # probability left out at the top and at the bottom of plot_feature
 _LEAST_MODE = 0.05  # share of the highest density at an x below which a mode is no branch
+_FEW_POINTS = 4  # times as large is a mode where x has a few places only
 _PALE, _DARK = 0.2, 0.62  # of the colour map: the widest interval and the narrowest
 
 
@@ -30,7 +31,7 @@ def plot_feature(
     model: Any,
     x: ArrayLike,
     *,
-    feature: int = 0,
+    feature: int | str = 0,
     at: ArrayLike | None = None,
     coverage: float = 0.9,
     x_label: str | None = None,
@@ -81,17 +82,17 @@ def plot_feature(
 
     ax = look.get_axes(ax)
     draw_image(ax, grid, ys, y_unit, style)
-    look.draw_line(ax, grid.values, median, "median")
+    look.draw_line(ax, *grid.line(median), "median")
     for line, name in ((lower, "_lower"), (upper, f"{look.percent(coverage)} central interval")):
-        look.draw_line(ax, grid.values, line, name, linestyle="--", lw=1.3)
+        look.draw_line(ax, *grid.line(line), name, linestyle="--", lw=1.3)
     if grid.at is not None:
-        ax.axvline(
-            grid.at, color=look.BLACK, ls=":", lw=1.5, label=f"the given row, at {grid.at:.4g}"
-        )
+        at_x = f"{grid.at:.4g}" if grid.levels is None else grid.levels[int(grid.at)]
+        ax.axvline(grid.at, color=look.BLACK, ls=":", lw=1.5, label=f"the given row, at {at_x}")
     ticks: dict[str, Any] = {"color": look.BLACK, "markersize": 12, "markeredgewidth": 0.6}
     ticks |= {"alpha": 0.5, "label": "rows of x", "transform": ax.get_xaxis_transform()}
     ax.plot(grid.data, np.zeros(len(grid.data)), "|", **ticks)  # half of them below the frame
-    ax.set_xlim(grid.values[0], grid.values[-1])
+    if grid.levels is None:
+        ax.set_xlim(grid.values[0], grid.values[-1])
     ax.set_ylim(ys[0], ys[-1])
     look.label_feature_plot(ax, grid, "", x_label, look.with_unit("y", y_unit), y_label)
     return ax
@@ -103,7 +104,7 @@ def plot_fan(
     x: ArrayLike,
     y: ArrayLike | None = None,
     *,
-    feature: int = 0,
+    feature: int | str = 0,
     at: ArrayLike | None = None,
     coverage: float | Sequence[float] = (0.5, 0.8, 0.95),
     x_label: str | None = None,
@@ -144,7 +145,7 @@ def plot_fan(
     """
     wanted = inputs.check_coverages(coverage)[::-1]  # the widest first: the others lie on top
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
-    target = None if y is None else inputs.check_target(y, len(grid.data))
+    target = None if y is None else inputs.check_target(y, len(grid.drawn))[grid.drawn]
     tails = [0.5 + s * 0.5 * c for s in (-1, 1) for c in wanted]
     *ends, median = inputs.quantiles(grid.dist, np.array([*tails, 0.5]))
 
@@ -154,8 +155,9 @@ def plot_fan(
         defaults = {"facecolor": look.blues()(shade), "edgecolor": look.BLUE, "linewidth": 0.4}
         defaults["label"] = f"{look.percent(c)} central interval"
         options = look.with_defaults(style, PolyCollection, **defaults)
-        ax.fill_between(grid.values, ends[i], ends[i + len(wanted)], **options)
-    look.draw_line(ax, grid.values, median, "median")
+        at_x, low = grid.line(ends[i])
+        ax.fill_between(at_x, low, grid.line(ends[i + len(wanted)])[1], **options)
+    look.draw_line(ax, *grid.line(median), "median")
     if target is not None:
         look.draw_points(ax, grid.data, target)
     ax.margins(x=0.0)
@@ -170,7 +172,7 @@ def plot_modes(
     x: ArrayLike,
     y: ArrayLike | None = None,
     *,
-    feature: int = 0,
+    feature: int | str = 0,
     at: ArrayLike | None = None,
     x_label: str | None = None,
     y_label: str | None = None,
@@ -209,7 +211,7 @@ def plot_modes(
         ['highest mode', 'other modes', 'mean of y given x']
     """
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
-    target = None if y is None else inputs.check_target(y, len(grid.data))
+    target = None if y is None else inputs.check_target(y, len(grid.drawn))[grid.drawn]
     modes, heights, drawn = inputs.high_modes(grid.dist, _LEAST_MODE)  # (G, K)
     share = heights / heights.max(1, keepdims=True)
     highest = np.arange(share.shape[1]) == 0  # they come by falling density
@@ -223,7 +225,8 @@ def plot_modes(
     )
     for label, chosen, color in looks:
         if chosen.any():
-            defaults = {"s": 4 + 14 * share[chosen], "color": color, "linewidths": 0, "zorder": 3}
+            size = (4 + 14 * share[chosen]) * (1 if grid.levels is None else _FEW_POINTS)
+            defaults = {"s": size, "color": color, "linewidths": 0, "zorder": 3}
             at_x = np.broadcast_to(grid.values[:, None], chosen.shape)[chosen]
             options = look.with_defaults(style, PathCollection, label=label, **defaults)
             if "c" in options:  # another name of color, which Matplotlib does not take beside it
@@ -231,7 +234,7 @@ def plot_modes(
             ax.scatter(at_x, modes[chosen], **options)
     mean = to_numpy(grid.dist.mean)[:, 0]
     look.draw_line(
-        ax, grid.values, mean, "mean of y given x", linestyle="--", lw=1.6, path_effects=None
+        ax, *grid.line(mean), "mean of y given x", linestyle="--", lw=1.6, path_effects=None
     )
     note = "" if target is None else "modes and mean: "
     look.label_feature_plot(ax, grid, note, x_label, look.with_unit("y", y_unit), y_label)
@@ -243,7 +246,7 @@ def plot_weights(
     model: Any,
     x: ArrayLike,
     *,
-    feature: int = 0,
+    feature: int | str = 0,
     at: ArrayLike | None = None,
     x_label: str | None = None,
     y_unit: str | None = None,
@@ -299,7 +302,7 @@ def plot_weights(
 
     ax = look.get_axes(ax)
     for i, (name, weight) in enumerate(curves):
-        look.draw_curve(ax, i, grid.values, weight, name, style)
+        look.draw_curve(ax, i, *grid.line(weight), name, style)
     ax.set_ylim(-0.02, 1.02)
     ax.margins(x=0.0)
     look.label_feature_plot(ax, grid, "", x_label, "weight of the component")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import narwhals as nw
@@ -13,10 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..arguments import check_integer, check_probabilities
+from ..arguments import check_probabilities
 from ..prediction import kind_of, predict_distribution, to_numpy
 
 Floats = NDArray[np.float64]
+
+_MOST_LEVELS = 12  # categories that an axis has room for; of more the most frequent
+_HALF_PIECE = 0.4  # of the level piece of a curve at a category; categories are 1 apart
+_JITTER = 0.3  # by which rows of one category are spread, to either side
+_GOLDEN = (np.sqrt(5) - 1) / 2
+_MOST_TEXT = 28  # characters of a row of x that name a curve
 
 
 # -- the model ------------------------------------------------------------------------------------
@@ -26,59 +33,90 @@ class FeatureGrid(NamedTuple):
     """The model on a grid of one feature, the other features held.
 
     Attributes:
-        values: the feature, (G,), rising.
+        values: the feature, (G,), rising; of a feature without numbers the place of each category,
+            0 to G - 1.
         dist: p(y|x) there, batch (G,).
-        data: the feature in the rows of x, (N,).
+        data: the feature in the rows of x that are drawn, (n,); around the place of its category.
+        drawn: which rows of x these are, (N,); not those where the feature has no value.
         name: of the feature.
-        others: how many others there are and where they are held; empty if there are none.
+        others: how many others there are and where they are held, and how many rows are not drawn;
+            empty if there is nothing to say.
         at: the feature in the row that the user gave, if any.
+        levels: the categories, G names; None of a feature of numbers.
     """
 
     values: Floats
     dist: Any
     data: Floats
+    drawn: NDArray[np.bool_]
     name: str
     others: str
     at: float | None
+    levels: list[str] | None
+
+    def line(self, y: Floats) -> tuple[Floats, Floats]:
+        """Returns x and y of a curve through y (G,): of categories a level piece for each."""
+        if self.levels is None:
+            return self.values, y
+        ends = self.values[:, None] + [-_HALF_PIECE, _HALF_PIECE, np.nan]
+        return ends.reshape(-1), np.repeat(y, 3)
 
 
-def feature_grid(model: Any, x: Any, feature: int, at: Any, n_grid: int) -> FeatureGrid:
-    """Returns the model on even steps over the range of one column of x.
+def feature_grid(model: Any, x: Any, feature: int | str, at: Any, n_grid: int) -> FeatureGrid:
+    """Returns the model on even steps over the range of one column of x, or at its categories.
 
-    The others are held as in ``at``, a row of x or a data frame of one; if None, at the median of a
-    column of numbers and at the most frequent value of any other.
+    The others are held as in ``at``, a row of x, a data frame of one, or some values by the names
+    of their columns; what is not given at the median of a column of numbers and at the most
+    frequent value of any other.
     """
-    check_integer("n_grid", n_grid, 2)
     table = as_table(x)
     columns, names = _columns(table)
     n_features = len(columns)
-    if not (isinstance(feature, int | np.integer) and 0 <= feature < n_features):
-        raise ValueError(f"feature must be a column of x, 0 to {n_features - 1}; got {feature!r}")
-    data = check_numbers(columns[feature], "x")
-    if at is None:
-        row = [
-            np.nanmedian(c) if c.dtype == np.float64 else Counter(c).most_common(1)[0][0]
-            for c in columns
-        ]
-        where = _where_typical([c for i, c in enumerate(columns) if i != feature])
+    index = _feature_index(feature, n_features, names)
+    column = columns[index]
+    name = names[index] if names else "x" if n_features == 1 else f"x{index}"
+    given = _given_values(at, n_features, names)
+    row = [given[i] if i in given else _typical(c) for i, c in enumerate(columns)]
+    others = [c for i, c in enumerate(columns) if i != index and i not in given]
+    where = _where_typical(others, n_features - 1) if others else "as given"
+    if others and given.keys() - {index}:
+        where += " or as given"
+    notes = [f"the other feature{'s' * (n_features > 2)} {where}"] if n_features > 1 else []
+    n_empty = sum(map(is_missing, column))
+    if n_empty == len(column):
+        raise ValueError(f"x must hold values of feature {name}; got none in {n_empty} rows")
+    if n_empty:
+        notes.append(f"{name} has no value in {n_empty} of {len(column)} rows")
+    levels, varied, place = None, None, None
+    if _is_numeric(column):
+        check_numbers(np.nan_to_num(column, nan=0.0, posinf=np.inf, neginf=-np.inf), "x")
+        data = column
+        values = varied = even_steps(data[~np.isnan(data)], 0.02, n_grid)
+        if not is_missing(given.get(index)):
+            place = float(check_numbers(given[index], "at"))
     else:
-        given = at.detach().cpu() if isinstance(at, Tensor) else at
-        row = list(np.asarray(given, dtype=object).flat)
-        if len(row) != n_features:
-            raise ValueError(
-                f"at must be one row of x, {n_features} values; got shape {np.shape(at)}"
-            )
-        where = "as given"
-    values = even_steps(data, 0.02, n_grid)
-    held = [_repeat(value, column, n_grid) for value, column in zip(row, columns, strict=True)]
-    held[feature] = values
+        known = _categories(column)
+        shown = known[:_MOST_LEVELS]
+        if len(known) > len(shown):
+            notes.append(f"the {len(shown)} most frequent of {len(known)} values of {name}")
+        shown = [level for level in _in_order(column, known) if level in shown]
+        data = _places(column, shown)
+        values, levels = np.arange(len(shown), dtype=np.float64), [*map(_as_text, shown)]
+        varied = column[[list(column).index(level) for level in shown]]
+        if given.get(index) in shown:
+            place = float(shown.index(given[index]))
+    drawn = ~np.isnan(data)
+    held = [_repeat(value, c, len(values)) for value, c in zip(row, columns, strict=True)]
+    held[index] = varied
     return FeatureGrid(
         values,
         distribution_at(model, _like_table(table, held)),
-        data,
-        names[feature] if names else "x" if n_features == 1 else f"x{feature}",
-        f"the other feature{'s' * (n_features > 2)} {where}" if n_features > 1 else "",
-        None if at is None else float(row[feature]),
+        data[drawn],
+        drawn,
+        name,
+        "; ".join(notes),
+        place,
+        levels,
     )
 
 
@@ -170,9 +208,14 @@ def even_steps(values: Floats, margin: float, n: int) -> Floats:
 
 
 def as_table(x: Any) -> Any:
-    """Returns a data frame as it is, anything else as an array (N, F) of numbers or objects."""
+    """Returns a data frame as it is, anything else as an array (N, F) of numbers or objects.
+
+    A row of a data frame of pandas, a Series with the names of the columns, becomes a data frame.
+    """
     if nw.dependencies.is_into_dataframe(x):
         return x
+    if nw.dependencies.is_pandas_series(x) and all(isinstance(name, str) for name in x.index):
+        return x.to_frame().T.infer_objects()
     array = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
     mixed = array.dtype.kind in "USO"  # NumPy makes text of rows that hold some text
     array = np.asarray(x, dtype=object) if mixed else array.astype(np.float64)
@@ -182,14 +225,22 @@ def as_table(x: Any) -> Any:
     return array
 
 
-def row_values(table: Any) -> list[str]:
-    """Returns the values of each row of what :func:`as_table` returns, as text."""
+def row_values(table: Any) -> list[str] | None:
+    """Returns the values of each row of what :func:`as_table` returns, as text; None if long."""
     is_array = isinstance(table, np.ndarray)
     rows = table if is_array else nw.from_native(table, eager_only=True).iter_rows()
-    return [", ".join(map(_as_text, row)) for row in rows]
+    texts = [", ".join(map(_as_text, row)) for row in rows]
+    return texts if max(map(len, texts)) <= _MOST_TEXT else None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value of a table is None, NaN or what a data frame has for them."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
 
 
 def _as_text(value: Any) -> str:
+    if is_missing(value):
+        return "missing"
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value:.4g}" if is_number else str(value)
 
@@ -210,24 +261,100 @@ def _columns(table: Any) -> tuple[list[Any], list[str] | None]:
 
 def _as_numbers(column: Any) -> Any:
     """Returns a column of objects as numbers if it holds nothing else."""
+    if any(isinstance(value, str | bool | np.bool_) for value in column):
+        return column
     try:
         return column.astype(np.float64)
     except (TypeError, ValueError):
         return column
 
 
-def _where_typical(others: list[Any]) -> str:
-    """Returns in words where columns are held at their typical values."""
-    numbers, many = [column.dtype == np.float64 for column in others], "s" * (len(others) > 1)
+def _is_numeric(column: Any) -> bool:
+    return isinstance(column, np.ndarray) and column.dtype == np.float64
+
+
+def _feature_index(feature: Any, n_features: int, names: list[str] | None) -> int:
+    """Returns the column of x that is meant, by its name or its number."""
+    if isinstance(feature, str) and names is not None:
+        if feature not in names:
+            near = difflib.get_close_matches(feature, names, n=1)
+            hint = f"the nearest is {near[0]!r}" if near else f"they are {', '.join(names)}"
+            raise ValueError(f"feature must be a column of x; there is no {feature!r}, {hint}")
+        return names.index(feature)
+    is_number = isinstance(feature, int | np.integer) and not isinstance(feature, bool)
+    if not is_number or not 0 <= feature < n_features:
+        wanted = ", or its name" if names else ""
+        raise ValueError(
+            f"feature must be a column of x, 0 to {n_features - 1}{wanted}; got {feature!r}"
+            + (", but x has no names of columns" if isinstance(feature, str) else "")
+        )
+    return int(feature)
+
+
+def _given_values(at: Any, n_features: int, names: list[str] | None) -> dict[int, Any]:
+    """Returns the values that the user holds, by the number of their column."""
+    if at is None:
+        return {}
+    if isinstance(at, Mapping):
+        if names is None:
+            raise TypeError(
+                "at must be a row of x, as x has no names of columns; got "
+                f"{kind_of(at)} of {', '.join(map(repr, at))}"
+            )
+        return {_feature_index(name, n_features, names): value for name, value in at.items()}
+    at = at.detach().cpu() if isinstance(at, Tensor) else at
+    row = list(np.asarray(at, dtype=object).flat)
+    if len(row) != n_features:
+        raise ValueError(f"at must be one row of x, {n_features} values; got shape {np.shape(at)}")
+    return dict(enumerate(row))
+
+
+def _typical(column: Any) -> Any:
+    """Returns the median of numbers, the most frequent value of others; gaps do not count."""
+    if not _is_numeric(column):
+        return next(iter(_categories(column)), None)
+    present = column[~np.isnan(column)]
+    return np.median(present) if present.size else np.nan
+
+
+def _categories(column: Any) -> list[Any]:
+    """Returns the values of a column, the most frequent first, without gaps."""
+    counts = Counter(value for value in column if not is_missing(value))
+    return [value for value, _ in counts.most_common()]
+
+
+def _in_order(column: Any, values: list[Any]) -> list[Any]:
+    """Returns values of a column in the order of its categories, else sorted as text."""
+    order = None
+    if isinstance(column, nw.Series):
+        native: Any = column.to_native()
+        own = getattr(native, "cat", None) if column.dtype == nw.Categorical else column.dtype
+        order = getattr(own, "categories", None)  # of pandas, or of an enum
+    return sorted(values, key=str) if order is None else [v for v in order if v in values]
+
+
+def _places(column: Any, levels: list[Any]) -> Floats:
+    """Returns where each row is drawn, around the place of its category; NaN if nowhere."""
+    place = {level: float(i) for i, level in enumerate(levels)}
+    at = [np.nan if is_missing(value) else place.get(value, np.nan) for value in column]
+    spread = np.arange(len(at)) * _GOLDEN % 1.0  # even, and unrelated to the order of the rows
+    return np.array(at) + _JITTER * (2 * spread - 1)
+
+
+def _where_typical(others: list[Any], n: int) -> str:
+    """Returns in words where columns, of n, are held at their typical values."""
+    numbers, many = [*map(_is_numeric, others)], "s" * (n > 1)
     values = [f"median{many}"] * any(numbers) + [f"most frequent value{many}"] * (not all(numbers))
     return f"at {'their' if many else 'its'} {' or '.join(values)}"
 
 
 def _repeat(value: Any, column: Any, n: int) -> Any:
     """Returns a column of n times the value, of the kind of the column."""
-    if column.dtype == np.float64:
-        return np.full(n, check_numbers(value, "at"))
-    known = list(column)
+    if _is_numeric(column):
+        empty = is_missing(value) and bool(np.isnan(column).any())
+        return np.full(n, np.nan if empty else check_numbers(value, "at"))
+    known = [None if is_missing(one) else one for one in column]
+    value = None if is_missing(value) else value
     if value not in known:
         raise ValueError(f"at must hold values of x where these are no numbers; got {value!r}")
     return column[[known.index(value)] * n]

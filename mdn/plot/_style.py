@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
@@ -43,6 +44,9 @@ WHITE_TO_BLUE = (
 _DRAWN = frozenset({"figure", "x", "y", "xy", "y2", "left", "xdata", "ydata", "array", "offsets"})
 _DRAWN |= {"data", "paths", "verts", "verts_and_codes", "bounds", "levels", "filled"}
 _BARS = frozenset({"xerr", "yerr", "ecolor", "capsize", "error_kw", "log"})  # in no signature
+_LINE = 56  # characters of a line of a label
+_LONG = 20  # characters of a category that are shown
+_ROOM = 50  # characters that an axis has room for
 _MANY_POINTS = 10_000  # above, the search for the best place of a legend takes seconds
 
 
@@ -179,10 +183,23 @@ def label_feature_plot(
     ax: Axes, grid: FeatureGrid, drawn: str, x_label: str | None, y: str, y_label: str | None = None
 ) -> None:
     """Adds labels and a legend; a note says where the other features are held for what is drawn."""
+    if grid.levels is not None:
+        _name_categories(ax, grid.levels)
     label = x_label or ax.get_xlabel() or grid.name
-    note = f"\n({drawn}{grid.others})" if grid.others else ""
+    note = "\n" + textwrap.fill(f"({drawn}{grid.others})", _LINE) if grid.others else ""
     set_labels(ax, "", y, label if note in label else label + note, y_label)
     add_legend(ax, len(grid.data))
+
+
+def _name_categories(ax: Axes, levels: list[str]) -> None:
+    """Names the places 0, 1, ... of the horizontal axis, slanted where there is no room."""
+    texts = [text if len(text) <= _LONG else text[: _LONG - 1] + "…" for text in levels]
+    ax.set_xticks(np.arange(len(texts)), texts)
+    ax.set_xlim(-0.5, len(texts) - 0.5)
+    if sum(map(len, texts)) > _ROOM:
+        ax.tick_params(axis="x", labelrotation=30)
+        for tick in ax.get_xticklabels():
+            tick.set(ha="right", rotation_mode="anchor")
 
 
 def add_legend(ax: Axes, n_points: int) -> None:
