@@ -500,6 +500,41 @@ def test_half_precision_does_everything_in_its_dtype(kind: str, dtype: torch.dty
 
 
 @each_kind
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["half", "bfloat16"])
+def test_half_precision_has_the_gradients_and_moments_of_float64(
+    kind: str, size: float, dtype: torch.dtype
+) -> None:
+    """On the numbers it holds: gradients finite where they are below 100, moments to its digits."""
+    unit = {"precision_tril": 1 / size, "cov_diag": size**2, "logits": 1.0}
+    given = {n: (unit.get(n, size) * a).to(dtype) for n, a in parameters(kind, 5, d=3).items()}
+    y = (2 * size * torch.randn(5, 3, generator=seeded(1))).to(dtype)
+
+    def results(dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+        leaves = {n: a.to(dtype).requires_grad_() for n, a in given.items()}
+        dist = GaussianMixture(**leaves)
+        grads = torch.autograd.grad(dist.log_prob(y.to(dtype)).sum(), list(leaves.values()))
+        mean = dist.mean - 0.5 * dist.stddev
+        moved = dist.rescale(1.5, 0.5, mean=mean, weight_power=0.5).mean
+        values = [dist.mean, dist.stddev, dist.skewness, dist.kurtosis, dist.covariance, moved]
+        return list(grads), values
+
+    eps = torch.finfo(dtype).eps
+    (grads, values), (exact, expected) = results(dtype), results(F64)
+    for got, true in zip(grads, exact, strict=True):
+        assert got.dtype == dtype
+        small = true.abs() < 100
+        torch.testing.assert_close(got.double()[small], true[small], rtol=8 * eps, atol=8 * eps)
+    for got, true in zip(values, expected, strict=True):
+        assert got.dtype == dtype
+        # where the half can hold it
+        held = true.abs() < torch.finfo(dtype).max
+        scale = true.abs().max().item() if true.ndim == 3 else size
+        tol = 4 * eps * scale
+        torch.testing.assert_close(got.double()[held], true[held], rtol=4 * eps, atol=tol)
+
+
+@each_kind
 def test_a_target_or_value_of_another_dtype_is_taken(kind: str) -> None:
     """Results of log_prob have the wider dtype; a conditioned mixture keeps its own."""
     given = parameters(kind)

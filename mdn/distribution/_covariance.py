@@ -285,8 +285,9 @@ class LowRank(Covariance):
         return factor @ factor.mT + torch.diag_embed(diagonal)
 
     def scale(self) -> Tensor:
-        factor, diagonal = self.tensors
-        return (factor.square().sum(-1) + diagonal).sqrt()
+        dtype = result_dtype(*self.tensors)
+        factor, diagonal = (a.to(work_dtype(dtype)) for a in self.tensors)
+        return (factor.square().sum(-1) + diagonal).sqrt().to(dtype)
 
     def root(self) -> Tensor:
         return _triangular(self.any_root())

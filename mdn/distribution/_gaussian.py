@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, ParamSpec, Self
 
 import torch
 from numpy.typing import ArrayLike
@@ -14,6 +15,7 @@ from torch.distributions import Distribution, constraints
 from ..arguments import check_generator, check_integer
 from ..functional._integrals import entropy_bounds, log_overlaps, log_squared_norm
 from ..functional._modes import mixture_modes
+from ..functional._numerics import work_dtype
 from ..functional._sampling import implicit_sample, mixture_sample
 from ._base import DRAWS
 from ._checks import check_shapes, check_values
@@ -25,9 +27,24 @@ from ._results import Bounds, Estimate
 
 __all__ = ["GaussianMixture"]
 
+_P = ParamSpec("_P")
 _KINDS: dict[tuple[str, ...], type[Covariance]] = {
     kind.names: kind for kind in (Diagonal, Full, Precision, LowRank)
 }
+
+
+def _in_float32(method: Callable[_P, Any]) -> Callable[_P, Any]:
+    """The method of a mixture, done by its float32 twin where it is of half precision."""
+
+    @functools.wraps(method)
+    def ask(*args: _P.args, **kwargs: _P.kwargs) -> Any:
+        mixture: Any = args[0]
+        dtype = mixture.loc.dtype
+        if work_dtype(dtype) == dtype:
+            return method(*args, **kwargs)
+        return method(mixture.to(work_dtype(dtype)), *args[1:], **kwargs).to(dtype)  # type: ignore[arg-type]
+
+    return ask
 
 
 class GaussianMixture(ComponentMixture):
@@ -193,11 +210,10 @@ class GaussianMixture(ComponentMixture):
         """Lower triangular factor of the covariance of each component, (*, K, D, D)."""
         return self._covariance.root()
 
-    # -- density ------------------------------------------------------------------------------
-
     # -- moments ------------------------------------------------------------------------------
 
     @property
+    @_in_float32
     def covariance(self) -> Tensor:
         """Covariance, (*, D, D), squared unit of y."""
         _, apart, _, w = self._centred()
@@ -206,6 +222,7 @@ class GaussianMixture(ComponentMixture):
         return (w.unsqueeze(-1) * within).sum(-3) + between
 
     @property
+    @_in_float32
     def skewness(self) -> Tensor:
         """Third standardised central moment, (*, D)."""
         _, apart, scale, w = self._centred()
@@ -214,6 +231,7 @@ class GaussianMixture(ComponentMixture):
         return (w * a * a * a + 3 * (w * s * s) * a).sum(-2)
 
     @property
+    @_in_float32
     def kurtosis(self) -> Tensor:
         """Excess kurtosis, (*, D): 0 for a Gaussian."""
         _, apart, scale, w = self._centred()
@@ -224,6 +242,7 @@ class GaussianMixture(ComponentMixture):
 
     # -- integrals ----------------------------------------------------------------------------
 
+    @_in_float32
     def squared_norm(self) -> Tensor:
         """Integral of p squared, (*), in 1 / unit of y to the power D; closed form."""
         if isinstance(self._covariance, Diagonal):
@@ -310,6 +329,7 @@ class GaussianMixture(ComponentMixture):
 
     # -- new mixtures from old ----------------------------------------------------------------
 
+    @_in_float32
     def condition(self, dims: int | Sequence[int], value: Tensor | ArrayLike) -> GaussianMixture:
         """The mixture of the other dimensions, given the values of some.
 
@@ -360,6 +380,7 @@ class GaussianMixture(ComponentMixture):
         )
         return self._new(logits, loc, covariance).to(self.loc.dtype)
 
+    @_in_float32
     def rescale(
         self,
         scale: Tensor | float = 1.0,
@@ -446,12 +467,14 @@ class GaussianMixture(ComponentMixture):
         apart = (apart - shift).masked_fill(off, 0.0)
         return (origin + shift).squeeze(-2), apart, self.scale.masked_fill(off, 0.0), w
 
+    @_in_float32
     def _mean(self) -> Tensor:
         return self._centred()[0]
 
     def _variance(self) -> Tensor:
         return self._stddev().square()
 
+    @_in_float32
     def _stddev(self) -> Tensor:
         """Does not over- or underflow where its square would."""
         _, apart, scale, w = self._centred()
@@ -460,7 +483,8 @@ class GaussianMixture(ComponentMixture):
         return size.squeeze(-2) * (w * parts).sum(-2).sqrt()
 
     def _modes(self) -> tuple[Tensor, Tensor]:
-        return mixture_modes(self.logits, self.loc, self.scale_tril)
+        wide = self.to(work_dtype(self.loc.dtype))
+        return mixture_modes(wide.logits, wide.loc, wide.scale_tril)
 
     def _sample(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
         n, (k, d) = self.batch_shape.numel(), self.loc.shape[-2:]
