@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.integrate
@@ -1172,3 +1173,101 @@ def test_gaps_of_dependent_dimensions_without_a_formula_are_refused() -> None:
     dist = Mixture(torch.zeros(1), [td.MultivariateNormal(torch.zeros(2), eye)])
     with pytest.raises(TypeError, match="marginal needs components of independent dimensions"):
         dist.log_prob(torch.tensor([0.0, math.nan]), missing="marginal")
+
+
+# -- parameters at their edges ------------------------------------------------------------------
+
+
+def _at_an_edge() -> dict[str, tuple[Distribution, float, dict[str, float]]]:
+    """Families whose shapes are huge, a y within their width, and mpmath's or SciPy's answers."""
+    found: dict[str, tuple[Distribution, float, dict[str, float]]] = {}
+    with mpmath.workdps(60):
+        m, lg = mpmath.mpf, mpmath.loggamma
+        normal = scipy.stats.norm(0.0, 2.0)
+        z = 0.25
+        crps = 2 * (z * (2 * normal.cdf(0.5) - 1) + 2 * scipy.stats.norm.pdf(z))
+        crps -= 2 / math.sqrt(math.pi)
+        for df in (1e20, math.inf):
+            found[f"student df={df:g}"] = (
+                td.StudentT(t(df), t(0.0), t(2.0), validate_args=False),
+                0.5,
+                {
+                    "log_prob": normal.logpdf(0.5),
+                    "cdf": normal.cdf(0.5),
+                    "variance": 4,
+                    "crps": crps,
+                },
+            )
+        for df in (1e8, 1e12):
+            n = m(df)
+            value = lg((n + 1) / 2) - lg(n / 2) - mpmath.log(n * mpmath.pi) / 2 - mpmath.log(2)
+            value -= (n + 1) / 2 * mpmath.log(1 + m(z) ** 2 / n)
+            answers = {"log_prob": value, "cdf": scipy.stats.t.cdf(z, df)}
+            found[f"student df={df:g}"] = td.StudentT(t(df), t(0.0), t(2.0)), 0.5, answers
+        for a in (1e10, 1e15):
+            y = 1 + 1 / math.sqrt(a)
+            value = m(a) * mpmath.log(m(a)) + (m(a) - 1) * mpmath.log(m(y)) - m(a) * m(y) - lg(m(a))
+            answers = {"log_prob": value, "cdf": scipy.stats.gamma.cdf(y, a, scale=1 / a)}
+            found[f"gamma a={a:g}"] = td.Gamma(t(a), t(a)), y, {**answers, "variance": 1 / a}
+            y = 0.5 + 0.5 / math.sqrt(2 * a)
+            value = (m(a) - 1) * (mpmath.log(m(y)) + mpmath.log(1 - m(y)))
+            value += lg(2 * m(a)) - 2 * lg(m(a))
+            answers = {"log_prob": value, "cdf": scipy.stats.beta.cdf(y, a, a)}
+            found[f"beta a={a:g}"] = td.Beta(t(a), t(a)), y, answers
+            value = mpmath.log(m(a)) + (m(a) - 1) * mpmath.log(1 + 1 / m(a))
+            value -= (1 + 1 / m(a)) ** m(a)
+            ratio = mpmath.gamma(1 + 2 / m(a)) - mpmath.gamma(1 + 1 / m(a)) ** 2
+            found[f"weibull k={a:g}"] = td.Weibull(t(1.0), t(a)), 1.0, {"variance": ratio}
+        for r in (1e6, 1e10, 1e15, 1e20):
+            logit = math.log(3 / r)
+            p = 1 / (1 + mpmath.exp(-m(logit)))
+            mass = [
+                mpmath.exp(
+                    lg(m(r) + k) - lg(m(r)) - lg(m(k) + 1) + m(r) * mpmath.log(1 - p)
+                    + k * mpmath.log(p)
+                )
+                for k in range(3)
+            ]  # fmt: skip
+            found[f"negative binomial r={r:g}"] = (
+                td.NegativeBinomial(t(r), logits=t(logit)),
+                2.0,
+                {"log_prob": mpmath.log(mass[2]), "cdf": sum(mass)},
+            )
+        for k in (1e10, 1e20):  # the normal one, to 1 / k
+            y = 1 / math.sqrt(k)
+            value = scipy.stats.norm.logpdf(y, 0.0, y)
+            answers = {"log_prob": value, "cdf": scipy.stats.norm.cdf(1.0), "variance": 1 / k}
+            found[f"von mises k={k:g}"] = td.VonMises(t(0.0), t(k)), y, answers
+        rate, count = m(10) ** 12, 10**12 + 10**6
+        value = count * mpmath.log(rate) - rate - lg(m(count) + 1)
+        found["poisson 1e12"] = td.Poisson(t(1e12)), float(count), {"log_prob": value}
+    return {n: (d, y, {k: float(v) for k, v in a.items()}) for n, (d, y, a) in found.items()}
+
+
+EDGES = _at_an_edge()
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_families_keep_their_digits_at_the_edges_of_their_parameters(name: str) -> None:
+    """Against mpmath and SciPy, where log-gammas of 1e10 to 1e22 cancel or the limit is normal."""
+    dist, y, answers = EDGES[name]
+    mixture = Mixture(torch.zeros(1, dtype=torch.float64), dist.expand((1,)), validate_args=False)
+    for question, expected in answers.items():
+        asked = getattr(mixture, question)
+        got = asked if isinstance(asked, Tensor) else asked(t(y)[None])
+        assert float(got) == pytest.approx(expected, rel=1e-7), question
+
+
+def test_gradients_at_the_edges_are_those_of_the_limit() -> None:
+    """Student-t of infinite df: the slopes of the normal, 0 in df; gamma of shape 1e10: finite."""
+    df, scale = t(math.inf).requires_grad_(), t(2.0).requires_grad_()
+    student = td.StudentT(df, t(0.0), scale, validate_args=False).expand((1,))
+    y = t(0.5)[None].requires_grad_()
+    value = Mixture(torch.zeros(1).double(), student).log_prob(y)
+    on_y, on_df, on_scale = torch.autograd.grad(value, (y, df, scale))
+    assert float(on_y) == pytest.approx(-0.125)
+    assert float(on_df) == 0
+    assert float(on_scale) == pytest.approx((0.25**2 - 1) / 2)
+    a = t(1e10).requires_grad_()
+    value = Mixture(torch.zeros(1).double(), td.Gamma(a, t(1e10)).expand((1,))).log_prob(t(1)[None])
+    assert float(torch.autograd.grad(value, a)[0]) == pytest.approx(0.5e-10, rel=1e-6)

@@ -6,7 +6,9 @@ import copy
 import json
 import math
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -1426,3 +1428,78 @@ def test_ensemble_refuses_bad_sizes(
     """Each is named."""
     with pytest.raises(ValueError, match=message):
         MDNEnsemble(*args, **options)
+
+
+# -- torch.jit.trace and torch.export ---------------------------------------------------------
+
+
+class Ask(nn.Module):
+    """A module around a model that returns tensors."""
+
+    def __init__(self, model: nn.Module, question: Any) -> None:
+        super().__init__()
+        self.model, self.question = model, question
+
+    def forward(self, *args: Tensor) -> Any:
+        return self.question(self.model, *args)
+
+
+TRACED: dict[str, Any] = {
+    "log_prob": lambda m, x, y: m(x).log_prob(y),
+    "mean": lambda m, x, y: m(x).mean,
+    "stddev": lambda m, x, y: m(x).stddev,
+    "params": lambda m, x, y: tuple(m.head.params(m.network[0](x))),
+}
+
+
+@pytest.mark.parametrize("question", TRACED)
+@pytest.mark.parametrize(
+    ("kind", "family", "dims"),
+    [(kind, "gaussian", 2) for kind in ("diagonal", "isotropic", "tied", "full", "low_rank")]
+    + [("diagonal", family, 1) for family in ("gaussian", "student_t", "gamma", "poisson")],
+)
+def test_a_module_around_an_mdn_is_traced(
+    kind: str, family: str, dims: int, question: str, tmp_path: Path
+) -> None:
+    """Traced with 20 rows, saved and loaded: the same numbers on 7 others, far ones among them."""
+    g = seeded()
+    x, y = torch.randn(20, 3, generator=g), 1 + torch.poisson(torch.ones(20, dims), generator=g)
+    model = MDN(3, dims, 3, (8,), covariance_type=kind, family=family).standardize_(x, y)
+    module = Ask(model, TRACED[question])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch names every size it reads
+        traced = torch.jit.trace(module, (x, y), check_trace=False)
+        torch.jit.save(traced, str(tmp_path / "traced.pt"))
+        loaded = torch.jit.load(str(tmp_path / "traced.pt"))
+    others = 5 * torch.randn(7, 3, generator=g), torch.tensor([1.0, 2, 3, 50, 400, 9e3, 1])[:, None]
+    for rows in ((x, y), (others[0], others[1].expand(7, dims).contiguous())):
+        torch.testing.assert_close(loaded(*rows), module(*rows), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("question", TRACED)
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_a_module_around_an_mdn_is_exported(kind: str, question: str) -> None:
+    """torch.export with any number of rows gives the same numbers on 7 others."""
+    g = seeded()
+    x, y = torch.randn(20, 3, generator=g), torch.randn(20, 2, generator=g)
+    module = Ask(MDN(3, 2, 3, (8,), covariance_type=kind).standardize_(x, y), TRACED[question])
+    rows = torch.export.Dim("rows", min=2)
+    shapes = {"args": ({0: rows}, {0: rows})}
+    exported = torch.export.export(module, (x, y), dynamic_shapes=shapes).module()
+    others = torch.randn(7, 3, generator=g), torch.randn(7, 2, generator=g)
+    torch.testing.assert_close(exported(*others), module(*others), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [MDN(3), MDNHead(3), CategoricalHead(3, 2), nn.Sequential(nn.Linear(3, 4), MDNHead(4))],
+    ids=lambda m: type(m).__name__,
+)
+def test_tracing_what_returns_a_distribution_says_how(module: nn.Module) -> None:
+    """A trace returns tensors only."""
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(TypeError, match=r"needs a module that returns tensors.* trace a module"),
+    ):
+        warnings.simplefilter("ignore")
+        torch.jit.trace(module, torch.zeros(5, 3))

@@ -116,10 +116,9 @@ class Components:
     def __init__(self, log_w: Tensor, groups: Sequence[ComponentGroup]) -> None:
         self.log_w, self.groups = log_w, groups
         self.alive = log_w > -math.inf
-        self.is_atom = torch.tensor(
-            [is_atom(g.dist) for g in groups for _ in range(g.size)], device=log_w.device
-        )
-        self.n_atoms = int(self.is_atom.sum())
+        atoms = [is_atom(g.dist) for g in groups for _ in range(g.size)]
+        self.is_atom = torch.tensor(atoms, device=log_w.device)
+        self.n_atoms = sum(atoms)
         self.is_discrete = any(is_discrete(g.dist) and not is_atom(g.dist) for g in groups)
         self.is_circular = all(families.is_circular(g.dist) for g in groups)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution
 
-from ..functional._numerics import log_diff_exp, log_sum_exp
+from ..functional._numerics import is_recorded, log_diff_exp, log_sum_exp
 from ..functional._quadrature import gauss_legendre
 from ..functional._roots import find_root
 from ._families import PointMass
@@ -243,7 +243,7 @@ def log_prob(dist: Distribution, y: Tensor) -> Tensor:
     value = density(torch.where(bad, inside, y))
     # a density of 0 inside, such as on an end, would turn the gradient into 0 * inf
     zero = value.detach() == -math.inf
-    if bool(zero.any()):
+    if is_recorded() or bool(zero.any()):
         bad = bad | zero
         value = density(torch.where(bad, inside, y))
     return torch.where(y.isnan(), y, value.masked_fill(bad, -math.inf))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.special import zeta
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution
@@ -17,6 +18,7 @@ __all__ = ["moments"]
 
 _LEVELS = (*(10.0**-k for k in range(30, 0, -1)), 0.2)  # in a tail, of the cuts
 _CDF_ROUNDING = 1e-14  # a level that the complement of a cdf cannot resolve
+_NEAR, _TERMS = 0.01, 11  # of a series in 2 x: 1e-17
 _SAME_POWER = 1e-3  # relative; tails so close to the limit have no moment
 
 
@@ -47,7 +49,23 @@ def moments(dist: Distribution, device: torch.device) -> tuple[Tensor, Tensor]:
     if isinstance(dist, td.FisherSnedecor):  # infinite, where torch says NaN
         mean = mean.masked_fill(dist.df2 <= 2, math.inf)
         variance = variance.masked_fill(dist.df2 <= 4, math.inf)
+    if isinstance(dist, td.Weibull):
+        variance = mean.square() * torch.expm1(_weibull_log_ratio(dist.concentration.reciprocal()))
+    if isinstance(dist, td.StudentT):  # the normal law, where torch says NaN
+        variance = torch.where(dist.df.isinf(), dist.scale.square(), variance)
     return mean, variance
+
+
+def _weibull_log_ratio(x: Tensor) -> Tensor:
+    """``lgamma(1 + 2 x) - 2 lgamma(1 + x)``, by its series where these cancel."""
+    near = x < _NEAR
+    small = torch.where(near, x, 0.0)
+    series = torch.zeros_like(x)
+    for k in range(_TERMS, 1, -1):  # of sum_k zeta(k) (-x)^k (2^k - 2) / k
+        series = (-small) * series + float(zeta(k)) * (2.0**k - 2.0) / k
+    large = torch.where(near, 1.0, x)
+    direct = torch.lgamma(1.0 + 2.0 * large) - 2.0 * torch.lgamma(1.0 + large)
+    return torch.where(near, small.square() * series, direct)
 
 
 def _integrated(dist: Distribution, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,7 @@ import scipy.special
 import torch
 from torch import Tensor
 from torch import distributions as td
+from torch.nn.functional import logsigmoid
 
 from ..functional._numerics import LOG_2, SQRT_HALF, log1m_exp, log_ndtr
 from ._families import Logistic, LogitNormal
@@ -57,12 +58,15 @@ from ._incomplete_gamma_beta import (
     law_tails,
     safe_log,
     student_log_slope,
+    where_large,
 )
+from ._large_shapes import LARGE
 from ._von_mises import von_mises_log_prob, von_mises_quantile, von_mises_tails
 
 __all__ = ["FAMILY_FUNCTIONS", "FamilyFunctions", "Parameters"]
 
 _LARGEST_EXPONENT = 700.0  # of e, in float64
+_NORMAL_DF = 1e20  # of a Student-t
 
 Parameters = dict[str, Tensor]
 
@@ -179,17 +183,30 @@ def _by_scipy(solve: Callable[..., Any], *args: Tensor) -> Tensor:
     return torch.as_tensor(np.asarray(found), dtype=torch.float64, device=args[0].device)
 
 
+def _df(d: Any) -> Tensor:
+    """Degrees of freedom; beyond 1e20 the law is the normal one wherever its tails are not 0."""
+    df: Tensor = d.df
+    return df.clamp(max=_NORMAL_DF)
+
+
 def _student_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    return law_tails(STUDENT, (y - d.loc) / d.scale, d.df)
+    return law_tails(STUDENT, (y - d.loc) / d.scale, _df(d))
 
 
 def _student_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
-    z = _by_scipy(scipy.special.stdtrit, d.df, q)
+    z = _by_scipy(scipy.special.stdtrit, _df(d), q)
     return d.loc + d.scale * torch.where(upper, -z, z)
 
 
 def _student_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
-    return lambda y: student_log_slope((y - d.loc) / d.scale, d.df) - d.scale.log()
+    return lambda y: student_log_slope((y - d.loc) / d.scale, _df(d)) - d.scale.log()
+
+
+def _gamma_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    def ask(y: Tensor) -> Tensor:
+        return GAMMA.log_slope(y * d.rate, d.concentration) + d.rate.log()
+
+    return ask
 
 
 def _gamma_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,11 +223,24 @@ def _beta_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     return law_tails(BETA, y, d.concentration1, d.concentration0)
 
 
+def _beta_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    def ask(y: Tensor) -> Tensor:
+        a, b = d.concentration1, d.concentration0
+        large = (a + b > LARGE) & (y > 0) & (y < 1)
+        return where_large(large, BETA.log_slope, (torch.where(large, y, 0.5), a, b), d.log_prob(y))
+
+    return ask
+
+
 def _beta_quantile(d: Any, q: Tensor, upper: Tensor) -> Tensor:
     a, b = d.concentration1, d.concentration0
     lower_x = _by_scipy(scipy.special.betaincinv, a, b, q)
     upper_x = 1.0 - _by_scipy(scipy.special.betaincinv, b, a, q)
     return torch.where(upper, upper_x, lower_x)
+
+
+def _poisson_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    return lambda y: GAMMA.log_slope(d.rate, y + 1.0)  # as a gamma density in the rate
 
 
 def _poisson_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,6 +252,17 @@ def _negative_binomial_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     return law_tails(LOGIT, -d.logits, d.total_count, y + 1.0)  # I_(1-p)(r, k + 1)
 
 
+def _negative_binomial_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    def stable(y: Tensor, r: Tensor, logits: Tensor) -> Tensor:
+        return LOGIT.log_slope(-logits, r, y + 1.0) - logsigmoid(logits) - (r + y).log()
+
+    def ask(y: Tensor) -> Tensor:
+        r = d.total_count
+        return where_large(r + y > LARGE, stable, (y, r, d.logits), d.log_prob(y))
+
+    return ask
+
+
 def _geometric_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     upper = (y + 1.0) * torch.log1p(-d.probs)
     return log1m_exp(upper), upper
@@ -229,6 +270,29 @@ def _geometric_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _binomial_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     return law_tails(LOGIT, -d.logits, d.total_count - y, y + 1.0)  # I_(1-p)(n - k, k + 1)
+
+
+def _binomial_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    def stable(y: Tensor, n: Tensor, logits: Tensor) -> Tensor:
+        both = logsigmoid(logits) + logsigmoid(-logits)
+        return LOGIT.log_slope(logits, y + 1.0, n - y + 1.0) - both - (n + 1.0).log()
+
+    def ask(y: Tensor) -> Tensor:
+        large = (d.total_count > LARGE) & d.logits.isfinite()
+        return where_large(large, stable, (y, d.total_count, d.logits), d.log_prob(y))
+
+    return ask
+
+
+def _fisher_log_prob(d: Any) -> Callable[[Tensor], Tensor]:
+    def stable(y: Tensor, df1: Tensor, df2: Tensor) -> Tensor:
+        return LOGIT.log_slope((df1 * y / df2).log(), 0.5 * df1, 0.5 * df2) - y.log()
+
+    def ask(y: Tensor) -> Tensor:
+        large = (d.df1 + d.df2 > LARGE) & (y > 0)
+        return where_large(large, stable, (y, d.df1, d.df2), d.log_prob(y))
+
+    return ask
 
 
 def _fisher_tails(d: Any, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -315,14 +379,18 @@ FAMILY_FUNCTIONS: dict[type, FamilyFunctions] = {
     td.StudentT: FamilyFunctions(
         _student_tails, _student_quantile, _student_log_prob, affine=_location_scale
     ),
-    td.Gamma: FamilyFunctions(_gamma_tails, _gamma_quantile, affine=_scale_only("rate", torch.div)),
-    td.Beta: FamilyFunctions(_beta_tails, _beta_quantile),
+    td.Gamma: FamilyFunctions(
+        _gamma_tails, _gamma_quantile, _gamma_log_prob, affine=_scale_only("rate", torch.div)
+    ),
+    td.Beta: FamilyFunctions(_beta_tails, _beta_quantile, _beta_log_prob),
     td.VonMises: FamilyFunctions(von_mises_tails, von_mises_quantile, von_mises_log_prob),
-    td.NegativeBinomial: FamilyFunctions(_negative_binomial_tails),
-    td.Poisson: FamilyFunctions(_poisson_tails),
+    td.NegativeBinomial: FamilyFunctions(
+        _negative_binomial_tails, log_prob=_negative_binomial_log_prob
+    ),
+    td.Poisson: FamilyFunctions(_poisson_tails, log_prob=_poisson_log_prob),
     td.Geometric: FamilyFunctions(_geometric_tails),
-    td.Binomial: FamilyFunctions(_binomial_tails),
-    td.FisherSnedecor: FamilyFunctions(_fisher_tails, _fisher_quantile),
+    td.Binomial: FamilyFunctions(_binomial_tails, log_prob=_binomial_log_prob),
+    td.FisherSnedecor: FamilyFunctions(_fisher_tails, _fisher_quantile, _fisher_log_prob),
     td.Exponential: FamilyFunctions(
         *_from_log_tail(lambda d, y: -d.rate * y, lambda d, log_sf: -log_sf / d.rate),
         affine=_scale_only("rate", torch.div),

@@ -14,7 +14,21 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-__all__ = ["BETA", "GAMMA", "LOGIT", "STUDENT", "law_tails", "safe_log", "student_log_slope"]
+from ..functional._numerics import HALF_LOG_2PI, is_recorded
+from ._large_shapes import LARGE, beta_log_kernel, gamma_log_density, stirling_rest
+
+__all__ = [
+    "BETA",
+    "GAMMA",
+    "LOGIT",
+    "STUDENT",
+    "law_tails",
+    "safe_log",
+    "student_log_slope",
+    "where_large",
+]
+
+_CLOSE = 1e-4  # to the ends of the unit interval
 
 
 def safe_log(p: Tensor) -> Tensor:
@@ -34,7 +48,23 @@ def _gamma_law(x: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gamma_log_slope(x: Tensor, a: Tensor) -> Tensor:
-    return torch.special.xlogy(a - 1, x) - x - torch.lgamma(a)
+    direct = torch.special.xlogy(a - 1, x) - x - torch.lgamma(a)
+    return where_large((a > LARGE) & (x > 0), gamma_log_density, (x, a), direct)
+
+
+def where_large(
+    large: Tensor, stable: Callable[..., Tensor], args: Sequence[Tensor], direct: Tensor
+) -> Tensor:
+    """``stable(*args)`` where large, else ``direct``."""
+    if not is_recorded() and not bool(large.any()):
+        return direct
+    value = stable(*(torch.where(large, a, 1.0) for a in args))
+    return torch.where(large, value, direct)
+
+
+def beta_log_kernel_of_logit(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """:func:`beta_log_kernel` at p = sigmoid(x)."""
+    return beta_log_kernel(torch.sigmoid(x), torch.sigmoid(-x), a, b)
 
 
 def _betainc(
@@ -42,9 +72,12 @@ def _betainc(
 ) -> tuple[np.ndarray, np.ndarray]:
     """I_x(a, b) and its complement, of which only that on x's side of the mean is computed."""
     swap = x * b > one_minus_x * a
-    part = scipy.special.betainc(
-        np.where(swap, b, a), np.where(swap, a, b), np.where(swap, one_minus_x, x)
-    )
+    first, second = np.where(swap, b, a), np.where(swap, a, b)
+    at, rest = np.where(swap, one_minus_x, x), np.where(swap, x, one_minus_x)
+    part = scipy.special.betainc(first, second, at)
+    close = rest < _CLOSE  # so close to 1 has x fewer digits than its complement
+    if close.any():
+        part = np.where(close, scipy.special.betaincc(second, first, rest), part)
     return np.where(swap, 1.0 - part, part), np.where(swap, part, 1.0 - part)
 
 
@@ -57,7 +90,14 @@ def _log_beta(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _beta_log_slope(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return (a - 1) * x.log() + (b - 1) * torch.log1p(-x) - _log_beta(a, b)
+    direct = (a - 1) * x.log() + (b - 1) * torch.log1p(-x) - _log_beta(a, b)
+    large = (a + b > LARGE) & (x > 0) & (x < 1)
+    return where_large(large, _beta_log_density, (x, a, b), direct)
+
+
+def _beta_log_density(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    x = torch.where(x < 1, x, 0.5)  # where it is not asked for
+    return beta_log_kernel(x, 1.0 - x, a, b) - x.log() - torch.log1p(-x)
 
 
 def _logit_law(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +106,8 @@ def _logit_law(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray,
 
 
 def _logit_log_slope(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return -a * softplus(-x) - b * softplus(x) - _log_beta(a, b)
+    direct = -a * softplus(-x) - b * softplus(x) - _log_beta(a, b)
+    return where_large(a + b > LARGE, beta_log_kernel_of_logit, (x, a, b), direct)
 
 
 def _student_law(x: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,8 +119,9 @@ def _student_law(x: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def student_log_slope(x: Tensor, df: Tensor) -> Tensor:
     half = 0.5 * df
-    norm = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * (df * math.pi).log()
-    return norm - (half + 0.5) * torch.log1p(x * x / df)
+    # lgamma(half + 1/2) - lgamma(half) - log(half) / 2, whose large terms cancel
+    ratio = half * torch.log1p(0.5 / half) - 0.5 + stirling_rest(half + 0.5) - stirling_rest(half)
+    return ratio - HALF_LOG_2PI - (half + 0.5) * torch.log1p(x * x / df)
 
 
 GAMMA = _Law(_gamma_law, _gamma_log_slope)

@@ -26,15 +26,17 @@ def _rule(like: Tensor) -> tuple[Tensor, Tensor]:
     return (0.5 * (x + 1.0)).to(like), (0.5 * w).to(like)
 
 
-def _reach(cos: Tensor, concentration: Tensor) -> Tensor:
-    """The angle from the mean at which the density is 40 nats lower than where the cosine is."""
-    return torch.arccos((cos - _NATS / concentration.clamp(min=_TINY)).clamp(min=-1.0)).detach()
+def _reach(theta: Tensor, concentration: Tensor) -> Tensor:
+    """The angle from the mean at which the density is 40 nats lower than at theta from it."""
+    square = torch.sin(0.5 * theta).square()  # (1 - cos theta) / 2, with its digits near 0
+    further = square + 0.5 * _NATS / concentration.clamp(min=_TINY)
+    return (2.0 * torch.asin(further.clamp(max=1.0).sqrt())).detach()
 
 
 def _tail(theta: Tensor, concentration: Tensor) -> Tensor:
     """P(-pi < angle from the mean <= theta) for theta in [-pi, 0]."""
     x, w = _rule(theta)
-    start = -_reach(theta.cos(), concentration)
+    start = -_reach(theta, concentration)
     width = (theta - start).clamp(min=0.0)
     gap = width.unsqueeze(-1) * (1.0 - x)  # from the nodes up to theta
     # cos t - cos theta as a product, which does not cancel
@@ -88,7 +90,7 @@ def von_mises_moments(d: Any) -> tuple[Tensor, Tensor]:
     """Mean and variance of the number y in [-pi, pi], by quadrature on both sides of the cut."""
     loc, k = _wrapped(d.loc).double(), d.concentration.double()
     x, w = _rule(loc)
-    reach = _reach(torch.ones_like(k), k)
+    reach = _reach(torch.zeros_like(k), k)
     side = torch.where(loc >= 0, 1.0, -1.0).double()
     cut = torch.minimum(torch.maximum(side * math.pi - loc, -reach), reach)
     first = second = torch.zeros_like(loc)

@@ -18,6 +18,7 @@ from ._numerics import (
     HALF_LOG_2PI,
     SQRT_HALF,
     TransformableFunction,
+    is_recorded,
     is_traced,
     result_dtype,
     work_dtype,
@@ -103,7 +104,7 @@ def _crps_in_place(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, work: 
 
 def mean_abs(m: Tensor, s: Tensor) -> Tensor:
     """E|m + s Z| for a standard normal Z."""
-    return _MeanAbs.forward(m, s) if torch.compiler.is_compiling() else _MeanAbs.apply(m, s)
+    return _MeanAbs.forward(m, s) if is_recorded() else _MeanAbs.apply(m, s)
 
 
 class _MeanAbs(TransformableFunction):

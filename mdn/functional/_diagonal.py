@@ -19,6 +19,7 @@ from ._numerics import (
     HALF_LOG_2PI,
     Z_MAX,
     TransformableFunction,
+    is_recorded,
     is_transformed,
     move_to_front,
     result_dtype,
@@ -50,7 +51,7 @@ def diagonal_log_prob(
     y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, *, log: bool
 ) -> Tensor:
     """Log density of checked tensors of one batch rank; ``scale`` in logs where ``log`` is true."""
-    if torch.compiler.is_compiling():  # one traced graph beats a custom Function
+    if is_recorded():  # one traced graph beats a custom Function
         dtype = result_dtype(y, logits, loc, scale)
         rows = _rows_last(work_dtype(dtype), y, logits, loc, scale)
         t = _terms(*rows, log)[0]
@@ -117,7 +118,7 @@ def log_weights(logits: Tensor) -> Tensor:
     Raises:
         ValueError: all logits of a row are ``-inf`` (not checked inside ``torch.compile``).
     """
-    if torch.compiler.is_compiling():
+    if is_recorded():
         return torch.log_softmax(logits, -1)
     return _LogWeights.apply(logits)
 

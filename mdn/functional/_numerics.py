@@ -15,6 +15,7 @@ __all__ = [
     "SQRT_HALF",
     "Z_MAX",
     "TransformableFunction",
+    "is_recorded",
     "is_traced",
     "is_transformed",
     "log1m_exp",
@@ -57,12 +58,20 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def is_recorded() -> bool:
+    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` records this call.
+
+    No custom ``Function`` may be recorded, nor a branch that depends on the values.
+    """
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def is_traced() -> bool:
-    """Whether this call is transformed, or recorded by ``torch.compile``.
+    """Whether this call is transformed or recorded.
 
     A function that has a closed form beside its plain definition takes the latter then.
     """
-    return torch.compiler.is_compiling() or is_transformed()
+    return is_recorded() or is_transformed()
 
 
 def log_sum_exp(terms: Tensor, dim: int = -1) -> Tensor:
@@ -98,7 +107,7 @@ def log_from_smaller_tail(log_p: Tensor, log_complement: Tensor) -> Tensor:
 
 def log_ndtr(z: Tensor) -> Tensor:
     """Log of the standard normal cdf; float64 only, with any number of derivatives."""
-    if torch.compiler.is_compiling():
+    if is_recorded():
         return torch.special.log_ndtr(z.clamp(max=_Z_TOP))
     return _LogNdtr.apply(z.clamp(max=_Z_TOP))
 

@@ -30,6 +30,7 @@ __all__ = [
     "FamilyParameters",
     "Layout",
     "check_rows",
+    "refuse_trace",
 ]
 
 COVARIANCE_TYPES = ("diagonal", "isotropic", "tied", "full", "low_rank")
@@ -311,6 +312,7 @@ class MDNHead(nn.Module):
 
     def forward(self, h: Tensor) -> GaussianMixture | Mixture:
         """Returns the mixture for features h, (*, F)."""
+        refuse_trace(self)
         return self.layout.distribution(self._parameters_of(h))
 
     @torch.no_grad()
@@ -369,6 +371,7 @@ class CategoricalHead(nn.Module):
 
     def forward(self, h: Tensor) -> Categorical:
         """Returns the class distribution for features h, (*, F)."""
+        refuse_trace(self)
         check_event(h, self.in_features, "h")
         return Categorical(logits=self.linear(h), validate_args=False)
 
@@ -392,6 +395,20 @@ def _groups(y: np.ndarray, k: int) -> list[np.ndarray]:
     if len(y) < k:  # fewer rows than components: repeat
         y = np.repeat(y, -(-k // len(y)), axis=0)
     return np.array_split(y, k)
+
+
+def refuse_trace(module: nn.Module) -> None:
+    """Raises TypeError where torch.jit.trace records this module itself, not one around it."""
+    if torch._C._get_tracing_state() is not None:
+        root = (getattr(torch.jit._trace, "_trace_module_map", None) or {}).get("__module")
+        while isinstance(root, nn.Sequential) and len(root):
+            root = root[-1]
+        if root is module:
+            raise TypeError(
+                "torch.jit.trace needs a module that returns tensors, and this "
+                f"{type(module).__name__} returns a distribution; trace a module around it whose "
+                "forward returns for example self.model(x).log_prob(y) or self.model(x).mean"
+            )
 
 
 def check_rows(name: str, a: Tensor, columns: int | None) -> None:

@@ -15,7 +15,7 @@ from ..functional._numerics import is_traced
 from ..standardization import ROUNDING, column_units, compress, limits, standardization
 from ..warnings import DataWarning, warn
 from ._families import MIN_SCALE
-from ._heads import FamilyParameters, MDNHead, check_rows
+from ._heads import FamilyParameters, MDNHead, check_rows, refuse_trace
 
 __all__ = ["MDN"]
 
@@ -28,6 +28,9 @@ class MDN(nn.Module):
     another family than the Gaussian, ``forward`` gives a :class:`mdn.Mixture`, and y is
     standardised by a change of unit that the family allows: a shift and a scale for Student-t,
     Laplace and logistic, a scale alone for log-normal, gamma and Weibull, and none for the others.
+
+    ``torch.jit.trace`` and ``torch.export`` record tensors only: give them a module around this one
+    whose ``forward`` returns for example ``self.model(x).log_prob(y)`` or ``self.model(x).mean``.
 
     Args:
         in_features: F, features of x; with ``backbone``, the number of its outputs.
@@ -187,6 +190,7 @@ class MDN(nn.Module):
 
     def forward(self, x: Tensor) -> GaussianMixture | Mixture:
         """Returns the mixture for x, (*, F), in y's unit and x's dtype."""
+        refuse_trace(self)
         if self.hidden is not None:
             check_event(x, self.in_features, "x")
         dtype = self.head.linear.weight.dtype
