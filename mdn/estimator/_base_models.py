@@ -91,7 +91,7 @@ def fit_base_models(
 
     Args:
         z: (N, P + Q) columns in standard units, P of them ``n_columns`` for the processes.
-        latent: (N, D) targets in standard units.
+        latent: (N, D) targets in standard units, NaN where not known.
         weight: (N,) or None.
         plan, settings: of the fit.
         n_columns: P.
@@ -169,9 +169,16 @@ def _fit_processes(
     total = latent.shape[1]
     for d in range(total):
         report("Gaussian process", d, total)
-        process, own = GaussianProcess.fit(
-            x, latent[:, d], weight, fold, fast=settings.fast, seed=settings.seed + d
-        )
+        known = ~np.isnan(latent[:, d])
+        share = None if weight is None else weight[known]
+        process, found = GaussianProcess.fit(
+            x[known], latent[known, d], share, fold[known],
+            fast=settings.fast, seed=settings.seed + d,
+        )  # fmt: skip
+        own = np.empty((len(x), found.shape[1]))
+        own[known] = found
+        if not known.all():  # rows that it was not fitted to
+            own[~known] = process.predict(x[~known])
         processes.append(process)
         features.append(own)
         report("Gaussian process", d + 1, total)
@@ -180,5 +187,10 @@ def _fit_processes(
 
 def _oof_error(means: Floats, latent: Floats, weight: Floats | None) -> float:
     """Root mean square error, of the worst target, of its best base model's means, (D, N, S)."""
-    square = (means - latent.T[:, :, None]) ** 2
-    return math.sqrt(float(np.average(square, axis=1, weights=weight).min(1).max()))
+    errors = []
+    for found, target in zip(means, latent.T, strict=True):
+        known = ~np.isnan(target)
+        share = None if weight is None else weight[known]
+        square = (found[known] - target[known, None]) ** 2
+        errors.append(np.average(square, axis=0, weights=share).min())
+    return math.sqrt(float(max(errors)))

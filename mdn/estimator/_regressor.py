@@ -219,7 +219,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         Args:
             X: (N, F) array or DataFrame (pandas, polars, pyarrow).  Numbers, booleans and
                 categories, told apart by dtype; gaps are allowed.
-            y: (N,) or (N, D) numbers; integers are cast.
+            y: (N,) or (N, D) numbers; integers are cast.  With several columns, NaN is a value that
+                is not known: the row counts by the marginal density of the columns it has.
             sample_weight: (N,) non-negative weights; None for equal ones.
             groups: (N,) labels of any type; rows of one group are held out together, as the
                 repeated measurements of a person whose future is not what is to be predicted, but
@@ -232,9 +233,10 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 a parameter out of its range.
 
         Warns:
-            DataWarning: y is constant or sits on few values, so that the height of its density says
-                little; fewer than 20 rows; more than half of the rows share their X with other rows
-                and there are no groups; rows other than before with ``warm_start``.
+            DataWarning: y has gaps, which are counted; y is constant or sits on few values, so that
+                the height of its density says little; fewer than 20 rows; more than half of the
+                rows share their X with other rows and there are no groups; rows other than before
+                with ``warm_start``.
         """
         settings = checked_settings(self.get_params(deep=False))
         targets = checked_y(X, y, self.target, at_least=2)
@@ -471,7 +473,11 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         )
 
     def log_prob(self, X: Any, y: ArrayLike) -> Floats:
-        """Log density of each y under its own x, (N,), nats in y's unit; at an atom, log P."""
+        """Log density of each y under its own x, (N,), nats in y's unit; at an atom, log P.
+
+        With several columns, NaN is a value that is not known: the density is the marginal one of
+        the columns that the row has.
+        """
         check_is_fitted(self, "model_")
         targets = checked_y(X, y, self.target_.kind)
         self.target_.check(targets)
@@ -487,11 +493,16 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         """R^2 of :meth:`predict`, as of every regressor of scikit-learn.
 
         Raises:
-            ValueError: y is known to intervals only.
+            ValueError: y is known to intervals only, or has gaps.
         """
         if self.target == "interval":
             raise ValueError(
                 "R^2 needs a y that is known; with target='interval' take -nll(X, y), or "
+                "scoring=mdn.scoring.nll_scorer"
+            )
+        if np.isnan(checked_y(X, y, self.target)).any():
+            raise ValueError(
+                "R^2 needs a y without gaps; with some of its columns NaN take -nll(X, y), or "
                 "scoring=mdn.scoring.nll_scorer"
             )
         return float(super().score(X, y, sample_weight))

@@ -77,7 +77,7 @@ class Target(Saved):
                 f"{np.count_nonzero(off)} with atoms={new.atoms.tolist()}"
             )
         share = None if weight is None else torch.as_tensor(weight[off], dtype=torch.float64)
-        shift, scale = standardization(new._link(y[off]), share)
+        shift, scale = _standardization(new._link(y[off]), share)
         scale = torch.where(scale > 0, scale, shift.abs())
         new.shift, new.scale = shift, torch.where(scale > 0, scale, 1.0)
         return new
@@ -222,9 +222,12 @@ class Target(Saved):
         return torch.cat([*ends, torch.full_like(cell, self.resolution)], 1)
 
     def log_prob(self, dist: GaussianMixture, target: Tensor) -> Tensor:
-        """Returns the log-likelihood in standard units: log density, or log mass of an interval."""
+        """Returns the log-likelihood in standard units: log density, or log mass of an interval.
+
+        Where some columns of the target are NaN it is the marginal one of the others.
+        """
         if not self.likelihood_is_mass:
-            return dist.log_prob(target)
+            return dist.log_prob(target, missing="marginal")
         loc, scale = dist.loc[..., 0], dist.scale[..., 0]
         low, high, width = target.unbind(-1)
         return interval_log_likelihood(low, high, width, dist.logits, loc, scale)
@@ -236,7 +239,7 @@ class Target(Saved):
         known = torch.tensor(np.ascontiguousarray(y), dtype=torch.float64).reshape(len(y), -1)
         if self.resolution:  # the distribution takes nothing but multiples
             known = (known / self.resolution).round() * self.resolution
-        return dist.log_prob(known)
+        return dist.log_prob(known, missing="marginal" if known.shape[1] > 1 else "refuse")
 
     def to_y(self, dist: GaussianMixture) -> Any:
         """Returns the distribution of y, in its unit, for a mixture in standard units."""
@@ -314,3 +317,23 @@ def _checked_atoms(atoms: Any, target: Target, y: Floats) -> Tensor:
     single = places.astype(np.float32).astype(np.float64)
     stored = np.isin(single, y) & ~np.isin(places, y)
     return torch.as_tensor(np.where(stored, single, places))
+
+
+def _standardization(columns: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, (D,) each, of the values that are known."""
+    known = ~columns.isnan()
+    if bool(known.all()):
+        return standardization(columns, weight)
+    few = known.sum(0) < 2
+    if bool(few.any()):
+        column = int(few.nonzero()[0])
+        raise ValueError(
+            f"y must have at least 2 known values in every column; column {column} has "
+            f"{int(known[:, column].sum())}: leave it out"
+        )
+    each = [
+        standardization(column[here], None if weight is None else weight[here])
+        for column, here in zip(columns.t(), known.t(), strict=True)
+    ]
+    shift, scale = (torch.stack(parts) for parts in zip(*each, strict=True))
+    return shift, scale

@@ -74,7 +74,7 @@ class _Training:
     rows: _Inputs
     groups: Codes | None  # (N,) rows of one group are held out together
     val: _Inputs | None
-    latent: Tensor  # (N, D) targets in standard units
+    latent: Tensor  # (N, D) targets in standard units, NaN where not known
     embedded: list[int]  # columns
     rng: np.random.Generator
     begin: float  # seconds
@@ -84,6 +84,11 @@ class _Training:
         """Logs of the frequencies of the classes, where y is a class."""
         count = torch.bincount(self.rows.target[:, 0].long(), minlength=self.plan.n_components)
         return (count + 0.5).log() - (count + 0.5).sum().log()
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some columns of some targets are not known."""
+        return any(bool(rows.target.isnan().any()) for rows in (self.rows, self.val) if rows)
 
 
 def train(
@@ -183,7 +188,7 @@ def _train_group(
         (held_out if val is None else torch.zeros_like(held_out)).to(settings.device),
         val=None if x_val is None or val is None else (single(x_val), single(val.target)),
         weight=None if rows.weight is None else single(rows.weight),
-        log_prob=target.log_prob if target.likelihood_is_mass else None,
+        log_prob=target.log_prob if target.likelihood_is_mass or training.has_gaps else None,
         lr=todo.learning_rate,
         weight_decay=settings.weight_decay,
         batch_size=todo.batch_size,
@@ -195,7 +200,11 @@ def _train_group(
     )
     network.to("cpu")
     sizes = group.subgroup_sizes
-    fitted = FittedGroup(network, group.uses_trees, sizes, history.shifted(target.log_jacobian))
+    history = history.shifted(
+        target.log_jacobian - _missing_jacobian(target, rows),
+        None if val is None else target.log_jacobian - _missing_jacobian(target, val),
+    )
+    fitted = FittedGroup(network, group.uses_trees, sizes, history)
     if x_val is not None:
         return fitted, _HeldOut(member_mixtures(network, x_val), sizes)
     if not repeats:
@@ -220,7 +229,7 @@ def _new_network(
         covariance_type=settings.covariance_type,
         min_scale=settings.min_scale,
         generator=torch.Generator().manual_seed(settings.seed + 7919 * (i + 1)),
-    ).initialize_from(training.latent)
+    ).initialize_from(_filled(training.latent, settings.seed))
     if isinstance(training.target, Choice):  # the classes begin with their frequencies
         with torch.no_grad():
             network.head_bias[:, : todo.n_components, 0] = training.log_frequencies()
@@ -232,6 +241,26 @@ def _new_network(
             )
         network.load_state_dict(previous.state_dict())
     return network
+
+
+def _filled(latent: Tensor, seed: int) -> Tensor:
+    """Targets whose gaps are filled by known values of their column, drawn at random."""
+    if not bool(latent.isnan().any()):
+        return latent
+    rng, filled = np.random.default_rng(seed), latent.numpy().copy()
+    for column in filled.T:
+        gap = np.isnan(column)
+        column[gap] = rng.choice(column[~gap], gap.sum())
+    return torch.as_tensor(filled)
+
+
+def _missing_jacobian(target: Target, rows: _Inputs) -> float:
+    """Nats of the change of unit that rows with gaps lack, in the mean over the rows."""
+    if target.likelihood_is_mass or not bool(rows.target.isnan().any()):
+        return 0.0
+    gaps = rows.target.isnan().double()
+    share = gaps.mean(0) if rows.weight is None else rows.weight @ gaps / rows.weight.sum()
+    return float(share @ target.scale.log())
 
 
 def _time_left(training: _Training, i: int) -> float | None:

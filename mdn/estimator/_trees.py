@@ -137,7 +137,7 @@ def fit_trees(
 
     Args:
         x: (N, F).
-        y: (N, D), standardised.
+        y: (N, D), standardised; NaN where not known, which such rows do not train.
         weight: (N,) or None.
         fold: (N,) fold that a row is held out with.
         fast, seed, n_jobs: of the trees.
@@ -153,19 +153,23 @@ def fit_trees(
     forests: list[Forest] = []
     columns: list[Floats] = []
     for target in y.T:
-        for model in _models(*x.shape, fast=fast, n_jobs=n_jobs):
-            out = np.empty((len(x), 1 if isinstance(model, HistGradientBoostingRegressor) else 2))
+        known = ~np.isnan(target)
+        for model in _models(int(known.sum()), x.shape[1], fast=fast, n_jobs=n_jobs):
+            out = np.zeros((len(x), 1 if isinstance(model, HistGradientBoostingRegressor) else 2))
             for f in folds:
                 inside = fold != f
                 if inside.all():  # fewer rows than folds
                     continue
-                share = None if weight is None else weight[inside]
-                model.set_params(random_state=seed + f)
-                model.fit(x[inside], target[inside], sample_weight=share)
-                out[~inside] = _predict_features(model, x[~inside])
+                used = inside & known
+                if used.any():  # else the mean, 0
+                    share = None if weight is None else weight[used]
+                    model.set_params(random_state=seed + f)
+                    model.fit(x[used], target[used], sample_weight=share)
+                    out[~inside] = _predict_features(model, x[~inside])
                 report("trees", next(done), total)
             columns.append(out)
-            model.set_params(random_state=seed).fit(x, target, sample_weight=weight)
+            share = None if weight is None else weight[known]
+            model.set_params(random_state=seed).fit(x[known], target[known], sample_weight=share)
             forests.append(_to_arrays(model, x))
             report("trees", next(done), total)
     return forests, np.concatenate(columns, 1)

@@ -133,15 +133,22 @@ def checked_y(X: Any, y: Any, kind: str, name: str = "y", at_least: int = 1) -> 
 
 
 def _check_finite(name: str, y: Floats) -> None:
-    """Refuses NaN and infinity, and names the first row."""
+    """Refuses infinity, and NaN but in some of several columns; names the first row."""
     columns = y.reshape(len(y), -1)
-    bad = ~np.isfinite(columns)
+    several = columns.shape[1] > 1
+    bad = np.isinf(columns) if several else ~np.isfinite(columns)
     if bad.any():
         row, column = np.argwhere(bad)[0]
         found = "NaN" if np.isnan(columns[row, column]) else "inf"
         where = f"row {row}" + (f", column {column}" if y.ndim > 1 else "")
         raise ValueError(
             f"{name} must be finite, but contains {found} in {where}; drop or impute such rows"
+        )
+    empty = np.isnan(columns).all(1)
+    if empty.any():
+        raise ValueError(
+            f"{name} must have a value in every row, but row {empty.argmax()} has NaN in every "
+            f"column ({empty.sum()} such rows); drop them"
         )
 
 
@@ -229,6 +236,7 @@ def rounding_floor(y: Tensor) -> float:
     """Returns the smallest scale that the rounding of y (N, D) justifies; 0 if not rounded."""
     worst = 0.0
     for column in y.numpy().T:
+        column = column[~np.isnan(column)]
         distinct = np.unique(column)
         if 1 < len(distinct) < _DISTINCT_SHARE * len(column):
             worst = max(worst, _STEP_SHARE * float(np.diff(distinct).min()))
@@ -270,16 +278,26 @@ def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
     if target.likelihood_is_mass:
         return
     columns = y.reshape(len(y), -1)
-    constant = (columns == columns[:1]).all(0)
+    gaps = np.isnan(columns).sum(0)
+    if gaps.any():
+        each = ", ".join(f"{n} in column {i}" for i, n in enumerate(gaps) if n)
+        warn(
+            f"y has gaps, {each} of {len(y)} rows: a row counts by the density of the columns that "
+            "it has; drop it if NaN means anything else",
+            DataWarning,
+        )
+    low = np.nanmin(columns, 0)
+    constant = low == np.nanmax(columns, 0)
     if constant.any():
         names = ", ".join(str(i) for i in np.flatnonzero(constant))
         name = "y" if constant.all() else f"y in column {names}"
         warn(
-            f"{name} is constant ({columns[0, constant][0]:g}): the fitted density is as narrow as "
+            f"{name} is constant ({low[constant][0]:g}): the fitted density is as narrow as "
             "its floor allows, and its height says nothing about the data",
             DataWarning,
         )
     for column in columns[:, ~constant].T if min_scale < _HARMLESS_FLOOR else ():
+        column = column[~np.isnan(column)]
         values, counts = np.unique(column, return_counts=True)
         steps = np.diff(values)
         # few rows on each value of a coarse grid are as bad as many on some values

@@ -44,13 +44,14 @@ class History:
             return math.nan
         return (self.val_nll or self.train_nll)[self.best_epoch]
 
-    def shifted(self, offset: float) -> History:
+    def shifted(self, offset: float, val_offset: float | None = None) -> History:
         """The same history with ``offset`` nats added to every NLL.
 
         A change of unit y' = c y adds log|c| nats for each dimension of y.
 
         Args:
             offset: nats to add.
+            val_offset: nats to add to those of the validation rows, if they are others.
 
         Returns:
             A new history.
@@ -62,7 +63,9 @@ class History:
         return replace(
             self,
             train_nll=[value + offset for value in self.train_nll],
-            val_nll=[value + offset for value in self.val_nll],
+            val_nll=[
+                value + (offset if val_offset is None else val_offset) for value in self.val_nll
+            ],
         )
 
     def __len__(self) -> int:
