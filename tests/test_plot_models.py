@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -24,6 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from mdn import (
+    AtomicMixture,
     DiscretizedMixture,
     GaussianMixture,
     MDNRegressor,
@@ -32,6 +35,7 @@ from mdn import (
     explain_nll,
     plot,
 )
+from mdn.distribution import PointMass
 from mdn.prediction import predict_distribution
 from tests.test_plot import SCALES, WEIGHTS, fork, fork_cdf, fork_pdf, image
 
@@ -380,11 +384,19 @@ def counts(x: torch.Tensor) -> Mixture:
     return Mixture(torch.zeros(2, dtype=torch.float64), parts)
 
 
+def rain(x: torch.Tensor) -> AtomicMixture:
+    """0 with the probability expit(1 - x), 2 with half of the rest, else the fork."""
+    log_odds = torch.cat([1.0 - x, torch.zeros_like(x), torch.zeros_like(x)], -1)
+    log_odds[..., 0] += math.log(2.0)
+    return AtomicMixture(fork(x), torch.tensor([0.0, 2.0], dtype=x.dtype), log_odds)
+
+
 LAWS: dict[str, Callable[[torch.Tensor], Any]] = {
     "truncated": lambda x: TruncatedMixture(fork(x), -2.5, 2.0),
     "discretized": lambda x: DiscretizedMixture(fork(x), 0.25),
     "mixture": student,
     "counts": counts,
+    "atoms": rain,
 }
 
 
@@ -398,17 +410,61 @@ def test_every_distribution_is_drawn(law: str, name: str) -> None:
     assert np.isfinite(np.concatenate(drawn)).all()
 
 
-def test_a_discrete_curve_is_a_step_around_each_value(ax: Axes) -> None:
-    """Its height is the probability of the value by SciPy's cdf, and all of them add up to 1."""
-    plot.plot_conditional(LAWS["discretized"](torch.tensor([[2.0]])), ax=ax)
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_discrete_curve_is_a_bar_or_a_step_at_each_value(n: int, ax: Axes) -> None:
+    """Its height is the probability of the value by SciPy's cdf, and all of them add up to 1.
+
+    One row has bars, which do not touch; several have steps.
+    """
+    plot.plot_conditional(LAWS["discretized"](torch.full((n, 1), 2.0)), ax=ax)
     y, p = ax.lines[0].get_data()
+    if n == 1:
+        np.testing.assert_array_equal(p[::4] + p[3::4], 0.0)
+        np.testing.assert_allclose(y[2::4] - y[1::4], 0.8 * 0.25)
+        y, p = (np.stack([a[1::4], a[2::4]], 1).ravel() for a in (y, p))
+    else:
+        np.testing.assert_allclose(y[1::2] - y[::2], 0.25)
     centre = (y[::2] + y[1::2]) / 2
-    np.testing.assert_allclose(y[1::2] - y[::2], 0.25)
     mass = [fork_cdf(c + 0.125, 2.0) - fork_cdf(c - 0.125, 2.0) for c in centre]
     np.testing.assert_allclose(p[::2], mass, rtol=1e-4)
     np.testing.assert_array_equal(p[::2], p[1::2])
     assert p[::2].sum() == pytest.approx(0.999, abs=1e-3)
     assert ax.get_ylabel() == "probability p(y|x)"
+
+
+def test_zero_inflated_counts_are_whole_numbers(ax: Axes) -> None:
+    """Bars of SciPy's probabilities, where a PointMass is among the components."""
+    parts = [PointMass(torch.tensor(0.0)), torch.distributions.Poisson(torch.tensor(3.0))]
+    plot.plot_conditional(Mixture(torch.tensor([0.4, 0.6]).log(), parts), ax=ax)
+    y, p = ax.lines[0].get_data()
+    centre = (y[1::4] + y[2::4]) / 2
+    np.testing.assert_allclose(centre, centre.round(), atol=1e-6)
+    want = 0.6 * stats.poisson.pmf(centre.round(), 3.0) + 0.4 * (centre.round() == 0)
+    np.testing.assert_allclose(p[1::4], want, rtol=1e-5)
+
+
+def test_atoms_are_drawn_by_their_probability(ax: Axes) -> None:
+    """At one x on an axis on the right; in an image by a colour from 0 to 1; densities less 1."""
+    plot.plot_conditional(rain(torch.tensor([[2.0]])), ax=ax)
+    weights = np.array([2 / math.e, 1.0, 1.0]) / (2 / math.e + 2)
+    names = ax.get_legend_handles_labels()[1]
+    assert [f"P(y = 0) = {weights[0]:.3g}", f"P(y = 2) = {weights[1]:.3g}"] == names[-2:]
+    y, p = ax.lines[0].get_data()
+    np.testing.assert_allclose(p, weights[2] * fork_pdf(y, np.full_like(y, 2.0)), rtol=1e-4)
+    right = ax.figure.axes[-1]
+    assert right.get_ylabel() == "probability of y = 0, 2"
+    stems = np.array([line.get_data() for line in right.lines])[0]
+    np.testing.assert_allclose(stems, [[0.0, 2.0], weights[:2]], rtol=1e-5)
+    image_ax = Figure().subplots()
+    plot.plot_density(lambda x: rain(x), X, Y, ax=image_ax)
+    x, y, density = image(image_ax)
+    area = density.sum(0) * np.diff(y).mean()
+    share = 1 / (2 * np.exp(1 - x) + 2)
+    np.testing.assert_allclose(area[x < 3.0], share[x < 3.0], atol=5e-3)  # else cut by the frame
+    lines = [c for c in image_ax.collections if isinstance(c, LineCollection)]
+    np.testing.assert_allclose(lines[1].get_array(), 2 * np.exp(1 - x) * share, rtol=1e-4)
+    bars = [a.get_ylabel() for a in image_ax.figure.axes[1:]]
+    assert bars == ["density p(y|x) [1/unit of y]", "probability of y = 0, 2"]
 
 
 def test_the_region_of_a_count_covers_whole_steps(ax: Axes) -> None:
@@ -425,7 +481,7 @@ def test_the_region_of_a_count_covers_whole_steps(ax: Axes) -> None:
 
 @pytest.mark.parametrize("n_grid", [30, 200])
 def test_cells_of_a_discrete_image_hold_equally_many_values(n_grid: int, ax: Axes) -> None:
-    """The grid causes no stripes: density times height is the probability by SciPy's cdf."""
+    """The grid causes no stripes: the colour is the mean probability of a value by SciPy's cdf."""
     plot.plot_density(LAWS["discretized"], X, Y, ax=ax, n_grid=n_grid)
     x, y, density = image(ax)
     step = np.diff(y).mean()
@@ -433,7 +489,8 @@ def test_cells_of_a_discrete_image_hold_equally_many_values(n_grid: int, ax: Axe
     assert n_values == pytest.approx(round(n_values)) and round(n_values) >= 1
     for i in (0, len(x) // 2):
         mass = [fork_cdf(c + step / 2, x[i]) - fork_cdf(c - step / 2, x[i]) for c in y]
-        np.testing.assert_allclose(density[:, i] * step, mass, atol=1e-5)
+        np.testing.assert_allclose(density[:, i] * n_values, mass, atol=1e-5)
+    assert ax.figure.axes[-1].get_ylabel() == "probability p(y|x)"
 
 
 def test_a_truncated_curve_ends_at_its_bounds(ax: Axes) -> None:

@@ -179,7 +179,9 @@ class Mixture(ComponentMixture):
             return _vector(constraints.nonnegative_integer) if whole else constraints.real_vector
         first: constraints.Constraint = found[0] if found else constraints.real_vector
         alike = all(repr(other) == repr(first) for other in found)
-        return first if alike and len(found) == len(self._groups) else constraints.real_vector
+        atoms = [group.dist.mean.reshape(-1, 1) for group in self._groups if is_atom(group.dist)]
+        inside = all(bool(first.check(place).all()) for place in atoms)
+        return first if alike and inside else constraints.real_vector
 
     # -- hooks of the base class --------------------------------------------------------------
 

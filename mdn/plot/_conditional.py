@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
 from ..arguments import check_choice, check_flag, check_integer
@@ -26,6 +27,8 @@ _PER_SCALE = 8  # points there
 _MOST_COMPONENTS = 10  # that are all drawn; of more the largest, and the others as one
 _LARGEST = 5
 _MOST_STEPS = 5000  # of a discrete y; evenly chosen if it takes more values
+_MOST_BARS = 100  # of a discrete y; more values than these are drawn as steps
+_BAR = 0.8  # width of a bar, in distances of two values
 _MOST_RIDGES = 40  # rows that a figure of ordinary height has room for
 _OVERLAP = 1.8  # height of the highest ridge, in rows
 
@@ -52,7 +55,9 @@ def plot_conditional(
     Several rows: the densities and their modes.  Modes lower than 1 % of the highest are not
     marked.  The curve is drawn from the 0.05 % to the 99.95 % quantile, on points
     dense enough around every component to show the narrowest.  For a y that takes only some values,
-    as a rounded one or a count, it shows their probabilities as steps.
+    as a rounded one or a count, it shows their probabilities, as bars, or as steps if there are
+    several rows or more than a hundred values.  Atoms, values that have a probability beside a
+    density, are lines whose height is their probability, on an axis of its own on the right.
 
     Args:
         model_or_dist: a distribution with batch () or (N,) and event (1,), or a model as in
@@ -105,6 +110,7 @@ def plot_conditional(
 
     lower, median, upper = inputs.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
     modes, heights, major = inputs.high_modes(dist, _MINOR_MODE)  # (N, K)
+    atoms = inputs.parts_of(dist)
     modes = np.where(major, modes, modes[:, :1])  # no NaN left
     mean, width = to_numpy(dist.mean)[:, 0], inputs.lattice_width(dist)
     pieces = to_numpy(dist.interval(coverage)[:, None] if central else dist.hdr(coverage)[0])
@@ -114,14 +120,14 @@ def plot_conditional(
         low, high = min(low, mean.min()), max(high, mean.max())
     edges = np.where(np.isnan(pieces), mean[:, None, None], pieces).reshape(n, -1)  # (N, 2 M)
     marks = np.concatenate([mean[:, None], median[:, None], edges, modes], axis=1)
-    points, grid, density = _curves(dist, low, high, marks, n_grid)  # (G, N)
+    points, grid, density = _curves(atoms, low, high, marks, n_grid)  # (G, N)
 
     ax = look.get_axes(ax)
     for i, name in enumerate(names):
         look.draw_curve(ax, i, grid[:, i], density[:, i], name, style, zorder=3)
     if n == 1:
-        if components and hasattr(dist, "responsibilities"):
-            _draw_components(ax, dist, points, grid[:, 0], density)
+        if components and hasattr(atoms.smooth, "responsibilities"):
+            _draw_components(ax, atoms.smooth, points, grid[:, 0], density)
         what = "central interval" if central else "highest-density region"
         start, end = pieces[0].T
         inside = ((points >= start - width / 4) & (points <= end + width / 4)).any(1)
@@ -143,13 +149,18 @@ def plot_conditional(
             label=label,
         )
 
-    what = "probability p(y|x)" if width else look.density_label(y_unit)
+    what = look.probability_label() if width else look.density_label(y_unit)
     look.set_labels(ax, look.with_unit("y", y_unit), what, y_label)
     # the legend stands in two columns above the curves; a sticky 0 is the lower end of the axis
     ax.lines[-1].sticky_edges.y.append(0.0)
+    if atoms.probs.size:
+        _name_atoms(ax, atoms)
     n_rows = math.ceil(len(ax.get_legend_handles_labels()[1]) / 2)
-    ax.update_datalim([(low, 0.0), (high, density.max() * (1.02 + 0.075 * n_rows))])
+    room = 1.02 + 0.075 * n_rows
+    ax.update_datalim([(low, 0.0), (high, density.max() * room)])
     ax.autoscale_view()
+    if atoms.probs.size:
+        _draw_atoms(ax, atoms, room)
     tight = {"handlelength": 1.8, "columnspacing": 1.0, "borderaxespad": 0.2}
     ax.legend(loc="upper center", ncols=2, fontsize="small", frameon=False, **tight)
     return ax
@@ -171,7 +182,8 @@ def plot_ridge(
     r"""Draws the densities at up to 40 x one above the other: how the shape of p(y|x) changes.
 
     The first row is the lowest.  All have one scale, so equal areas are equal probabilities; the
-    highest reaches 1.8 rows up.  White ticks are the medians.
+    highest reaches 1.8 rows up.  White ticks are the medians.  Orange lines are the probabilities
+    of atoms: one of 1 would reach the next row.
 
     Args:
         model_or_dist, x, n_grid, style: as in `plot_conditional`.
@@ -206,7 +218,8 @@ def plot_ridge(
     names = inputs.check_labels(labels, rows or [str(i) for i in range(n)])
 
     low, median, high = inputs.quantiles(dist, np.array([_TAIL, 0.5, 1 - _TAIL]))  # (N,)
-    _, grid, density = _curves(dist, low.min(), high.max(), median[:, None], n_grid)  # (G, N)
+    atoms = inputs.parts_of(dist)
+    _, grid, density = _curves(atoms, low.min(), high.max(), median[:, None], n_grid)  # (G, N)
     height = density * (_OVERLAP / density.max())
 
     ax = look.get_axes(ax)
@@ -218,11 +231,19 @@ def plot_ridge(
         ax.vlines(median[i], i, at, color="white", linewidth=1.5, zorder=order)
         defaults = {"color": look.BLUE, "linewidth": 1.3, "zorder": order}
         ax.plot(y, top, **look.with_defaults(style, Line2D, **defaults))
+        ax.vlines(
+            atoms.places[i], i, i + atoms.probs[i], color=look.ORANGE, linewidth=3, zorder=order
+        )
     ax.set_yticks(np.arange(n), names)
     ax.set_ylim(-0.1, max(n - 0.5, (np.arange(n) + height.max(0)).max() + 0.1))
     ax.set_xlim(grid.min(), grid.max())
     rows_are = "row" if rows is None else "x"
-    look.set_labels(ax, look.with_unit("y", y_unit), rows_are, y_label, x_label)
+    y_name = look.with_unit("y", y_unit)
+    if atoms.probs.size:
+        y_name += f"\n(orange: probability of {atoms.name}, up to the next row for 1)"
+        ax.margins(x=0.02)
+        ax.autoscale(axis="x")
+    look.set_labels(ax, y_name, rows_are, y_label, x_label)
     return ax
 
 
@@ -230,20 +251,24 @@ def plot_ridge(
 
 
 def _curves(
-    dist: Any, low: float, high: float, marks: Floats, n_grid: int
+    atoms: inputs.Parts, low: float, high: float, marks: Floats, n_grid: int
 ) -> tuple[Floats, Floats, Floats]:
     """Returns points (G, N) on N rising grids, where their density is drawn, and the density.
 
     Points are even, dense where p is, and the marks (N, M).  Of a y that takes only some values the
-    density is drawn as a step around each of them.
+    density is drawn as a bar around each of them, or a step.
     """
+    dist = atoms.smooth
     n, width = len(marks), inputs.lattice_width(dist)
+    corners = np.array([-0.5, 0.5])
     if width:
         first, last = round(low / width), round(high / width)
         even = np.linspace(first, last, min(last - first + 1, _MOST_STEPS)).round()
         cells = np.union1d(even, (marks.clip(low, high) / width).round())
-        points = np.tile(np.repeat(cells * width, 2)[:, None], n)
-        grid = points + np.tile([-width / 2, width / 2], len(cells))[:, None]
+        if n == 1 and len(cells) <= _MOST_BARS:
+            corners = _BAR * np.array([-0.5, -0.5, 0.5, 0.5])
+        points = np.tile(np.repeat(cells * width, len(corners))[:, None], n)
+        grid = points + np.tile(corners * width, len(cells))[:, None]
     else:
         even = np.repeat(np.linspace(low, high, n_grid)[:, None], n, axis=1)
         if hasattr(dist, "loc") and hasattr(dist, "scale"):
@@ -252,7 +277,10 @@ def _curves(
         else:
             dense = inputs.quantiles(dist, np.linspace(_TAIL, 1 - _TAIL, n_grid))
         points = grid = np.sort(np.concatenate([even, dense, marks.T]).clip(low, high), axis=0)
-    return points, grid, np.exp(inputs.evaluate(dist, dist.log_prob, points[..., None]))
+    density = np.exp(inputs.evaluate(dist, dist.log_prob, points[..., None])) * atoms.share
+    if len(corners) == 4:  # from the axis up and down again
+        density[::4] = density[3::4] = 0.0
+    return points, grid, density
 
 
 def _around_components(loc: Floats, scale: Floats, low: float, high: float) -> Floats:
@@ -309,6 +337,31 @@ def _draw_components(ax: Axes, dist: Any, points: Floats, y: Floats, density: Fl
     if rest is not None:
         label = f"the other {len(rest)} together"
         ax.plot(y, rest.sum(0), color=look.ORANGE, linestyle="-.", linewidth=1.3, label=label)
+
+
+def _name_atoms(ax: Axes, atoms: inputs.Parts) -> None:
+    """Adds the atoms to the legend, with their probabilities if there is one row."""
+    order = np.argsort(atoms.places[0])
+    rows = zip(atoms.places[0][order], atoms.probs[0][order], strict=True)
+    names = [f"P(y = {place:g}) = {p:.3g}" for place, p in rows]
+    for name in names if len(atoms.probs) == 1 else [f"probability of {atoms.name}"]:
+        color = look.PURPLE if len(atoms.probs) == 1 else look.BLACK
+        ax.plot([], [], "D-", color=color, linewidth=3, markersize=5, label=name)
+
+
+def _draw_atoms(ax: Axes, atoms: inputs.Parts, room: float) -> None:
+    """Draws the probabilities of the atoms on an axis of its own on the right."""
+    right = ax.twinx()
+    n = len(atoms.probs)
+    for i, (places, probs) in enumerate(zip(atoms.places, atoms.probs, strict=True)):
+        color = look.PURPLE if n == 1 else look.CURVES[i][0]
+        inches = (i - (n - 1) / 2) * 4.0 / 72  # beside one another
+        scale = ax.get_figure().dpi_scale_trans  # type: ignore[union-attr]
+        beside = right.transData + ScaledTranslation(inches, 0, scale)
+        right.vlines(places, 0, probs, color=color, linewidth=3, transform=beside)
+        right.plot(places, probs, "D", color=color, markersize=5, transform=beside)
+    right.set_ylim(0.0, atoms.probs.max() * room)
+    right.set_ylabel(f"probability of {atoms.name}")
 
 
 def _draw_averages(

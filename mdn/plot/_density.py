@@ -42,7 +42,9 @@ def plot_density(
     A cell has the colour of its average density, :math:`(P(y_2|x) - P(y_1|x)) / (y_2 - y_1)` with
     the cdf P, so no component is so narrow that it falls between the cells; white is 0.  (Without
     a cdf, it is the density at the centre of the cell.)  Of a y that takes only some values, as a
-    rounded one, every cell holds equally many of them.  The colours end at the highest value,
+    rounded one, the colour is the probability of a value, and every cell holds equally many of
+    them, one if there is room.  Atoms are lines in the colour of their probability, which has a
+    second colour bar.  The colours end at the highest value,
     unless that is a spike: then they end at the 98 % quantile of the cells that are not empty
     (those above 1 % of the uniform density), and the colour bar gets a pointed end.
 
@@ -102,14 +104,18 @@ def plot_density(
 def draw_image(
     ax: Axes, grid: inputs.FeatureGrid, ys: Floats, y_unit: str | None, style: dict[str, Any]
 ) -> None:
-    """Draws the density of the cells around (G,) values of y, and the colour bar."""
+    """Draws the density of the cells around (G,) values of y, atoms as lines, and colour bars.
+
+    Of a y that takes only some values it is their probability, a mean of those in the cell.
+    """
     width = inputs.lattice_width(grid.dist)
     ys = _lattice_cells(ys, width) if width else ys
-    density = _cell_density(grid.dist, ys)
+    atoms = inputs.parts_of(grid.dist)
+    density = _cell_density(atoms.smooth, ys) * atoms.share * (width or 1.0)
     if not np.isfinite(density).all():
         bad = grid.values[np.flatnonzero(~np.isfinite(density).all(0))[0]]
         raise ValueError(f"model must give a finite density; it does not at {grid.name} = {bad:g}")
-    limits = {} if "norm" in style else {"vmin": 0.0, "vmax": _colour_limit(density, ys)}
+    limits = {} if "norm" in style else {"vmin": 0.0, "vmax": _colour_limit(density, ys, width)}
     defaults = {"cmap": look.blues(), "shading": "nearest", "rasterized": True, **limits}
     xs = grid.values
     if grid.levels is not None:  # strips, whose edges a single one has as well
@@ -123,8 +129,10 @@ def draw_image(
         mesh,
         ax=ax,
         extend="max" if density.max() > mesh.norm.vmax else "neither",
-        label=look.density_label(y_unit),
+        label=look.probability_label() if width else look.density_label(y_unit),
     )
+    if atoms.probs.size:
+        look.draw_atoms(ax, grid, atoms)
 
 
 def _lattice_cells(ys: Floats, width: float) -> Floats:
@@ -144,9 +152,9 @@ def _cell_density(dist: Any, ys: Floats) -> Floats:
     return np.diff(cdf, axis=0).clip(min=0.0) / (2 * half)
 
 
-def _colour_limit(density: Floats, ys: Floats) -> float:
-    """Returns the density at which the colours end; see plot_density."""
-    occupied = density[density > _EMPTY / (ys[-1] - ys[0])]
+def _colour_limit(density: Floats, ys: Floats, width: float) -> float:
+    """Returns the density, or probability, at which the colours end; see plot_density."""
+    occupied = density[density > _EMPTY * (width or 1.0) / (ys[-1] - ys[0])]
     peak = float(density.max())
     if not occupied.size:
         return peak or 1.0  # the model has its probability elsewhere

@@ -185,7 +185,7 @@ def plot_modes(
 
     At every x the highest mode is dark, the others are light, and the size of a point is the
     height of its mode against the highest.  Those below 5 % of it are left out.  Points are not
-    joined by lines, which would go on where a branch ends.
+    joined by lines, which would go on where a branch ends.  Atoms are lines, as in `plot_density`.
 
     Args:
         model: as in `plot_density`; its distributions need ``modes``.
@@ -215,8 +215,11 @@ def plot_modes(
     modes, heights, drawn = inputs.high_modes(grid.dist, _LEAST_MODE)  # (G, K)
     share = heights / heights.max(1, keepdims=True)
     highest = np.arange(share.shape[1]) == 0  # they come by falling density
+    atoms = inputs.parts_of(grid.dist)
 
     ax = look.get_axes(ax)
+    if atoms.probs.size:
+        look.draw_atoms(ax, grid, atoms)
     if target is not None:
         look.draw_points(ax, grid.data, target, color=look.GREY)
     looks = (
@@ -258,7 +261,7 @@ def plot_weights(
 
     Of more than six components, the five of greatest mean weight and the sum of the others.  A
     component is named by its number and where it lies, its location averaged by its weight.  Of a
-    truncated or rounded mixture, the weights are those of the mixture before.
+    truncated or rounded mixture, or one beside atoms, the weights are those of that mixture.
 
     Args:
         model: as in `plot_density`; its distributions need ``weights``, (N, K), as a mixture has.

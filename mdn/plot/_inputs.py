@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..arguments import check_probabilities
+from ..distribution import AtomicMixture
 from ..prediction import kind_of, predict_distribution, to_numpy
 
 Floats = NDArray[np.float64]
@@ -160,11 +161,47 @@ def check_methods(dist: Any, *methods: str) -> None:
         )
 
 
+class Parts(NamedTuple):
+    """A distribution as a density and the probabilities of atoms.
+
+    Attributes:
+        smooth: what has the density, batch (N,).
+        share: its probability, (N,).
+        places: of the atoms, (N, A); A is 0 for distributions without.
+        probs: of the atoms, (N, A).
+    """
+
+    smooth: Any
+    share: Floats
+    places: Floats
+    probs: Floats
+
+    @property
+    def name(self) -> str:
+        """The atoms as text; without numbers where they differ by row."""
+        if (self.places != self.places[:1]).any():
+            return "y is an atom"
+        return f"y = {', '.join(f'{a:g}' for a in np.sort(self.places[0]))}"
+
+
+def parts_of(dist: Any) -> Parts:
+    """Returns the density and the atoms of N distributions."""
+    if not isinstance(dist, AtomicMixture):
+        n = dist.batch_shape[0]
+        return Parts(dist, np.ones(n), np.empty((n, 0)), np.empty((n, 0)))
+    share = to_numpy(dist.logits[..., -1].exp())
+    return Parts(dist.base, share, to_numpy(dist.atoms), to_numpy(dist.atom_probs))
+
+
 def high_modes(dist: Any, least: float) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Returns modes and their densities, and which have a share of the highest density, (N, K)."""
+    """Returns modes and their densities, and which have a share of the highest density, (N, K).
+
+    Atoms are no modes here.
+    """
     check_methods(dist, "modes")
-    modes, log_density = map(to_numpy, dist.modes())  # by falling density, padded with NaN
-    density = np.exp(np.where(np.isnan(log_density), -np.inf, log_density))
+    smooth, weight, *_ = parts_of(dist)
+    modes, log_density = map(to_numpy, smooth.modes())  # by falling density, padded with NaN
+    density = np.exp(np.where(np.isnan(log_density), -np.inf, log_density)) * weight[:, None]
     return modes[..., 0], density, density >= least * density.max(1, keepdims=True)
 
 

@@ -13,14 +13,15 @@ import numpy as np
 from matplotlib import cbook, patheffects
 from matplotlib.artist import Artist, ArtistInspector
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..arguments import check_integer, check_number
 from ..prediction import kind_of
-from ._inputs import FeatureGrid, Floats
+from ._inputs import FeatureGrid, Floats, Parts
 
 __all__ = ["panels"]
 
@@ -138,6 +139,13 @@ def blues() -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("mdn", WHITE_TO_BLUE)
 
 
+def oranges() -> LinearSegmentedColormap:
+    """Returns the colour map of a probability."""
+    return LinearSegmentedColormap.from_list(
+        "mdn atoms", ("#ffffff", ORANGE, VERMILLION, "#4a1f00")
+    )
+
+
 # -- artists --------------------------------------------------------------------------------------
 
 
@@ -154,6 +162,25 @@ def draw_line(ax: Axes, x: Floats, y: Floats, label: str, **style: Any) -> None:
     """Draws a mean, a median or another quantile, with a white rim that sets it off an image."""
     rim = [patheffects.withStroke(linewidth=3.5, foreground="white")]
     ax.plot(x, y, **{"color": VERMILLION, "lw": 2, "path_effects": rim, "label": label, **style})
+
+
+def draw_atoms(ax: Axes, grid: FeatureGrid, atoms: Parts) -> None:
+    """Draws a line at each atom in the colour of its probability, and a colour bar."""
+    x, half = grid.values, 0.0 if grid.levels is None else 0.5  # strips are 1 wide
+    edges = np.concatenate([x[:1] - half, (x[1:] + x[:-1]) / 2, x[-1:] + half])
+    for at, p in zip(atoms.places.T, atoms.probs.T, strict=True):
+        whole = [np.column_stack([edges[[0, *range(1, len(x)), -1]], at[[0, *range(len(x))]]])]  # a rim that sets it off the image
+        pieces = list(np.stack([np.column_stack([edges[i : i + len(x)], at]) for i in (0, 1)], 1))
+        options: dict[str, Any] = {"capstyle": "butt", "zorder": 1}
+        rim = LineCollection(whole, colors=GREY, linewidths=7.0, **options)  # points
+        lines = LineCollection(
+            pieces, array=p, cmap=oranges(), linewidths=5.0, antialiaseds=False, **options
+        )
+        lines.set_norm(Normalize(0.0, 1.0))
+        ax.add_collection(rim, autolim=False)
+        ax.add_collection(lines, autolim=False)
+    label = f"probability of {atoms.name}"
+    ax.get_figure().colorbar(lines, ax=ax, label=label)  # type: ignore[union-attr]
 
 
 def draw_area(ax: Axes, x: Any, low: Any, high: Any = 0.0, **style: Any) -> None:
@@ -218,6 +245,10 @@ def with_unit(name: str, unit: str | None) -> str:
 
 def density_label(unit: str | None) -> str:
     return f"density p(y|x) [1/{unit or 'unit of y'}]"
+
+
+def probability_label() -> str:
+    return "probability p(y|x)"
 
 
 def percent(share: float) -> str:
