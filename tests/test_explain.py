@@ -37,7 +37,8 @@ from torch.distributions.transforms import ExpTransform
 
 import mdn
 from benchmarks import verdicts
-from mdn import GaussianMixture, Mixture, cli, explain_nll
+from mdn import AtomicMixture, GaussianMixture, Mixture, cli, explain_nll
+from mdn.distribution import PointMass
 from mdn.explain import explain_file
 from mdn.prediction import predict_distribution
 
@@ -935,3 +936,68 @@ def test_help_of_the_command_has_an_example(capsys: pytest.CaptureFixture[str]) 
     """``--help`` shows it."""
     assert cli.main(["explain", "--help"]) == 0
     assert "Example: mdn explain model.mdn" in capsys.readouterr().out
+
+
+# --- values with a probability of their own ------------------------------------------------------
+
+
+def _rain(n: int, factor: float = 1.0) -> tuple[AtomicMixture, torch.Tensor]:
+    """0 with probability 0.3 or 0.9, else normal around 2 or 5, and draws of it."""
+    odd = torch.arange(n).double() % 2
+    base = GaussianMixture(
+        torch.zeros(1).double(),
+        (2.0 + 3.0 * odd)[:, None, None],
+        torch.full((n, 1, 1), 0.5).double(),
+    )
+    p = 0.3 + 0.6 * odd
+    truth = AtomicMixture(base, torch.zeros(1).double(), torch.stack([p, 1 - p], -1).log())
+    y = truth.sample(generator=torch.Generator().manual_seed(0))
+    narrow = AtomicMixture(base.rescale(factor), truth.atoms, truth.logits)
+    return narrow, y
+
+
+def test_atoms_are_judged_as_probabilities_and_the_rest_as_a_density() -> None:
+    """The gain over ignoring x is that over frequencies of the atom and a kernel density."""
+    dist, y = _rain(2000)
+    report = explain_nll(dist, y=y)
+    share = float((y == 0).double().mean())
+    assert report.sign["measure"] == "mixed" and report.sign["atoms"] == [0.0]
+    assert report.sign["share_at_atoms"] == share
+    assert report.verdict.startswith(f"fine: log probabilities where y is 0 ({share:.0%} of the")
+    # exact: the law of y without x, of which the kernel estimate comes short a little
+    w = np.array([0.35, 0.05])
+    y0 = y[:, 0].numpy()
+    density = (w * stats.norm([2.0, 5.0], 0.5).pdf(y0[:, None])).sum(1)
+    marginal = -np.log(np.where(y0 == 0, 0.6, density)).mean()
+    gain = report.unit["gain_over_marginal"]["nats"]
+    assert marginal - report.unit["nll"] == pytest.approx(gain, abs=0.02)
+    assert report.floor["grid"]["rows"] == int((y != 0).sum())
+    assert report.health["components"] == 1 and report.health["share_on_spikes"] == 0
+    text = " ".join(repr(report).split())
+    assert f"probabilities for y = 0 ({share:.0%} of the rows), densities elsewhere" in text
+    assert len(report.plot().axes) == 4
+    assert explain_nll(_rain(2000, 0.2)[0], y=y).word == "misspecified"
+    flipped = AtomicMixture(dist.base, dist.atoms, dist.logits.flip(-1))
+    assert explain_nll(flipped, y=y).word == "misspecified"
+
+
+def test_a_point_mass_beside_a_density_is_no_probability_throughout() -> None:
+    """A Mixture of both: mixed, where the loss can be below 0; with whole numbers a mass."""
+    parts = [PointMass(torch.tensor(0.0)), torch.distributions.Normal(0.0, 0.01)]
+    y = torch.tensor([[0.0], [0.01], [-0.02], [0.003]])
+    found = explain_nll(Mixture(torch.zeros(2), parts).expand((4,)), y=y)
+    assert found.sign["measure"] == "mixed" and found.unit["nll"] < 0
+    counts = [PointMass(torch.tensor(0.0)), torch.distributions.Poisson(torch.tensor(3.0))]
+    found = explain_nll(Mixture(torch.zeros(2), counts).expand((4,)), y=y.round())
+    assert found.sign["measure"] == "mass"
+
+
+def test_the_remedy_of_a_heap_names_atoms() -> None:
+    """A spike at 0, where 60 % of the rows are and the others do not repeat."""
+    _, y = _rain(500)
+    one = torch.zeros(500, 2).double()
+    loc = torch.stack([torch.zeros(500), torch.full((500,), 3.0)], -1).double().unsqueeze(-1)
+    scale = torch.tensor([[1e-3], [1.5]]).double().expand(500, 2, 1)
+    report = explain_nll(GaussianMixture(one, loc, scale), y=y)
+    assert report.word == "not meaningful" and "concentrated on y = 0, not" in report.verdict
+    assert report.remedy.endswith("MDNRegressor(atoms=[0.0])")

@@ -77,9 +77,13 @@ def components(evaluation: Evaluation) -> Components | None:
     """Returns the components in some of the rows; None of a distribution without components."""
     if not evaluation.is_mixture:
         return None
-    rows = evenly_spaced(len(evaluation.nll), _MOST_ROWS)
-    assert evaluation.y is not None
-    dist, y = evaluation.dist[torch.from_numpy(rows)], evaluation.y[torch.from_numpy(rows)]
+    smooth, index = evaluation.off_atoms()
+    if not len(index):
+        return None
+    some = evenly_spaced(len(index), _MOST_ROWS)
+    assert smooth.y is not None
+    dist, y = smooth.dist[torch.from_numpy(some)], smooth.y[torch.from_numpy(some)]
+    rows = index[some]
     if isinstance(dist, DiscretizedMixture | TruncatedMixture):
         dist = dist.base
     try:

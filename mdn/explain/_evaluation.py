@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
-from ..distribution import Mixture, MixtureDistribution
+from ..distribution import AtomicMixture, Mixture, MixtureDistribution, PointMass
 from ..nn import MDN, MDNHead
 from ..prediction import (
     Floats,
@@ -35,7 +35,8 @@ class Evaluation:
         dist: batch (N,), float64 where it can be.
         y: (N, D) numbers; (N,) class indices; None where y is known to intervals.
         nll: (N,), nats in y's unit.
-        measure: ``"density"``, ``"mass"``, or ``"mixed"`` where only some rows are known exactly.
+        measure: ``"density"``, ``"mass"``, or ``"mixed"`` where only some rows are known exactly,
+            or some have y at an atom.
         width: of the rounding cell of a mass; 0 else.
         features: (N, F) numbers by which rows are grouped; None without.
         feature_names: of the columns, if they have any.
@@ -76,6 +77,27 @@ class Evaluation:
     def is_univariate(self) -> bool:
         """Whether y is one number under a distribution of this package, which has a cdf."""
         return self.is_mixture and tuple(self.dist.event_shape) == (1,)
+
+    @property
+    def at_atoms(self) -> NDArray[np.bool_]:
+        """Which rows have y at an atom, and so a probability and no density; (N,)."""
+        if not isinstance(self.dist, AtomicMixture) or self.y is None:
+            return np.zeros(len(self.nll), dtype=bool)
+        return (self.y == self.dist.atoms).any(-1).numpy()
+
+    def off_atoms(self) -> tuple[Evaluation, NDArray[np.intp]]:
+        """Returns the rows off the atoms, under their density given that they are, and indices.
+
+        Without atoms it is all of this.
+        """
+        index = np.flatnonzero(~self.at_atoms)
+        if not isinstance(self.dist, AtomicMixture) or self.y is None:
+            return self, index
+        rows = torch.from_numpy(index)
+        dist, y = self.dist.base[rows], self.y[rows]
+        features = None if self.features is None else self.features[index]
+        nll = (-dist.log_prob(y)).double().numpy()
+        return replace(self, dist=dist, y=y, nll=nll, measure="density", features=features), index
 
     @property
     def n_targets(self) -> int:
@@ -136,6 +158,7 @@ def _of_regressor(model: Any, X: Any, y: Any, name: str) -> Evaluation:
     target.check(values)
     nll = -target.log_likelihood(dist, values).numpy()
     measure = "mass" if target.likelihood_is_mass else "density"
+    measure = "mixed" if isinstance(dist, AtomicMixture) else measure
     if target.kind == "interval":
         exact = columns[:, 0] == columns[:, 1]
         measure = "density" if exact.all() else "mixed" if exact.any() else "mass"
@@ -178,8 +201,8 @@ def _of_distribution(dist: Any, y: Tensor, name: str) -> Evaluation:
     y = y.unsqueeze(-1) if y.ndim == 1 and dist.event_shape[0] == 1 else y
     _check_finite(y, name)
     dist, target = distribution_and_target(dist, y)
-    measure = "mass" if _is_discrete(dist) else "density"
     nll = _checked_nll(dist.log_prob(target))
+    measure = _measure(dist)
     return Evaluation(dist, target, nll, measure, width=float(getattr(dist, "width", 0.0)))
 
 
@@ -198,7 +221,7 @@ def _of_unknown_family(dist: Distribution, y: Tensor, name: str) -> Evaluation:
             f"batch {tuple(dist.batch_shape)} and event {tuple(dist.event_shape)}"
         )
     nll = _checked_nll(log_p.reshape(n, -1).sum(1))
-    return Evaluation(dist, y.reshape(n, -1), nll, "mass" if _is_discrete(dist) else "density")
+    return Evaluation(dist, y.reshape(n, -1), nll, _measure(dist))
 
 
 def _of_classes(dist: Categorical, y: Tensor, name: str) -> Evaluation:
@@ -220,12 +243,18 @@ def _of_classes(dist: Categorical, y: Tensor, name: str) -> Evaluation:
     return Evaluation(dist, y.long(), _checked_nll(dist.log_prob(y.long())), "mass")
 
 
-def _is_discrete(dist: Any) -> bool:
+def _measure(dist: Any) -> str:
+    """Whether values have a density, a probability, or some the one and some the other."""
+    if isinstance(dist, AtomicMixture):
+        return "mixed"
     if not isinstance(dist, Mixture):
-        return dist.support.is_discrete
+        return "mass" if dist.support.is_discrete else "density"
     components: Any = dist.components
     components = components if isinstance(components, list) else [components]
-    return any(component.support.is_discrete for component in components)
+    others = [component for component in components if not isinstance(component, PointMass)]
+    if any(component.support.is_discrete for component in others) or not others:
+        return "mass"
+    return "mixed" if len(others) < len(components) else "density"
 
 
 # -- what the user gave ---------------------------------------------------------------------------

@@ -178,8 +178,15 @@ def _evaluate_training_rows(model: Any, train: Any) -> Evaluation:
 
 
 def _floor(evaluation: Evaluation) -> dict[str, Any]:
-    """Returns the lowest NLL that the scale floor permits, and the effect of the grid of y."""
-    found: dict[str, Any] = {}
+    """Returns the lowest NLL that the scale floor permits, and the effect of the grid of y.
+
+    With atoms, of the rows off them.
+    """
+    if evaluation.at_atoms.any():
+        smooth, rows = evaluation.off_atoms()
+        found = _floor(smooth) if len(rows) else {}
+        return {key: value for key, value in found.items() if key != "lowest_nll"}
+    found = {}
     if evaluation.measure == "mass":
         found["lowest_nll"] = 0.0
     if evaluation.is_categorical or evaluation.y is None:

@@ -52,11 +52,11 @@ def _sign(report: dict[str, Any]) -> Entries:
         f"{number(sign['largest_at_y'])} per unit of y",
     )
     if sign["measure"] == "mixed":
-        yield (
-            "kind",
-            "probabilities for intervals, densities for exact values of y: only the latter can "
-            "exceed 1",
-        )
+        some = "intervals, densities for exact values of y"
+        if "atoms" in sign:
+            places = ", ".join(number(a, 6) for a in sign["atoms"])
+            some = f"y = {places} ({sign['share_at_atoms']:.0%} of the rows), densities elsewhere"
+        yield "kind", f"probabilities for {some}: only the latter can exceed 1"
     if "integral" in sign:
         yield (
             "sharpest row",
@@ -144,6 +144,8 @@ def _floor(report: dict[str, Any]) -> Entries:
         text = f"{grid['distinct']} distinct values in {grid['rows']} rows"
         if grid["step"] is not None:
             text += f", all on a grid of step {number(grid['step'])}"
+        if "atoms" in report["sign"]:
+            text += " off the atoms"
         if grid["heaps"]:
             heaps = ", ".join(f"{number(v, 6)} ({count} times)" for v, count in grid["heaps"])
             text += f"; {grid['repeated']:.0%} repeated, most often {heaps}"

@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import quad_vec
 from scipy.optimize import brentq
 
-from ..distribution import GaussianMixture
+from ..distribution import AtomicMixture, GaussianMixture
 from ..prediction import Floats
 from ._evaluation import Evaluation
 
@@ -34,6 +34,9 @@ def sign(evaluation: Evaluation) -> dict[str, Any]:
         "share_above_one": float((log_p > 0).mean()),
         "largest_at_y": math.exp(min(float(log_p.max()), 700.0)),
     }
+    if isinstance(evaluation.dist, AtomicMixture):
+        found["atoms"] = evaluation.dist.atoms.unique().tolist()
+        found["share_at_atoms"] = float(evaluation.at_atoms.mean())
     if evaluation.measure != "density" or not evaluation.is_univariate:
         return found
     row = _sharpest_row(evaluation)

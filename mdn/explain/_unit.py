@@ -35,8 +35,10 @@ def unit(evaluation: Evaluation, train: Evaluation | None, step: float | None) -
     y = evaluation.y.numpy()
     if evaluation.measure == "density":
         found |= _other_units(y, found["nll"])
-    else:
+    elif evaluation.measure == "mass":
         found["perplexity"] = _exp(found["nll"])
+    if evaluation.at_atoms.any():
+        return found | _with_atoms(evaluation, train, step)
     y_train = None if train is None or train.y is None else train.y.numpy()
     reference = y if y_train is None else y_train
     if (np.ptp(reference, axis=0) == 0).any() or not (
@@ -53,6 +55,30 @@ def unit(evaluation: Evaluation, train: Evaluation | None, step: float | None) -
         found["gaussian_scale"] = scale
         found["gain_over_gaussian"] = _gain(gaussian_nll, nll)
     return found
+
+
+def _with_atoms(
+    evaluation: Evaluation, train: Evaluation | None, step: float | None
+) -> dict[str, Any]:
+    """Returns the gain over the frequencies of the atoms and a density of the rows off them."""
+    reference = evaluation if train is None else train
+    smooth, rows = evaluation.off_atoms()
+    known = None if train is None else train.off_atoms()[0].y
+    kept = smooth.y if known is None else known
+    if kept is None or smooth.y is None or len(kept) < 2 or float(kept.max() - kept.min()) == 0:
+        return {}
+    atoms = evaluation.dist.atoms.unique()
+    counts = (reference.y == atoms).sum(0).double().numpy() + 0.5
+    total = len(reference.nll) + 0.5 * (len(atoms) + 1)
+    marginal = np.full(len(evaluation.nll), -math.log1p(-counts.sum() / total))
+    for atom, count in zip(atoms, counts, strict=True):
+        marginal[(evaluation.y == atom)[:, 0].numpy()] = -math.log(count / total)
+    if len(rows):
+        marginal[rows] += _marginal_nll(smooth, None if known is None else known.numpy(), step)
+    return {
+        "marginal_nll": float(marginal.mean()),
+        "gain_over_marginal": _gain(marginal, evaluation.nll),
+    }
 
 
 def _classes(evaluation: Evaluation, train: Evaluation | None) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def _no_density(parts: dict[str, Any]) -> Found:
 
 def _few_values(parts: dict[str, Any]) -> Found:
     grid = parts["floor"].get("grid")
-    if grid is None or parts["sign"]["measure"] != "density":
+    if grid is None or parts["sign"]["measure"] == "mass":
         return None
     option = "resolution=step"
     if grid["step"] is not None and grid["anchored"]:
@@ -71,6 +71,13 @@ def _few_values(parts: dict[str, Any]) -> Found:
             remedy,
         )
     gain = parts["floor"].get("gain_by_grid", 0.0)
+    heaps = _heaps(grid)
+    if gain > _GRID_GAIN and heaps:
+        return (
+            f"not meaningful: {gain:.2g} nats per row come from density concentrated on y = "
+            f"{', '.join(f'{a:.6g}' for a in heaps)}, not from a better prediction of y",
+            f"learn the probability of each with x: MDNRegressor(atoms={heaps})",
+        )
     if gain > _GRID_GAIN:
         where = (
             f"the step {grid['step']:.4g} to which y is rounded"
@@ -83,6 +90,14 @@ def _few_values(parts: dict[str, Any]) -> Found:
             remedy,
         )
     return None
+
+
+def _heaps(grid: dict[str, Any]) -> list[float]:
+    """Values that many rows have while hardly any other repeats; none if others do."""
+    least = max(_FEW_VALUES, _HEAP * grid["rows"])
+    found = [(value, times) for value, times in grid["heaps"] if times >= least]
+    others = grid["repeated"] - sum(times for _, times in found) / grid["rows"]
+    return sorted(value for value, _ in found) if others < _HEAP else []
 
 
 def _worse_on_held_out_rows(parts: dict[str, Any]) -> Found:
@@ -105,7 +120,7 @@ def _worse_on_held_out_rows(parts: dict[str, Any]) -> Found:
             "some of them",
         )
     spikes = parts["health"].get("share_on_spikes", 0.0)
-    if spikes >= _SPIKES and parts["sign"]["measure"] == "density":
+    if spikes >= _SPIKES and parts["sign"]["measure"] != "mass":
         return (
             f"collapse: {spikes:.0%} of the training rows lie in components far narrower than the "
             f"errors on held-out rows; held-out loss {worse} nats worse than training",
@@ -125,7 +140,7 @@ def _worse_on_held_out_rows(parts: dict[str, Any]) -> Found:
 
 def _spikes(parts: dict[str, Any]) -> Found:
     health = parts["health"]
-    if parts["sign"]["measure"] != "density" or not health.get("components"):
+    if parts["sign"]["measure"] == "mass" or not health.get("components"):
         return None
     held_out = "gap" in parts["fit"]
     broad = health.get("floor_known") and min(health["floor_in_standard_deviations"]) > (
@@ -217,6 +232,13 @@ def _fine(parts: dict[str, Any]) -> tuple[str, str]:
             f"fine: these are {what}, whose loss is never negative; {nll:.3g} nats{gains}",
             "nothing to do",
         )
+    if "atoms" in sign:
+        places = ", ".join(f"{a:.6g}" for a in sign["atoms"])
+        return (
+            f"fine: log probabilities where y is {places} ({sign['share_at_atoms']:.0%} of the "
+            f"rows), log densities elsewhere; {nll:.3g} nats{gains}",
+            "nothing to do; compare losses only in the same unit of y",
+        )
     if sign["measure"] == "mixed":
         return (
             "fine: probabilities where y is an interval, densities where it is exact; "
@@ -268,7 +290,8 @@ def _remarks(parts: dict[str, Any]) -> list[str]:
     if many_values and times >= max(_FEW_VALUES, _HEAP * grid["rows"]):
         found.append(
             f"{times} of {grid['rows']} rows have y = {value:.6g} exactly: if they were recorded "
-            "more coarsely than the others, a narrow component there has learnt the rounding, not y"
+            "more coarsely than the others, a narrow component there has learnt the rounding, not "
+            "y; if that value has a probability of its own, name it: MDNRegressor(atoms=...)"
         )
     if health.get("share_at_floor", 0.0) >= _AT_FLOOR:
         found.append(
