@@ -169,13 +169,10 @@ def draw_atoms(ax: Axes, grid: FeatureGrid, atoms: Parts) -> None:
     x, half = grid.values, 0.0 if grid.levels is None else 0.5  # strips are 1 wide
     edges = np.concatenate([x[:1] - half, (x[1:] + x[:-1]) / 2, x[-1:] + half])
     for at, p in zip(atoms.places.T, atoms.probs.T, strict=True):
-        whole = [np.column_stack([edges[[0, *range(1, len(x)), -1]], at[[0, *range(len(x))]]])]  # a rim that sets it off the image
         pieces = list(np.stack([np.column_stack([edges[i : i + len(x)], at]) for i in (0, 1)], 1))
-        options: dict[str, Any] = {"capstyle": "butt", "zorder": 1}
-        rim = LineCollection(whole, colors=GREY, linewidths=7.0, **options)  # points
-        lines = LineCollection(
-            pieces, array=p, cmap=oranges(), linewidths=5.0, antialiaseds=False, **options
-        )
+        options: dict[str, Any] = {"capstyle": "butt", "zorder": 1, "antialiaseds": False}
+        rim = LineCollection(pieces, colors=GREY, linewidths=7.0, **options)  # points
+        lines = LineCollection(pieces, array=p, cmap=oranges(), linewidths=5.0, **options)
         lines.set_norm(Normalize(0.0, 1.0))
         ax.add_collection(rim, autolim=False)
         ax.add_collection(lines, autolim=False)
