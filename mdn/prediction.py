@@ -306,6 +306,8 @@ def n_rows(X: Any) -> int:
     shape = getattr(X, "shape", None)
     if shape is not None and not len(shape):
         raise ValueError(f"X and y must have one row or more; got a single number, {X}")
+    if shape is None and not hasattr(X, "__len__"):
+        raise TypeError(f"X and y must have rows; got {kind_of(X)}")
     return int(shape[0]) if shape is not None else len(X)
 
 

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_rgb
@@ -39,6 +41,11 @@ def fork_cdf(y: float, x: float) -> float:
 def mixture(weights: Any, loc: Any, scale: Any) -> GaussianMixture:
     w, m, s = (torch.as_tensor(v, dtype=torch.float64) for v in (weights, loc, scale))
     return GaussianMixture(w.log(), m[:, None], s[:, None])
+
+
+NAN = GaussianMixture(
+    torch.zeros(1), torch.full((1, 1), math.nan), torch.ones(1, 1), validate_args=False
+)
 
 
 class StudentT(torch.distributions.Distribution):
@@ -263,6 +270,15 @@ def test_single_observation_still_makes_an_image(ax: Axes) -> None:
         ((fork, [1.0, 2.0], [np.inf, 2.0]), ValueError, "y must be finite; got inf in row 0"),
         ((fork, ["a", "b"], [1.0, 2.0]), TypeError, "X must be a tensor or a numeric array"),
         (("fork", [1.0], [1.0]), TypeError, "model must be a regressor.*got str"),
+        ((fork, None, [1.0]), TypeError, "x must be rows of features.*got NoneType"),
+        ((fork, "area", [1.0]), TypeError, "x must be rows of features.*got str"),
+        ((fork, {"area": 1.0}, [1.0]), TypeError, "x must be rows of features.*got dict"),
+        ((fork, scipy.sparse.eye(2), [1.0]), TypeError, r"x must be dense.*pass x.toarray\(\)"),
+        (
+            (fork, pd.DataFrame({"x": []}), []),
+            ValueError,
+            r"x must have one row.*got shape \(0, 1\)",
+        ),
         ((torch.nn.Linear, [1.0], [1.0]), TypeError, "got the class Linear"),
         ((torch.nn.Linear(1, 1), [1.0], [1.0]), TypeError, "torch Distribution; got Tensor"),
         (
@@ -494,6 +510,7 @@ def test_conditional_style_and_labels_of_the_user_win(ax: Axes) -> None:
         ((fork, [1.0]), {"coverage": 1.5}, ValueError, "coverage must lie between 0 and 1"),
         ((fork(torch.ones(2, 1)), [1.0]), {}, ValueError, "one row for each of the 2 dist.*got 1"),
         ((fork(torch.ones(2, 1)).expand((3, 2)),), {}, ValueError, r"\(\) or \(N,\); got \(3, 2\)"),
+        ((NAN,), {}, ValueError, "finite locations and scales; row 0 has not"),
         (
             (torch.distributions.MultivariateNormal(torch.zeros(1), torch.eye(1)),),
             {},

@@ -244,7 +244,8 @@ def curve(n: int = 9, band: float = 0.9) -> CoverageCurve:
         (lambda: plot_waterfall({"a": 1.0}), ValueError, "at least two models.*got 1"),
         (lambda: plot_waterfall([1.0, 2.0]), ValueError, "must map the names.*got list"),
         (lambda: plot_waterfall({"a": 1.0, "b": np.inf}), ValueError, "finite; got inf in row 1"),
-        (lambda: plot_units({}), ValueError, "at least one unit; got none"),
+        (lambda: plot_units({}), ValueError, "at least one unit to a number; got none"),
+        (lambda: plot_units([1.0]), ValueError, "at least one unit to a number; got list"),
     ],
 )
 def test_bad_input_is_named(draw: Any, error: Any, match: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 
@@ -151,3 +152,42 @@ def test_colours_of_the_user_replace_those_of_the_plot(ax: Axes) -> None:
     """Under a name that Matplotlib does not take beside the default's."""
     assert DRAW["modes"](ax=ax, c="red").collections[1].get_facecolor()[0].tolist() == [1, 0, 0, 1]
     assert DRAW["contours"](cmap="cividis").collections[-1].get_cmap().name == "cividis"
+
+
+WITH = {
+    option: [
+        name
+        for name in DRAW
+        if option in inspect.signature(getattr(plot, f"plot_{name}")).parameters
+    ]
+    for option in ("n_grid", "y_unit", "x_label", "y_label")
+}
+
+
+@pytest.mark.parametrize("name", WITH["n_grid"])
+def test_the_number_of_points_is_checked_first(name: str) -> None:
+    """It is an integer of at least 2, in every plot that has it."""
+    draw = getattr(plot, f"plot_{name}")
+    with pytest.raises(TypeError, match="n_grid must be an integer; got 'many'"):
+        draw(None, None, n_grid="many")
+    with pytest.raises(ValueError, match="n_grid must be at least 2; got 1"):
+        draw(None, None, n_grid=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [(o, n) for o in WITH if o != "n_grid" for n in WITH[o]]
+)
+def test_labels_and_units_are_texts(option: str, name: str) -> None:
+    """A number is refused by the name of the option, and no figure is left."""
+    with pytest.raises(TypeError, match=f"{option} must be a text; got int"):
+        DRAW[name](**{option: 3})
+    assert plt.get_fignums() == []
+
+
+@every
+def test_no_figure_is_left_where_matplotlib_refuses_a_value(name: str) -> None:
+    """The user's own figures stay."""
+    own = plt.figure()
+    with pytest.raises(TypeError, match="alpha must be numeric or None"):
+        DRAW[name](alpha="no number")
+    assert plt.get_fignums() == [own.number]

@@ -17,6 +17,7 @@ from ._evaluation import Evaluation
 __all__ = ["sign"]
 
 _CANDIDATES = 32  # rows among which the highest density is searched
+_EXACT = 4  # of them whose modes are computed
 _TAIL = 1e-13  # probability left out of the integral on each side
 _LEVELS = (1e-9, 1e-6, 1e-4, 0.01, 0.05, 0.2, 0.35)  # of quantiles where the integral is split
 _SPIKES = 8  # components around which it is split as well
@@ -52,6 +53,10 @@ def _sharpest_row(evaluation: Evaluation) -> int:
         peaks = (dist.logits - dist.scale[..., 0].log()).amax(-1).double().numpy()
         height = np.maximum(height, peaks)
     candidates = np.argsort(-height, kind="stable")[:_CANDIDATES]
+    if isinstance(dist, GaussianMixture):  # modes are not far from the highest density at a mean
+        few = dist[torch.from_numpy(candidates)]
+        at_means = few.log_prob(few.loc.movedim(-2, 0)).amax(0).double().numpy()
+        candidates = candidates[np.argsort(-at_means, kind="stable")[:_EXACT]]
     log_density = dist[torch.from_numpy(candidates)].modes().log_density
     return int(candidates[int(log_density.nan_to_num(nan=-math.inf).amax(-1).argmax())])
 

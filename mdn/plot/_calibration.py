@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
 
+from ..arguments import check_integer
 from ..prediction import kind_of
 from . import _inputs as inputs
 from . import _style as look
@@ -191,6 +192,7 @@ def plot_sharpness(
     """
     spreads = _spreads(spread)
     errors = np.abs(inputs.check_vector(error, "error", len(spreads[0].values)))
+    check_integer("n_bins", n_bins, at_least=None)
     if n_bins < 1 or len(errors) < _FEW * n_bins:
         raise ValueError(
             f"n_bins must leave {_FEW} rows or more for each bin; "

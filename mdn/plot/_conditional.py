@@ -273,6 +273,13 @@ def _curves(
         even = np.repeat(np.linspace(low, high, n_grid)[:, None], n, axis=1)
         if hasattr(dist, "loc") and hasattr(dist, "scale"):
             loc, scale = (to_numpy(a)[..., 0] for a in (dist.loc, dist.scale))  # (N, K)
+            finite = np.isfinite(loc).all(1) & np.isfinite(scale).all(1)  # (N,)
+            if not finite.all():
+                row = int(finite.argmin())
+                raise ValueError(
+                    "the distribution must have finite locations and scales; "
+                    f"row {row} has not: look at the output of the model"
+                )
             dense = _around_components(loc, scale, low, high)
         else:
             dense = inputs.quantiles(dist, np.linspace(_TAIL, 1 - _TAIL, n_grid))

@@ -218,11 +218,18 @@ def quantiles(dist: Any, levels: Floats) -> Floats:
     """Returns the quantiles at levels (L,), (L, N)."""
     try:
         with torch.no_grad():
-            return to_numpy(dist.icdf(torch.as_tensor(levels[:, None]).to(dist.mean)))[..., 0]
+            found = to_numpy(dist.icdf(torch.as_tensor(levels[:, None]).to(dist.mean)))[..., 0]
     except NotImplementedError:
         raise TypeError(
             f"this plot needs a distribution with icdf(), as a mixture; got {kind_of(dist)}"
         ) from None
+    finite = np.isfinite(found).all(0)  # (N,)
+    if not finite.all():
+        row = int(finite.argmin())
+        raise ValueError(
+            f"the distribution must have finite quantiles; got {found[:, row]} in row {row}"
+        )
+    return found
 
 
 def evaluate(dist: Any, function: Callable[[Tensor], Tensor], y: Floats) -> Floats:
@@ -250,7 +257,13 @@ def as_table(x: Any) -> Any:
     A row of a data frame of pandas, a Series with the names of the columns, becomes a data frame.
     """
     if nw.dependencies.is_into_dataframe(x):
+        if not x.shape[0]:
+            raise ValueError(f"x must have one row or more; got shape {tuple(x.shape)}")
         return x
+    if x is None or isinstance(x, str | Mapping):
+        raise TypeError(f"x must be rows of features, an array or a data frame; got {kind_of(x)}")
+    if hasattr(type(x), "toarray"):
+        raise TypeError(f"x must be dense, but is a sparse {kind_of(x)}; pass x.toarray()")
     if nw.dependencies.is_pandas_series(x) and all(isinstance(name, str) for name in x.index):
         return x.to_frame().T.infer_objects()
     array = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)

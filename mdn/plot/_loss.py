@@ -114,8 +114,9 @@ def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any
         >>> [text.get_text() for text in ax.texts[:3]]
         ['+4.63', '+0.54', '-3.56']
     """
-    if not nll:
-        raise ValueError("nll must name at least one unit; got none")
+    if not isinstance(nll, Mapping) or not nll:
+        got = "none" if isinstance(nll, Mapping) else kind_of(nll)
+        raise ValueError(f"nll must map the name of at least one unit to a number; got {got}")
     values = inputs.check_numbers(list(nll.values()), "nll")
     ax = look.get_axes(ax)
     rows = np.arange(len(values))[::-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -48,6 +49,7 @@ _BARS = frozenset({"xerr", "yerr", "ecolor", "capsize", "error_kw", "log"})  # i
 _LINE = 56  # characters of a line of a label
 _LONG = 20  # characters of a category that are shown
 _ROOM = 50  # characters that an axis has room for
+_TEXTS = "x_label", "y_label", "y_unit"
 _MANY_POINTS = 10_000  # above, the search for the best place of a legend takes seconds
 
 
@@ -109,11 +111,28 @@ def takes_style(
                 cure = f"the nearest is {near[0]!r}" if near else f"it takes those of Axes.{method}"
                 raise TypeError(f"{plot.__name__} has no keyword {name!r}; {cure}")
             cbook.normalize_kwargs(style, artist)  # refuses two names of one property
-            return plot(*args, **kwargs)
+            for name in _TEXTS:
+                if not isinstance(kwargs.get(name), str | None):
+                    raise TypeError(f"{name} must be a text; got {kind_of(kwargs[name])}")
+            if "n_grid" in kwargs:
+                check_integer("n_grid", kwargs["n_grid"], at_least=2)
+            before = _figures()
+            try:
+                return plot(*args, **kwargs)
+            except Exception:
+                for number in _figures() - before:  # an unfinished one is of no use
+                    sys.modules["matplotlib.pyplot"].close(number)
+                raise
 
         return checked
 
     return decorate
+
+
+def _figures() -> set[int]:
+    """Returns the numbers of the figures that pyplot knows; it may not have been imported."""
+    pyplot: Any = sys.modules.get("matplotlib.pyplot")
+    return set(pyplot.get_fignums()) if pyplot else set()
 
 
 def _keywords(method: str, artist: type[Artist]) -> set[str]:
