@@ -115,6 +115,22 @@ def test_integral_is_one_however_high_the_density(scale: float) -> None:
     assert sign["highest_density"] == pytest.approx(highest, rel=1e-6)
 
 
+def test_the_sharpest_row_has_the_highest_density_of_all() -> None:
+    """By SciPy's density on a fine grid, also where it is the sum of many equal components."""
+    rng = np.random.default_rng(0)
+    loc, scale = rng.normal(size=(40, 12)), rng.uniform(0.1, 0.5, (40, 12))
+    scale[0], scale[1] = 0.02, 0.05
+    loc[1] = 0.01 * rng.normal(size=12)  # 12 broader ones in one place are higher than 12 apart
+    grid = np.linspace(-4, 4, 8001)
+    heights = stats.norm.pdf(grid[:, None, None], loc, scale).mean(-1).max(0)
+    dist = GaussianMixture(
+        torch.zeros(12), torch.as_tensor(loc)[..., None], torch.as_tensor(scale)[..., None]
+    )
+    found = explain_nll(dist, y=loc[:, :1]).sign
+    assert found["sharpest_row"] == heights.argmax() == 1
+    assert found["highest_density"] == pytest.approx(heights.max(), rel=1e-4)
+
+
 def test_width_above_one_is_that_of_the_normal() -> None:
     """phi(z) / s = 1 at z = sqrt(-2 log(s sqrt(2 pi))): a closed form."""
     scale = 0.2
@@ -697,6 +713,7 @@ def test_figure_has_a_panel_for_each_kind_of_number() -> None:
         (lambda d, y: explain_nll(mdn.MDN, y, y), TypeError, "got the class MDN"),
         (lambda d, y: explain_nll(mdn.MDN(1), y[:5], y), ValueError, "5 and 60 rows"),
         (lambda d, y: explain_nll(d, y[:5], y), ValueError, "5 and 60 rows"),
+        (lambda d, y: explain_nll(d, y, 3.0), TypeError, "X and y must have rows; got float"),
         (lambda d, y: explain_nll(d, y=y[:5]), ValueError, r"batch shape \(5,\)"),
         (
             lambda d, y: explain_nll(d, y=["a"] * 60),
