@@ -17,6 +17,7 @@ __all__ = [
     "check_path",
     "check_probabilities",
     "check_seed",
+    "without_mask",
 ]
 
 
@@ -118,3 +119,17 @@ def _found(value: Any) -> str:
     shown = repr(value)
     kind = type(value).__name__
     return kind if value is None or len(shown) > 40 else f"{shown} of type {kind}"
+
+
+def without_mask(values: Any) -> Any:
+    """Returns a masked array of NumPy with its gaps as NaN (None among objects); others as is.
+
+    ``np.asarray`` would read the values under the mask.
+    """
+    if type(values).__name__ != "MaskedArray":
+        return values
+    if not values.mask.any():
+        return values.data
+    filled = values.data.astype(values.dtype if values.dtype.kind in "fc" else object)
+    filled[values.mask] = math.nan if values.dtype.kind in "fc" else None
+    return filled.astype(float) if values.dtype.kind in "iu" else filled  # booleans stay themselves

@@ -26,6 +26,7 @@ from torch.distributions import Distribution
 
 from .functional._arrays import numeric_array, numeric_tensor
 from .functional._checks import check_batch, check_event, check_not_nan
+from .warnings import DataWarning, warn
 
 __all__ = [
     "Floats",
@@ -40,6 +41,7 @@ __all__ = [
     "take_rows",
     "target_tensor",
     "to_numpy",
+    "warn_of_index",
 ]
 
 Floats = NDArray[np.float64]
@@ -262,6 +264,7 @@ def target_tensor(dist: Any, y: Any, X: Any = None) -> Tensor:
         )
     target = numeric_tensor(y, "y", like=dist)
     if X is not None:
+        warn_of_index(X, y=y)
         target = target.to(dist.mean.device)
         if target.ndim == 1 and dist.event_shape[0] == 1:
             target = target.unsqueeze(-1)
@@ -299,6 +302,31 @@ def take_rows(X: Any, index: ArrayLike) -> Any:
     if type(X).__module__.startswith("pyarrow"):
         return X.take(rows)
     return (X if hasattr(X, "shape") else np.asarray(X))[rows]  # polars and sparse among them
+
+
+def warn_of_index(X: Any, **others: Any) -> None:
+    """Warns where the pandas index of another table, by its name, is not that of X.
+
+    Rows are paired by their position everywhere in mdn; the labels are only looked at here.
+    """
+    index = _pandas_index(X)
+    for name, values in others.items():
+        own = _pandas_index(values)
+        if index is None or own is None or len(own) != len(index) or own.equals(index):
+            continue
+        row = next((i for i, (a, b) in enumerate(zip(own, index, strict=True)) if a != b), 0)
+        found = "the same labels in another order" if set(own) == set(index) else "other labels"
+        warn(
+            f"the index of {name} is not that of X: {found}, in row {row} {own[row]} for "
+            f"{index[row]}; rows are paired by position, so align them first by {name}.loc"
+            f"[X.index], or pass {name}.to_numpy() if the positions are right",
+            DataWarning,
+        )
+
+
+def _pandas_index(table: Any) -> Any:
+    index = getattr(table, "index", None)  # of a list it is a method
+    return index if hasattr(index, "equals") else None
 
 
 def n_rows(X: Any) -> int:

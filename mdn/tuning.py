@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import check_integer, check_number
+from .arguments import check_integer, check_number, without_mask
 from .estimator import MDNRegressor
-from .prediction import final_model, kind_of, n_rows, take_rows
+from .prediction import final_model, kind_of, n_rows, take_rows, warn_of_index
 from .tables._folds import deal, fold_groups
 from .train import TrainingError
 from .warnings import once
@@ -136,6 +136,7 @@ def tune(
 
     # The default setting is fitted to all rows first: an error in the data names their own row
     # numbers, and if no setting is better, this model is the result.
+    warn_of_index(X, y=y, sample_weight=sample_weight)
     every_row = _Data(X, y, sample_weight, None if groups is None else np.asarray(groups))
     model = template.fit({"random_state": seed}, every_row)
     data = _Data.of(*every_row)
@@ -226,7 +227,7 @@ class _Data(NamedTuple):
     @staticmethod
     def of(X: Any, y: ArrayLike, weight: ArrayLike | None, groups: Any) -> _Data:
         """Data that a fit has accepted, without the rows of weight 0."""
-        y = np.asarray(y)
+        y = np.asarray(without_mask(y))
         if weight is None:
             return _Data(X, y, None, groups)
         w = np.broadcast_to(np.asarray(weight, np.float64), n_rows(X))

@@ -23,6 +23,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
+import mdn
 from mdn import MDN, GaussianMixture, MDNRegressor, calibration, scoring
 from mdn.calibration import ConformalHDR, ConformalIntervals, out_of_fold
 from mdn.prediction import (
@@ -34,6 +35,7 @@ from mdn.prediction import (
     take_rows,
 )
 from mdn.scoring import nll_scorer
+from mdn.tables import Columns
 
 N = 40
 
@@ -522,3 +524,97 @@ def test_distributions_of_torch_are_checked_too() -> None:
     dist = Independent(Normal(torch.zeros(3, 1), torch.ones(3, 1)), 1)
     with pytest.raises(ValueError, match=r"Did you mean y\[:, None\]"):
         distribution_and_target(dist, np.zeros(3))
+
+
+# -- gaps under a mask, and indices that do not match --------------------------------------------
+
+
+def masked_rows(n: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """X (N, 2) with NaN in row 3, y (N,), and a mask of what is NaN."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 2))
+    X[3, 1] = np.nan
+    return X, X[:, 0] + rng.normal(size=n), np.isnan(X)
+
+
+def test_what_is_masked_in_x_is_a_gap() -> None:
+    """The value under the mask plays no part: the fit and the predictions are those of NaN."""
+    X, y, mask = masked_rows()
+    masked = np.ma.MaskedArray(np.where(mask, 999.0, X), mask)
+    model = small().fit(masked, y)
+    expected = small().fit(X, y).predict(X)
+    np.testing.assert_array_equal(model.predict(masked), expected)
+    whole = np.ma.MaskedArray(
+        [[1, 0], [2, 7], [3, 0]], [[False, True], [False, False], [True, False]]
+    )
+    found = Columns.fit(whole).transform(whole)
+    right = Columns.fit(np.array([[1, np.nan], [2, 7], [np.nan, 0]]))
+    np.testing.assert_array_equal(found, right.transform([[1, np.nan], [2, 7], [np.nan, 0]]))
+    flags = np.ma.MaskedArray([[True], [False], [True]], [[False], [False], [True]])
+    assert Columns.fit(flags).names == ["x0", "x0 is missing"]
+
+
+def test_what_is_masked_in_y_or_a_weight_is_refused_with_its_row() -> None:
+    """As NaN is, in fit, log_prob, score, the scores with X= and out_of_fold."""
+    X, y, mask = masked_rows()
+    X = np.nan_to_num(X)
+    masked = np.ma.MaskedArray(y, np.arange(len(y)) == 7)
+    model = small().fit(X, y)
+    calls: list[Any] = [
+        lambda: small().fit(X, masked),
+        lambda: model.log_prob(X, masked),
+        lambda: model.score(X, masked),
+        lambda: mdn.explain_nll(model, X, masked),
+        lambda: mdn.calibration.out_of_fold(small(), X, masked, cv=2),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"NaN|nan|finite"):
+            call()
+    with pytest.raises(ValueError, match="y must be finite, but contains NaN in row 7"):
+        small().fit(X, masked)
+    with pytest.raises(ValueError, match=r"NaN|nan"):
+        mdn.scoring.nll(model, masked, X=X)
+    with pytest.raises(ValueError, match="sample_weight"):
+        small().fit(X, y, sample_weight=np.ma.MaskedArray(np.ones(len(y)), mask[:, 1]))
+    with pytest.raises(ValueError, match="sample_weight"):
+        model.nll(X, y, sample_weight=np.ma.MaskedArray(np.ones(len(y)), mask[:, 1]))
+    unmasked = np.ma.MaskedArray(y, np.zeros(len(y), dtype=bool))
+    np.testing.assert_array_equal(model.log_prob(X, unmasked), model.log_prob(X, y))
+
+
+def test_an_index_that_is_not_that_of_x_is_warned_of() -> None:
+    """Everywhere that X and y meet; rows go by position all the same, as the values show."""
+    X, y, _ = masked_rows()
+    frame = pd.DataFrame(np.nan_to_num(X), columns=["a", "b"], index=np.arange(len(y)) + 100)
+    right = pd.Series(y, index=frame.index)
+    turned = right.iloc[::-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = small().fit(frame, right)
+        model.log_prob(frame, right)
+        model.log_prob(frame, y)
+        mdn.scoring.nll(model, right, X=frame)
+    message = (
+        "the index of y is not that of X: the same labels in another order, in row 0 139 for 100; "
+        "rows are paired by position, so align them first by y.loc[X.index], or pass y.to_numpy()"
+    )
+    calls: list[Any] = [
+        lambda: small().fit(frame, turned),
+        lambda: model.log_prob(frame, turned),
+        lambda: model.nll(frame, turned),
+        lambda: model.score(frame, turned),
+        lambda: mdn.scoring.crps(model, turned, X=frame),
+        lambda: mdn.scoring.nll_scorer(model, frame, turned),
+        lambda: mdn.calibration.coverage(model, turned, X=frame),
+        lambda: mdn.calibration.out_of_fold(small(), frame, turned, cv=2),
+        lambda: mdn.explain_nll(model, frame, turned),
+        lambda: mdn.plot.plot_density(model, frame, turned, feature=0),
+    ]
+    for call in calls:
+        with pytest.warns(mdn.DataWarning, match=re.escape(message)):
+            call()
+    with pytest.warns(mdn.DataWarning, match="other labels, in row 0 0 for 100"):
+        found = model.log_prob(frame, pd.Series(turned.to_numpy()))
+    np.testing.assert_array_equal(found, model.log_prob(frame, turned.to_numpy()))
+    with pytest.warns(mdn.DataWarning, match="the index of sample_weight is not that of X"):
+        small().fit(frame, right, sample_weight=pd.Series(1.0, index=turned.index))

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..arguments import check_integer
+from ..arguments import check_integer, without_mask
 from ..distribution import MixtureDistribution
-from ..prediction import kind_of, n_rows, predict_distribution, take_rows
+from ..prediction import kind_of, n_rows, predict_distribution, take_rows, warn_of_index
 from ..tables._folds import deal, fold_groups
 from ..warnings import once
 
@@ -65,11 +65,12 @@ def out_of_fold(
         >>> out_of_fold(small, X, X[:, 0] ** 2, cv=3)
         GaussianMixture(batch_shape=(60,), event_shape=(1,), n_components=2)
     """
-    target = y if isinstance(y, torch.Tensor) else np.asarray(y)
-    weight = None if sample_weight is None else np.asarray(sample_weight)
+    target = y if isinstance(y, torch.Tensor) else np.asarray(without_mask(y))
+    weight = None if sample_weight is None else np.asarray(without_mask(sample_weight))
     n = len(target)
     if n_rows(X) != n:
         raise ValueError(f"X and y must have one length; got {n_rows(X)} and {n} rows")
+    warn_of_index(X, y=y, sample_weight=sample_weight)
     check_integer("cv", cv, 0)
     check_integer("seed", seed, 0)
     if not 2 <= cv <= n:

@@ -15,11 +15,11 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import _check_feature_names, check_is_fitted
 
 from .. import io
-from ..arguments import check_flag, check_integer
+from ..arguments import check_flag, check_integer, without_mask
 from ..distribution import HDR
 from ..functional._checks import check_levels, check_not_nan
 from ..nn import MIN_SCALE
-from ..prediction import n_rows, numeric_tensor, take_rows
+from ..prediction import n_rows, numeric_tensor, take_rows, warn_of_index
 from ..scoring import weighted_mean
 from ..tables import Columns
 from ..tables._folds import Codes, find_copies, group_codes, join_groups
@@ -242,7 +242,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         targets = checked_y(X, y, self.target, at_least=2)
         # once in the order of the user, so that a message names the user's row
         Target.fit(targets, None, self.target, self.resolution, self.atoms)
-        weight = checked_weight(sample_weight, len(targets))
+        weight = checked_weight(X, sample_weight)
         group = None if groups is None else group_codes(groups, len(targets))
         _check_feature_names(self, X, reset=True)
         if weight is not None:
@@ -487,6 +487,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
     def nll(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Mean negative log-likelihood, nats in y's unit; negative where densities exceed 1."""
+        warn_of_index(X, sample_weight=sample_weight)
         return weighted_mean(-self.log_prob(X, y), sample_weight)
 
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
@@ -500,12 +501,14 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 "R^2 needs a y that is known; with target='interval' take -nll(X, y), or "
                 "scoring=mdn.scoring.nll_scorer"
             )
-        if np.isnan(checked_y(X, y, self.target)).any():
+        warn_of_index(X, sample_weight=sample_weight)
+        y = checked_y(X, y, self.target)
+        if np.isnan(y).any():
             raise ValueError(
                 "R^2 needs a y without gaps; with some of its columns NaN take -nll(X, y), or "
                 "scoring=mdn.scoring.nll_scorer"
             )
-        return float(super().score(X, y, sample_weight))
+        return float(super().score(X, y, without_mask(sample_weight)))
 
     def _targets(self, a: torch.Tensor) -> Floats:
         """(..., D) as an array, without the last axis if y had none."""

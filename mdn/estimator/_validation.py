@@ -13,8 +13,16 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import _check_sample_weight, _num_samples
 from torch import Tensor
 
-from ..arguments import check_choice, check_flag, check_integer, check_number, check_seed
+from ..arguments import (
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    check_seed,
+    without_mask,
+)
 from ..nn._heads import COVARIANCE_TYPES
+from ..prediction import n_rows, warn_of_index
 from ..tables import Columns, count_rows, warn_of_columns
 from ..tables._folds import Codes, repeats_in_x
 from ..warnings import DataWarning, warn
@@ -116,6 +124,8 @@ def checked_y(X: Any, y: Any, kind: str, name: str = "y", at_least: int = 1) -> 
     rows = _num_samples(X), _num_samples(y)
     if rows[0] != rows[1]:
         raise ValueError(f"X and {name} must have one length; got {rows[0]} and {rows[1]} rows")
+    warn_of_index(X, **{name: y})
+    y = without_mask(y)
     _check_numeric(name, y)
     targets = check_array(
         y,
@@ -185,10 +195,12 @@ def target_names(y: Any) -> list[str] | None:
     return names if all(isinstance(name, str) and name for name in names) else None
 
 
-def checked_weight(sample_weight: Any, n: int) -> Floats | None:
-    """Returns n non-negative weights, two of them positive, or None for equal ones."""
+def checked_weight(X: Any, sample_weight: Any) -> Floats | None:
+    """Returns non-negative weights of the rows, two of them positive, or None for equal ones."""
     if sample_weight is None:
         return None
+    warn_of_index(X, sample_weight=sample_weight)
+    n, sample_weight = n_rows(X), without_mask(sample_weight)
     weight: Floats = _check_sample_weight(
         sample_weight, np.zeros((n, 1)), dtype=np.float64, ensure_non_negative=True
     )

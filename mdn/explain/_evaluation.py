@@ -21,6 +21,7 @@ from ..prediction import (
     numeric_array,
     numeric_tensor,
     predict_distribution,
+    warn_of_index,
 )
 from ._torch_families import as_mixture
 
@@ -133,6 +134,7 @@ def evaluate(model: Any, X: Any, y: Any, name: str = "") -> Evaluation:
         raise ValueError(
             f"{name}X and {name}y must have one length; got {n_rows(X)} and {n_rows(y)} rows"
         )
+    warn_of_index(X, **{f"{name}y": y})
     final, inputs = (model, None) if X is None else final_model(model, X)
     if hasattr(final, "target_") and X is not None:
         return _of_regressor(final, inputs, y, name)

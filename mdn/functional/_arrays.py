@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arguments import without_mask
+
 __all__ = ["column_of", "numeric_array", "numeric_tensor"]
 
 
@@ -38,7 +40,7 @@ def numeric_array(values: Any, name: str) -> NDArray[Any]:
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
-        array = np.asarray(values)
+        array = np.asarray(without_mask(values))
     except ValueError:
         raise ValueError(f"{name} must have rows of one length; got a ragged list") from None
     if array.dtype == object and hasattr(values, "columns"):  # columns of several dtypes, or NA

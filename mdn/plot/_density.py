@@ -86,7 +86,7 @@ def plot_density(
         'density p(y|x) [1/m]'
     """
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
-    target = inputs.check_target(y, len(grid.drawn))[grid.drawn]
+    target = inputs.check_target(y, len(grid.drawn), x)[grid.drawn]
     ys = inputs.even_steps(target, 0.1, n_grid)
 
     ax = look.get_axes(ax)

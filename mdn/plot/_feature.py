@@ -145,7 +145,7 @@ def plot_fan(
     """
     wanted = inputs.check_coverages(coverage)[::-1]  # the widest first: the others lie on top
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
-    target = None if y is None else inputs.check_target(y, len(grid.drawn))[grid.drawn]
+    target = None if y is None else inputs.check_target(y, len(grid.drawn), x)[grid.drawn]
     tails = [0.5 + s * 0.5 * c for s in (-1, 1) for c in wanted]
     *ends, median = inputs.quantiles(grid.dist, np.array([*tails, 0.5]))
 
@@ -211,7 +211,7 @@ def plot_modes(
         ['highest mode', 'other modes', 'mean of y given x']
     """
     grid = inputs.feature_grid(model, x, feature, at, n_grid)
-    target = None if y is None else inputs.check_target(y, len(grid.drawn))[grid.drawn]
+    target = None if y is None else inputs.check_target(y, len(grid.drawn), x)[grid.drawn]
     modes, heights, drawn = inputs.high_modes(grid.dist, _LEAST_MODE)  # (G, K)
     share = heights / heights.max(1, keepdims=True)
     highest = np.arange(share.shape[1]) == 0  # they come by falling density

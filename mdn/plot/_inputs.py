@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..arguments import check_probabilities
+from ..arguments import check_probabilities, without_mask
 from ..distribution import AtomicMixture
-from ..prediction import kind_of, predict_distribution, to_numpy
+from ..prediction import kind_of, predict_distribution, to_numpy, warn_of_index
 
 Floats = NDArray[np.float64]
 
@@ -266,6 +266,7 @@ def as_table(x: Any) -> Any:
         raise TypeError(f"x must be dense, but is a sparse {kind_of(x)}; pass x.toarray()")
     if nw.dependencies.is_pandas_series(x) and all(isinstance(name, str) for name in x.index):
         return x.to_frame().T.infer_objects()
+    x = without_mask(x)
     array = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
     mixed = array.dtype.kind in "USO"  # NumPy makes text of rows that hold some text
     array = np.asarray(x, dtype=object) if mixed else array.astype(np.float64)
@@ -433,7 +434,7 @@ def check_numbers(values: Any, name: str) -> Floats:
     """Returns finite numbers as a float64 array of any shape."""
     values = values.detach().cpu() if isinstance(values, Tensor) else values
     try:
-        array = np.asarray(values, dtype=np.float64)
+        array = np.asarray(without_mask(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must hold numbers; got {kind_of(values)} ({error})") from None
     finite = np.isfinite(array)
@@ -454,8 +455,9 @@ def check_vector(values: Any, name: str, n: int | None = None) -> Floats:
     return array.reshape(-1)
 
 
-def check_target(y: Any, n: int) -> Floats:
-    """Returns one target of n rows, (n,)."""
+def check_target(y: Any, n: int, x: Any) -> Floats:
+    """Returns one target of the n rows of x, (n,)."""
+    warn_of_index(x, y=y)
     array = check_numbers(y, "y")
     if array.ndim == 2 and array.shape[1] > 1:
         raise ValueError(

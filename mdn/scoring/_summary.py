@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from ..arguments import without_mask
 from ..functional._sampling import fixed_generator
 from ..prediction import (
     Floats,
@@ -191,7 +192,7 @@ def weighted_mean(score: np.ndarray, sample_weight: Any = None) -> float:
 
 
 def _weights(sample_weight: Any, n: int) -> Floats:
-    weight = np.asarray(sample_weight, dtype=np.float64)
+    weight = np.asarray(without_mask(sample_weight), dtype=np.float64)
     if weight.shape != (n,) or not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
         raise ValueError(
             f"sample_weight must be {n} non-negative numbers, not all 0; got shape {weight.shape}"

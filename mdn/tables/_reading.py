@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import without_mask
+
 __all__ = ["Values", "floats", "read", "refuse_numbers_as_text", "label_of", "place_of"]
 
 _CURE = "convert it to numbers, booleans or strings (a date to the seconds since a day)"
@@ -57,6 +59,7 @@ def read(X: Any) -> tuple[int, list[str] | None, list[Values]]:
 
 
 def _as_array(X: Any) -> NDArray[Any]:
+    X = without_mask(X)
     try:
         array = np.asarray(X)
         if array.dtype.kind in "US" and not hasattr(X, "dtype"):
