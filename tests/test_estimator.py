@@ -848,8 +848,8 @@ def test_networks_disagree_where_there_are_no_rows() -> None:
     """The epistemic part grows outside of the data; a network alone agrees with itself."""
     X, y = rows(200)
     model = regressor(ensemble_size=8, max_epochs=20).fit(X, y)
-    near, far = (model.predict_uncertainty(c * X)[1].mean() for c in (1, 10))
-    assert far > 10 * near
+    near, far = (model.predict_uncertainty(c * X)[1].mean() for c in (1, 6))
+    assert far > 5 * near
     assert (regressor(ensemble_size=1).fit(X, y).predict_uncertainty(X)[1] == 0).all()
 
 
@@ -1264,7 +1264,8 @@ def test_rows_that_are_all_equal_are_fitted() -> None:
     with pytest.warns(UserWarning, match="y is constant"):
         model = regressor(**TREES).fit(X, y)
     np.testing.assert_allclose(model.predict(X), 7.0, rtol=0.05)
-    assert np.isfinite(model.log_prob(X + 1, y)).all()
+    with pytest.warns(mdn.DataWarning, match="far outside the range of training"):
+        assert np.isfinite(model.log_prob(X + 1, y)).all()
 
 
 @pytest.mark.parametrize("options", [{}, TREES], ids=["networks", "trees"])
@@ -1274,7 +1275,8 @@ def test_more_columns_than_rows_are_fitted(options: dict[str, Any]) -> None:
     X, y = rng.normal(size=(25, 80)), rng.normal(size=25)
     model = regressor(**options).fit(X, y)
     assert np.isfinite(model.log_prob(X, y)).all()
-    assert np.isfinite(model.log_prob(1e3 * X, y)).all()
+    with pytest.warns(mdn.DataWarning, match="far outside the range of training"):
+        assert np.isfinite(model.log_prob(1e3 * X, y)).all()
 
 
 def test_a_varying_y_gives_no_warning() -> None:
@@ -1304,13 +1306,15 @@ def test_a_y_with_ties_is_warned_of_once_and_the_cure_named(dims: int) -> None:
 
 
 def test_a_constant_column_of_x_changes_nothing_else() -> None:
-    """It is fitted; a new value of that column is no reason for infinite numbers."""
+    """It is fitted; a new value of that column is no reason for another number."""
     X, y = rows()
     X = np.column_stack([X, np.full(120, 1e6)])
     model = regressor().fit(X, y)
     assert np.isfinite(model.log_prob(X, y)).all()
+    before = model.log_prob(X, y)
     X[:, 2] += 1.0
-    assert np.isfinite(model.log_prob(X, y)).all()
+    with pytest.warns(mdn.DataWarning, match="the first 1000001 in row 0; training 1000000 to"):
+        np.testing.assert_array_equal(model.log_prob(X, y), before)
 
 
 def test_predict_refuses_another_number_of_features() -> None:

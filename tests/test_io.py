@@ -587,11 +587,11 @@ def test_load_refuses_a_forged_description(change: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_load_refuses_a_file_without_one_of_its_tensors(kind: str, tmp_path: Path) -> None:
-    """Each tensor is needed."""
+    """Each tensor is needed but those that the files of earlier versions lack."""
     path = tmp_path / "m.mdn"
     mdn.save(MODELS[kind](), path)
     with safetensors.safe_open(path, framework="pt") as file:
-        names = list(file.keys())
+        names = set(file.keys()) - {"x_range", "model.target.atoms"}
     whole = path.read_bytes()
     for name in names:
         path.write_bytes(whole)

@@ -605,7 +605,7 @@ def test_an_index_that_is_not_that_of_x_is_warned_of() -> None:
         lambda: model.score(frame, turned),
         lambda: mdn.scoring.crps(model, turned, X=frame),
         lambda: mdn.scoring.nll_scorer(model, frame, turned),
-        lambda: mdn.calibration.coverage(model, turned, X=frame),
+        lambda: mdn.calibration.coverage_curve(model, turned, X=frame),
         lambda: mdn.calibration.out_of_fold(small(), frame, turned, cv=2),
         lambda: mdn.explain_nll(model, frame, turned),
         lambda: mdn.plot.plot_density(model, frame, turned, feature=0),

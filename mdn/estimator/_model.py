@@ -74,7 +74,8 @@ class InputTransform(Saved):
         p, q = tensors["whitening"].shape
         endless = tensors["shift"].new_full((p + q,), torch.inf)
         before = {"tails": torch.zeros(2, p).double(), "low": -endless, "high": endless}
-        return super().from_state(config, before | tensors)
+        older = not before.keys() & tensors.keys()
+        return super().from_state(config, before | tensors if older else tensors)
 
     def __call__(self, x: Floats) -> Tensor:
         """Returns (N, P + Q) columns in standard units, float64."""

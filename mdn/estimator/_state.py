@@ -60,7 +60,7 @@ class Saved:
         required = {
             f.name
             for f in fields(cls)  # type: ignore[arg-type]
-            if f.default is MISSING and f.default_factory is MISSING
+            if f.default is MISSING and not f.metadata.get("later")  # than the first files
         }
         kinds = {name: kind for name, kind in kinds.items() if name in known | required}
         return cls(**{name: read(kind, name, config, tensors) for name, kind in kinds.items()})

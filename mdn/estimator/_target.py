@@ -49,7 +49,9 @@ class Target(Saved):
     flat: bool
     shift: Tensor
     scale: Tensor
-    atoms: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    atoms: Tensor = field(
+        default_factory=lambda: torch.zeros(0, dtype=torch.float64), metadata={"later": True}
+    )
 
     @classmethod
     def fit(

@@ -371,8 +371,8 @@ def warn_of_far_values(columns: Columns, transform: InputTransform, x: Floats) -
         if i < len(places):
             if places[i] is not None:  # else an unseen category, of which transform has warned
                 found.append(
-                    f"{places[i]} ({count_rows(len(rows))}, the first {x[rows[0], i]:g} in row "
-                    f"{rows[0]}; training {low[i]:g} to {high[i]:g})"
+                    f"{places[i]} ({count_rows(len(rows))}, the first {x[rows[0], i]:.9g} in row "
+                    f"{rows[0]}; training {low[i]:.9g} to {high[i]:.9g})"
                 )
             continue
         share = transform.whitening[:, i - len(places)].abs().numpy()
