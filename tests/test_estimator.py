@@ -947,9 +947,9 @@ def test_warm_start_goes_on_after_loading_and_with_trees(tmp_path: Any) -> None:
         ({"hidden": (9,)}, 0, "warm_start needs the same columns, members and layers"),
         ({"ensemble_size": 3}, 0, "warm_start needs the same columns, members and layers"),
         ({"n_components": 2}, 0, "warm_start needs the same columns, members and layers"),
-        ({"target": "positive"}, 0, "warm_start needs the same kind and number of targets"),
-        ({"resolution": 1e-3}, 0, "warm_start needs the same kind and number of targets"),
-        ({}, 2, "warm_start needs the same kind and number of targets"),
+        ({"target": "positive"}, 0, "warm_start needs the same kind, atoms and number of targets"),
+        ({"resolution": 1e-3}, 0, "warm_start needs the same kind, atoms and number of targets"),
+        ({}, 2, "warm_start needs the same kind, atoms and number of targets"),
     ],
 )
 def test_warm_start_refuses_another_model_and_keeps_the_old_one(
