@@ -30,8 +30,16 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mdn
 from mdn import GaussianMixture, MDNRegressor, scoring
-from mdn.estimator import _base_models, _model, _plan, _training
-from mdn.train import fit_ensemble
+from mdn.estimator import (
+    _base_models,
+    _budget,
+    _gaussian_process,
+    _model,
+    _plan,
+    _training,
+    _trees,
+)
+from mdn.train import _ensemble, fit_ensemble
 
 FAST: dict[str, Any] = {
     "n_components": 3,
@@ -991,12 +999,86 @@ def test_ctrl_c_ends_the_training_with_the_networks_so_far(monkeypatch: pytest.M
 
 
 def test_max_time_ends_the_training_and_says_so() -> None:
-    """A millisecond is over after the first epoch."""
+    """A millisecond is over after the first epoch, and the warning says so."""
     X, y = rows()
-    model = regressor(max_epochs=10**6, patience=10**6, max_time=1e-3).fit(X, y)
+    with pytest.warns(
+        mdn.TrainingWarning, match="training ended after 1 of at most 1000000 epochs"
+    ):
+        model = regressor(max_epochs=10**6, patience=10**6, max_time=1e-3).fit(X, y)
     for group in model.model_.groups:
         assert (group.history.stopped, len(group.history)) == ("max_time", 1)
     assert np.isfinite(model.log_prob(X, y)).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, TREES, TREES | {"preset": "default", "max_epochs": 3}, {"atoms": [0.0]}]
+)
+def test_a_max_time_that_is_not_reached_changes_nothing(options: dict[str, Any]) -> None:
+    """The fit is that without it, bit for bit; no time is measured that would leave a part out."""
+    X, y = rows(80)
+    y = np.where(y > 1, 0.0, y) if "atoms" in options else y
+    model = regressor(**options).fit(X, y)
+    limited = regressor(**options, max_time=1e9).fit(X, y)
+    assert (limited.log_prob(X, y) == model.log_prob(X, y)).all()
+    assert (
+        limited.predict_quantiles(X, [0.1, 0.9]) == model.predict_quantiles(X, [0.1, 0.9])
+    ).all()
+
+
+class Clock:
+    """A clock that counts the work of a fit, as if each piece of it always took the same time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(_budget, "clock", lambda: self.now)
+        monkeypatch.setattr("mdn.train._ensemble.clock", lambda: self.now)
+        monkeypatch.setattr("mdn.estimator._stacking.clock", lambda: self.now)
+        step, gradient = _ensemble._Run.gradients, _gaussian_process._PairwiseDistances.gradient
+        trees = _trees._predict_features
+
+        def timed_step(run: Any, x: Any, *rest: Any) -> Any:
+            self.now += len(x) * 1e-4  # members
+            return step(run, x, *rest)
+
+        def timed_gradient(pairs: Any, *rest: Any) -> Any:
+            self.now += (pairs.n / 200) ** 2.5 * 2e-3
+            return gradient(pairs, *rest)
+
+        def timed_trees(model: Any, x: Any) -> Any:
+            count = getattr(model, "max_iter", None) or 5 * model.n_estimators
+            self.now += 5e-4 * count
+            return trees(model, x)
+
+        monkeypatch.setattr(_ensemble._Run, "gradients", timed_step)
+        monkeypatch.setattr(_gaussian_process._PairwiseDistances, "gradient", timed_gradient)
+        monkeypatch.setattr(_trees, "_predict_features", timed_trees)
+
+
+@pytest.mark.parametrize("preset", ["default", "fast"])
+def test_max_time_is_kept_whatever_the_machine(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that counts the work, within 20 %; more time gives more; gaps are named."""
+    X, y = rows(200)
+    sizes, found = [], []
+    for max_time in (0.01, 1.0, 20.0, 1000.0):
+        clock = Clock(monkeypatch)
+        model = MDNRegressor(preset=preset, max_epochs=30, max_time=max_time, random_state=0)
+        with warnings.catch_warnings(record=True) as given:
+            warnings.simplefilter("always")
+            model.fit(X, y)
+        monkeypatch.undo()
+        assert clock.now <= 1.2 * max_time + 0.05
+        assert np.isfinite(model.log_prob(X, y)).all()
+        sizes.append(model.n_networks_)
+        found.append(" ".join(str(w.message) for w in given))
+        assert all(w.category is mdn.TrainingWarning for w in given)
+        forests = model.model_.base_models.forests
+        assert bool(forests) == ("no trees" not in found[-1])
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 2 and sizes[-1] == (48 if preset == "default" else 16)
+    assert "no trees" in found[0] and "there are 2 networks instead of 16" in found[0]
+    assert found[-1] == ""
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2, -1])

@@ -86,6 +86,7 @@ def fit_base_models(
     previous: BaseModels | None,
     rng: np.random.Generator,
     report: Report,
+    goes_on: Callable[[], bool],
 ) -> tuple[BaseModels, Tensor, Plan]:
     """Fits processes and trees to all rows, and once for each fold.
 
@@ -101,6 +102,7 @@ def fit_base_models(
         previous: of the last fit in a warm start, whose units are kept.
         rng: deals the rows over the folds.
         report: shows the progress.
+        goes_on: whether there is time for more trees; where there is not, there are none.
 
     Returns:
         The base models of all rows, the standardised out-of-fold predictions, (N, S), and the plan
@@ -126,10 +128,9 @@ def fit_base_models(
             found = found if copies is None else found[:, copies]
             models.processes, means = processes, found[:, :, :1]
             features += list(found)
-    if low_noise:  # trees, whose predictions are step functions, would add little
-        plan = plan.without_trees(settings, with_process=bool(models.processes))
-    else:
-        models.forests, found = fit_trees(
+    grown = None
+    if not low_noise:
+        grown = fit_trees(
             z.numpy(),
             latent,
             weight,
@@ -138,7 +139,12 @@ def fit_base_models(
             seed=settings.seed % (2**31 - 1000),
             n_jobs=settings.n_jobs,
             report=report,
+            goes_on=goes_on,
         )
+    if grown is None:  # trees, whose predictions are step functions, would add little
+        plan = plan.without_trees(settings, with_process=bool(models.processes))
+    else:
+        models.forests, found = grown
         features.append(found)
         tree_means = [found[:, 3 * d : 3 * d + 2] for d in range(n_targets)]
         means = np.concatenate([means, np.stack(tree_means)], 2)

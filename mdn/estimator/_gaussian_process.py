@@ -7,7 +7,7 @@ distance to the nearest rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from ..train._optimizers import Adam
 from ._state import Floats, Saved
 
-__all__ = ["GaussianProcess"]
+__all__ = ["GaussianProcess", "process_seconds"]
 
 # (rows, steps) of the stages in which the hyperparameters are fitted, the first on fewer rows.
 _FIRST, _LAST, _FAST = (400, 50), (1000, 30), (300, 40)
@@ -29,6 +29,7 @@ _LEARNING_RATE = 0.2  # of Adam, on logs
 _PRIOR = 0.2  # precision of the normal prior of the logs of the length scales
 _JITTER = 1e-6  # of the variance of y, for the factorisation
 _MIN_NOISE = 1e-3  # of the spread of y
+_TRIED_ROWS = 200  # on which a step is measured
 _ROOT_3 = math.sqrt(3.0)
 # Pairs of rows whose covariances are computed at once: their matrices fit into the cache of a core.
 _PAIRS = 1 << 17
@@ -202,13 +203,42 @@ def _kernel(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
     return out
 
 
+def process_seconds(x: Floats, *, fast: bool, seconds: Callable[[], float]) -> float:
+    """Returns an estimate of the time that the fit of a process takes, from two steps.
+
+    The time of a step grows between the square and the cube of the rows.
+
+    Args:
+        x: (N, F) rows of the process.
+        fast: as for :meth:`GaussianProcess.fit`.
+        seconds: the clock.
+    """
+    n, columns = x.shape
+    rows = min(n, _TRIED_ROWS)
+    some = torch.as_tensor(x[:: max(1, n // rows)][:rows], dtype=torch.float64)
+    target = torch.linspace(-1, 1, len(some), dtype=torch.float64)
+    for _ in range(2):  # the first one also prepares what later ones find
+        begin = seconds()
+        pairs = _PairwiseDistances(some)
+        pairs.gradient(_first_hyperparameters(columns), target, torch.ones_like(target))
+        step = seconds() - begin
+    stages = (_FAST,) if fast else (_FIRST, _LAST)
+    steps = sum(count * (min(size, n) / len(some)) ** 2.5 for size, count in stages)
+    return step * (steps + 2 * (n / len(some)) ** 2.5)
+
+
+def _first_hyperparameters(columns: int) -> Tensor:
+    """Where their fit begins."""
+    first = torch.cat([torch.full((columns,), math.log(2.0)), torch.zeros(columns)]).double()
+    return torch.cat([first, first.new_tensor([0.0, -1.0, -1.0, -2.0, -2.5])])
+
+
 def _fit_hyperparameters(
     x: Tensor, y: Tensor, noise_share: Tensor, stages: Sequence[tuple[int, int]]
 ) -> Tensor:
     """Logs of the hyperparameters that maximise the marginal likelihood, with a weak prior."""
     columns = x.shape[1]
-    first = torch.cat([torch.full((columns,), math.log(2.0)), torch.zeros(columns)]).double()
-    first = torch.cat([first, first.new_tensor([0.0, -1.0, -1.0, -2.0, -2.5])])
+    first = _first_hyperparameters(columns)
     theta = first.clone()
     optimizer = Adam([theta], lr=_LEARNING_RATE)
     done, total = 0, sum(steps for _, steps in stages)

@@ -93,7 +93,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             120 or 30), and up to 4.5 times as many where y has next to no noise.
         patience: epochs without a better held-out NLL after which a network stops; None
             for 50, 30 or 15 (``"fast"`` 20 or 8), longer in proportion.
-        max_time: seconds after which training ends with what it has.
+        max_time: seconds that a fit may take.  Parts that would take longer are left out, with a
+            warning, and the training ends in time; a limit that is not reached changes nothing.
         warm_start: train the networks of the last fit further, on the same rows and groups: with
             others, a network could hold out rows that it was trained on before.
         n_jobs: threads; None for as many as torch uses, -1 for all cores.
@@ -237,6 +238,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 the height of its density says little; fewer than 20 rows; more than half of the
                 rows share their X with other rows and there are no groups; rows other than before
                 with ``warm_start``.
+            TrainingWarning: ``max_time`` was too short for the whole fit: what was left out.
         """
         settings = checked_settings(self.get_params(deep=False))
         targets = checked_y(X, y, self.target, at_least=2)

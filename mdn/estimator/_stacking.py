@@ -9,6 +9,7 @@ background component that bounds the loss of a row unlike all others.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,10 +25,12 @@ __all__ = ["Stack"]
 LogProb = Callable[[GaussianMixture, Tensor], Tensor]
 Sizes = Sequence[Sequence[int]]  # of each group, the number of members of each subgroup
 
+clock = time.monotonic
 _PRIOR = 3.0  # precision of the normal prior of the logs of the factors, in nats
 _BACKGROUND_WEIGHT = 1e-3  # of the background component at first
 _BACKGROUND_SCALE = 1.5  # its scale, in standard deviations of y
 _MAX_ITERATIONS = 40  # of L-BFGS
+_EVALUATION = 4.0  # time of one, with its gradient and those of the line search, per loss
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Stack(Saved):
         min_scale: float,
         background: bool = True,
         of_weights: bool = False,
+        max_time: float = math.inf,
     ) -> Stack:
         """Fits weights and factors to rows that none of the mixtures was trained on.
 
@@ -89,7 +93,11 @@ class Stack(Saved):
             background: whether there is a background component.  Where y is the exponential of the
                 latent target, its tail would dominate the mean.
             of_weights: as the attribute.
+            max_time: seconds, for which fewer iterations may be made or none.
         """
+        uniform = cls.uniform(
+            sizes, min_scale=min_scale, background=background, of_weights=of_weights
+        )
         n_groups, n_weights = len(groups), sum(map(len, sizes))
         target = target.double()
         wide = _background(groups[0], torch.Size(target.shape[:1]), of_weights)
@@ -99,7 +107,6 @@ class Stack(Saved):
         start = torch.zeros(2 * n_groups + n_weights + 1, dtype=torch.float64)
         start[-1] = math.log(_BACKGROUND_WEIGHT)
         moved = torch.zeros_like(start, requires_grad=True)
-        optimizer = LBFGS([moved], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             theta = start + moved * free
@@ -124,12 +131,17 @@ class Stack(Saved):
             value.backward()
             return value
 
+        begin = clock()
         before = float(loss().detach())
+        # a step of L-BFGS evaluates the loss and its gradient, which takes about twice as long
+        step = _EVALUATION * (clock() - begin)
+        iterations = int(min(_MAX_ITERATIONS, max(0.0, max_time) / max(step, 1e-9)))
+        if not iterations:
+            return uniform
+        optimizer = LBFGS([moved], max_iter=iterations, line_search_fn="strong_wolfe")
         optimizer.step(closure)
         if not (bool(moved.isfinite().all()) and float(loss().detach()) <= before):
-            return cls.uniform(
-                sizes, min_scale=min_scale, background=background, of_weights=of_weights
-            )
+            return uniform
         theta = (start + moved * free).detach()
         return cls(
             theta[:n_groups].exp(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from ..nn import MDNEnsemble
 from ..tables._folds import Codes, deal
 from ..train import fit_ensemble
 from ._base_models import BaseModels, Report, fit_base_models
+from ._budget import Budget, within
 from ._model import FittedGroup, FittedModel, InputTransform, member_mixtures
 from ._plan import GroupPlan, Plan, Settings, plan
 from ._stacking import Stack
@@ -77,7 +77,7 @@ class _Training:
     latent: Tensor  # (N, D) targets in standard units, NaN where not known
     embedded: list[int]  # columns
     rng: np.random.Generator
-    begin: float  # seconds
+    budget: Budget
     report: Report
 
     def log_frequencies(self) -> Tensor:
@@ -101,7 +101,7 @@ def train(
         start: a fitted model whose networks are trained further.
         report: called with the stage, what is done of it and how much there is.
     """
-    begin = time.monotonic()
+    budget = Budget(settings.max_time)
     rng = np.random.default_rng(settings.seed)
     weight = None if rows.weight is None else torch.as_tensor(rows.weight, dtype=torch.float64)
     transform = InputTransform.fit(rows.x, weight) if start is None else start.inputs
@@ -109,7 +109,10 @@ def train(
     # rounded, as the networks see it: a change of unit alters the last digits of float64, and with
     # them the choice between splits of the trees that are equally good
     latent = target.latent(rows.y).float().double()
-    todo = plan(rows.distinct, settings)
+    if start is None:
+        settings, todo = within(budget, z, latent, rows.x.shape[1], rows.distinct, settings)
+    else:  # which has the same parts
+        todo = plan(rows.distinct, settings)
     base_models, features = BaseModels(), z[:, :0]
     if any(group.uses_trees for group in todo.groups):
         base_models, features, todo = fit_base_models(
@@ -124,7 +127,10 @@ def train(
             previous=start.base_models if start else None,
             rng=rng,
             report=report,
+            goes_on=budget.lets_trees_grow,
         )
+        if not base_models.forests and not budget.lets_trees_grow():
+            budget.left_out.append("there are no trees")
     inputs, val = _Inputs(z, features, target.standardized(rows.y), weight), None
     if rows.val is not None:
         z_val = transform(rows.val[0])
@@ -141,7 +147,7 @@ def train(
         latent,
         embedded,
         rng,
-        begin,
+        budget,
         report,
     )
     previous: dict[bool, MDNEnsemble] = {}
@@ -158,6 +164,8 @@ def train(
         group.network.double()
     held_out = [found for _, found in fitted if found]
     stack = _fit_stack(training, groups, held_out)
+    ended = [len(g.history) for g in groups if g.history.stopped == "max_time"]
+    budget.warn(min(ended) if ended else None, todo.max_epochs)
     model = FittedModel(transform, base_models, groups, stack, target)
     if len(held_out) == len(groups):
         y, w = (rows.y, rows.weight) if rows.val is None else (rows.val[1], None)
@@ -194,7 +202,7 @@ def _train_group(
         batch_size=todo.batch_size,
         max_epochs=todo.max_epochs,
         patience=todo.patience,
-        max_time=_time_left(training, i),
+        max_time=training.budget.share(len(todo.groups) - i),
         seed=settings.seed + 104_729 * (i + 1),
         report=partial(training.report, f"networks {i + 1} of {len(todo.groups)}"),
     )
@@ -263,14 +271,6 @@ def _missing_jacobian(target: Target, rows: _Inputs) -> float:
     return float(share @ target.scale.log())
 
 
-def _time_left(training: _Training, i: int) -> float | None:
-    """Seconds that the i-th group may take, an equal share of what is left."""
-    if training.settings.max_time is None:
-        return None
-    left = training.settings.max_time - (time.monotonic() - training.begin)
-    return max(left / (len(training.plan.groups) - i), 1e-3)
-
-
 def _held_out_rows(
     n: int, groups: Codes | None, plan: GroupPlan, rng: np.random.Generator
 ) -> tuple[Tensor, int]:
@@ -326,6 +326,7 @@ def _fit_stack(
         rows.weight,
         target.log_prob,
         min_scale=floor,
+        max_time=training.budget.left(),
         **options,
     )
 

@@ -17,12 +17,14 @@ from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 
 from ._state import Floats, Saved
 
-__all__ = ["Forest", "fit_trees"]
+__all__ = ["Forest", "difference", "fit_trees", "trees_seconds"]
 
 _CHUNK = 1 << 20  # rows x trees that are evaluated at once
 _LARGE = 5000  # rows from which on the boosting takes larger leaves
 _MAX_SPLIT_FEATURES = 16  # columns that a split of a randomised tree considers, at most
 _CHECKED_ROWS = 50  # rows on which the arrays are compared with scikit-learn's trees
+_TRIED = 4, 2  # boosted and randomised trees whose time is measured
+_TRIED_FACTOR = 4  # and so many times as many, as the first ones take more
 _CHECK_TOLERANCE = 1e-4  # of the standard deviation of y; they may differ by rounding only
 
 
@@ -132,7 +134,8 @@ def fit_trees(
     seed: int,
     n_jobs: int | None,
     report: Callable[[str, int, int], None],
-) -> tuple[list[Forest], Floats]:
+    goes_on: Callable[[], bool] = lambda: True,
+) -> tuple[list[Forest], Floats] | None:
     """Grows boosted and randomised trees for each target, on all rows and without each fold.
 
     Args:
@@ -142,9 +145,11 @@ def fit_trees(
         fold: (N,) fold that a row is held out with.
         fast, seed, n_jobs: of the trees.
         report: called after each forest with the stage, the forests done and their number.
+        goes_on: whether there is time for another forest.
 
     Returns:
-        The forests of all rows and the out-of-fold predictions, (N, 3 D).
+        The forests of all rows and the out-of-fold predictions, (N, 3 D); None if there was no
+        time for all of them.
     """
     x = _to_float32(x)
     folds = range(int(fold.max()) + 1)
@@ -160,6 +165,8 @@ def fit_trees(
                 inside = fold != f
                 if inside.all():  # fewer rows than folds
                     continue
+                if not goes_on():
+                    return None
                 used = inside & known
                 if used.any():  # else the mean, 0
                     share = None if weight is None else weight[used]
@@ -173,6 +180,49 @@ def fit_trees(
             forests.append(_to_arrays(model, x))
             report("trees", next(done), total)
     return forests, np.concatenate(columns, 1)
+
+
+def trees_seconds(
+    x: Floats,
+    y: Floats,
+    n: int,
+    *,
+    fast: bool,
+    n_jobs: int | None,
+    seconds: Callable[[], float],
+) -> float:
+    """Returns an estimate of the time that both forests of ``n`` rows take, from a few trees.
+
+    Args:
+        x, y: (m, F) and (m,), all rows or some of them.
+        n: rows of the fit.
+        fast, n_jobs: of the trees.
+        seconds: the clock.
+    """
+    x = _to_float32(x)
+    total = 0.0
+    names = "max_iter", "n_estimators"
+    models = _models(n, x.shape[1], fast=fast, n_jobs=n_jobs)
+    for model, name, few in zip(models, names, _TRIED, strict=True):
+        count, found = model.get_params()[name], []
+        for trees in (few, _TRIED_FACTOR * few):
+            model.set_params(**{name: trees, "random_state": 0})
+            begin = seconds()
+            _predict_features(model.fit(x, y), x[: len(x) // 4 + 1])
+            found.append(seconds() - begin)
+        total += found[0] + (count / few - 1) * difference(*found, factor=_TRIED_FACTOR)
+    return total * n / len(x)
+
+
+def difference(once: float, several: float, *, factor: int) -> float:
+    """Returns the time of a piece of work, from its time with what surrounds it, for two amounts.
+
+    Args:
+        once: seconds for one piece.
+        several: seconds for ``factor`` pieces.
+        factor: of the amount.
+    """
+    return max((several - once) / (factor - 1), 0.1 * once)
 
 
 def _models(n: int, n_columns: int, *, fast: bool, n_jobs: int | None) -> Sequence[Any]:

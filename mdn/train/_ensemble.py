@@ -17,7 +17,9 @@ from ._options import check_options, ensemble_batch_size, seeded, warn_interrupt
 
 __all__ = ["fit_ensemble"]
 
+clock = time.monotonic
 _WARM_UP = 5  # epochs over which the learning rate rises
+_WARM_UP_TIME = 0.1  # of max_time, if that is shorter
 _LEAST_RATE = 1e-3  # of the learning rate, where the cosine ends
 _CLIP_NORM = 5.0  # largest norm of the gradient of one member
 _CAP = 50.0  # nats; an outlier among the held-out rows counts at most so much in early stopping
@@ -65,7 +67,8 @@ def fit_ensemble(
         batch_size: rows of a step of one member; None for about 2.7 sqrt(N).
         max_epochs: at most; the cosine ends there.
         patience: epochs without a better score before a member stops.
-        max_time: seconds after which training ends; the cosine ends there if that is earlier.
+        max_time: seconds after which training ends, also within an epoch, after one step at least;
+            the cosine ends there if that is earlier.
         seed: of batches and dropout.
         report: called after each epoch with the number of epochs done and ``max_epochs``.
 
@@ -95,7 +98,7 @@ def fit_ensemble(
                 if not run.narrow(patience):
                     stopped = "patience"
                     break
-                if schedule.seconds() > schedule.max_time:
+                if schedule.is_over():
                     stopped = "max_time"
                     break
         except KeyboardInterrupt:
@@ -159,18 +162,25 @@ class _Schedule:
     def __init__(self, lr: float, steps: int, max_epochs: int, max_time: float | None) -> None:
         self.lr, self.steps, self.total = lr, steps, max_epochs * steps
         self.max_time = math.inf if max_time is None else max(max_time, 1e-9)  # which is divided by
-        self.start = time.monotonic()
+        self.start = clock()
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0 over all epochs."""
-        done = max(step / self.total, self.seconds() / self.max_time)
+        done, rise = step / self.total, (step + 1) / (_WARM_UP * self.steps)
+        late = self.seconds() / self.max_time
+        if late > (step + 1) / self.total:  # the time will end before the epochs do
+            done, rise = late, max(rise, late / _WARM_UP_TIME)
         factor = max(_LEAST_RATE, 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
-        factor *= min(1.0, (step + 1) / (_WARM_UP * self.steps))
+        factor *= min(1.0, rise)
         return self.lr * factor
+
+    def is_over(self) -> bool:
+        """Whether the time has ended."""
+        return self.seconds() > self.max_time
 
     def seconds(self) -> float:
         """Time since the start, s."""
-        return time.monotonic() - self.start
+        return clock() - self.start
 
 
 class _Run:
@@ -213,9 +223,11 @@ class _Run:
     def train_epoch(self, schedule: _Schedule) -> None:
         """Takes one pass of gradient steps of the active members."""
         self.module.train()
-        losses = []
+        losses: list[Tensor] = []
         first = self.epoch * self.rows.steps
         for step, batch in enumerate(self.rows.batches(self.active), first):
+            if losses and schedule.is_over():
+                break
             rate = schedule.rate(step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
