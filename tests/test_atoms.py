@@ -136,6 +136,21 @@ def test_calibration_is_that_of_the_truth(rain: Any) -> None:
     assert mdn.calibration.hdr_values(dist[:500], y[:500]).std() == pytest.approx(0.289, abs=0.03)
 
 
+def test_values_of_the_region_are_those_of_hdr_and_uniform() -> None:
+    """v <= c exactly where the region of coverage c has y; uniform for draws (p > 1e-3)."""
+    base = mdn.GaussianMixture(torch.zeros(2).double(), torch.tensor([[-2.0], [1.0]]).double(),
+                               torch.tensor([[0.5], [1.5]]).double())  # fmt: skip
+    weights = torch.tensor([0.1, 0.25, 0.1, 0.55], dtype=torch.float64)
+    dist = AtomicMixture(base, torch.tensor([3.0, 0.0, -1.0]).double(), weights.log())
+    y = dist.sample((3000,), generator=torch.Generator().manual_seed(0))
+    v = mdn.calibration.hdr_values(dist, y)
+    assert S.kstest(v, "uniform").pvalue > 1e-3
+    for coverage in (0.25, 0.35, 0.45, 0.8):  # at the ends of the atoms, where no draw decides
+        ends = dist.hdr(coverage - 1e-10).intervals
+        inside = ((y >= ends[:, 0]) & (y <= ends[:, 1])).any(1)
+        np.testing.assert_array_equal(v <= coverage + 1e-9, inside)
+
+
 def test_crps_is_the_integral_of_the_squared_error_of_the_cdf() -> None:
     """Three atoms beside two Gaussians, with the jumps as ends of the quadrature."""
     weights, atoms = np.array([0.2, 0.05, 0.25, 0.5]), np.array([0.0, 2.0, -1.0])

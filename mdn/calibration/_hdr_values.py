@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import VonMises
 
 from ..arguments import check_generator, check_integer
-from ..distribution import GaussianMixture, Mixture, PointMass
+from ..distribution import AtomicMixture, GaussianMixture, Mixture, PointMass
 from ..functional._roots import find_root, refine_extrema
 from ..functional._sampling import fixed_generator
 from ..prediction import Floats, distribution_and_target, to_numpy
@@ -62,7 +62,8 @@ def hdr_values(
     number of targets and shows whether the gap between two modes is as empty as predicted.
 
     For D = 1, Gaussian mixtures and continuous mixtures of other families: exact, from the edges of
-    the region on either side of every mode.  For D > 1, families with jumps and those on a circle:
+    the region on either side of every mode; beside atoms too, which come first, and at an atom v is
+    drawn from what it adds.  For D > 1, families with jumps and those on a circle:
     from draws, by the rank r of p(y) among them, :math:`v = (r + u) / (S + 1)` with a uniform u,
     which is exactly uniform too.
 
@@ -93,6 +94,8 @@ def hdr_values(
     check_generator(generator)
     dist, target = distribution_and_target(dist, y, X)
     source = generator or fixed_generator(target)
+    if isinstance(dist, AtomicMixture):
+        return _beside_atoms(dist, target, n_samples, source)
     exact = _has_edges(dist)
     per_row = (4 if exact else n_samples) * getattr(dist, "n_components", 1)
     step = max(1, _CHUNK // per_row)
@@ -101,6 +104,24 @@ def hdr_values(
         part = dist[i : i + step], target[i : i + step]
         found.append(_exact(*part) if exact else _ranked(*part, n_samples, source))
     return to_numpy(torch.cat(found))
+
+
+def _beside_atoms(
+    dist: AtomicMixture, y: Tensor, n_samples: int, source: torch.Generator
+) -> Floats:
+    """Atoms by falling probability, at one a uniform share of it; then the values of the base."""
+    places, mass = dist.atoms, dist.atom_probs  # (n, A)
+    hit = y == places
+    own, at = (torch.where(hit, a, 0.0).sum(-1, keepdim=True) for a in (mass, places))
+    first = (mass > own) | ((mass == own) & (places < at))
+    u = torch.rand(len(y), generator=source, dtype=torch.float64, device=y.device)
+    found = (mass * first).sum(-1) + u * own[:, 0]
+    off = (~hit.any(-1)).nonzero()[:, 0]
+    if len(off):
+        inner = hdr_values(dist.base[off], y[off], n_samples=n_samples, generator=source)
+        rest = mass[off].sum(-1)
+        found[off] = rest + (1.0 - rest) * torch.as_tensor(inner, device=y.device)
+    return to_numpy(found)
 
 
 def _has_edges(dist: Any) -> bool:
