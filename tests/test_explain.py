@@ -805,11 +805,14 @@ def test_command_takes_a_module_and_a_distribution(
         (["nope.mdn", "test.csv"], "there is no file nope.mdn"),
         (["model.mdn", "nope.csv"], "there is no file nope.csv"),
         (["model.mdn", "test.csv", "--target", "nope"], "has no column nope; its columns: yield"),
-        (["model.mdn", "text.csv", "--target", "note"], "the target note of text.csv must hold"),
+        (
+            ["model.mdn", "text.csv", "--target", "note"],
+            "the target note of text.csv must hold numbers; row 0 is 'a'",
+        ),
         (["model.mdn", "test.csv", "--target", "load"], "load is one of its features"),
         (["model.mdn", "short.csv"], "short.csv lacks kind, which the model was fitted on"),
         (["model.mdn", "wide.csv"], "wide.csv has 2 columns besides the features"),
-        (["model.mdn", "empty.csv"], "empty.csv is not a CSV file with a header"),
+        (["model.mdn", "empty.csv"], "empty.csv is empty; it must be a CSV file with a header"),
         (["model.mdn", "test.csv", "--json", "no/r.json"], "the folder no does not exist"),
     ],
 )

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from ..io import load
 from ..nn import MDN
+from ..tables import read_csv
 from ._report import NLLReport, explain_nll
 
 __all__ = ["explain_file", "write"]
@@ -44,7 +45,7 @@ def explain_file(
         ImportError: pandas is not installed.
     """
     fitted = load(model)
-    X, y, names = _split(_read_csv(data), fitted, target, data)
+    X, y, names = _split(read_csv(data), fitted, target, data)
     if isinstance(fitted, Distribution):
         if train is not None:
             raise ValueError(
@@ -52,7 +53,7 @@ def explain_file(
                 "rows only"
             )
         return explain_nll(fitted, y=y)
-    pair = None if train is None else _split(_read_csv(train), fitted, names, train)[:2]
+    pair = None if train is None else _split(read_csv(train), fitted, names, train)[:2]
     report = explain_nll(fitted, X, y, train=pair)
     known = getattr(fitted, "target_names_", None)
     if known and sorted(names) != sorted(known):
@@ -85,22 +86,6 @@ def write(report: NLLReport, page: Path | None, figure: Path | None, data: Path 
             f'src="data:image/png;base64,{code}">\n</body></html>\n',
             encoding="utf-8",
         )
-
-
-def _read_csv(path: str | os.PathLike[str]) -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise ImportError('a CSV file is read by pandas; pip install "mdn[tables]"') from None
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        table = pandas.read_csv(path)
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a CSV file with a header ({error})") from error
-    if not len(table):
-        raise ValueError(f"{path} has a header but no rows")
-    return table.rename(columns=str)
 
 
 def _split(
@@ -155,8 +140,20 @@ def _target_columns(
         )
     text = [name for name in target if table[name].dtype.kind not in "biuf"]
     if text:
-        raise ValueError(f"the target {text[0]} of {path} must hold numbers; got text")
+        values = table[text[0]].tolist()
+        row = next((i for i, value in enumerate(values) if _is_no_number(value)), 0)
+        raise ValueError(
+            f"the target {text[0]} of {path} must hold numbers; row {row} is {values[row]!r}"
+        )
     return target
+
+
+def _is_no_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return True
+    return False
 
 
 def _default_target(
