@@ -63,7 +63,7 @@ def read_csv(path: str | os.PathLike[str]) -> Any:
             row = next(i for i, v in enumerate(values) if isinstance(v, str) and str(error) in v)
             raise ValueError(
                 f"{path} has {str(error)!r} in row {row} of column {name!r}, which is a decimal "
-                "comma or a mark between thousands; write it with a decimal point, without such marks"
+                "comma or a mark between thousands; write it with a decimal point alone"
             ) from None
         if notation is not None:
             table[name] = [number_of(v, notation) if isinstance(v, str) else v for v in values]
