@@ -471,6 +471,17 @@ def test_legend_stands_above_the_curves(ax: Axes) -> None:
         assert drawn.get_ylim()[0] == 0.0
 
 
+def test_legend_at_the_width_of_a_phone_stays_in_the_frame() -> None:
+    """In one column, above the curve, beside no label of an axis."""
+    figure = Figure(figsize=(3.6, 3.0), dpi=100, layout="constrained")
+    drawn = plot_conditional(fork, [[2.0, -0.1321]], ax=figure.subplots(), y_unit="min")
+    figure.canvas.draw()
+    legend, frame = drawn.get_legend().get_window_extent(), drawn.get_window_extent()
+    assert frame.x0 < legend.x0 and legend.x1 < frame.x1 and legend.y1 < frame.y1
+    top = max(line.get_ydata().max() for line in drawn.lines)
+    assert legend.y0 > drawn.transData.transform((0.0, top))[1]
+
+
 def test_second_call_on_the_same_axes_keeps_the_first_curve_in_the_frame(ax: Axes) -> None:
     """The frame grows; it never shrinks to the last curve."""
     plot_conditional(mixture([1.0], [0.0], [0.1]), ax=ax)

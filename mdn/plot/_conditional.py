@@ -26,6 +26,8 @@ _REACH = 6.0  # scales on either side of a component within which its curve is d
 _PER_SCALE = 8  # points there
 _MOST_COMPONENTS = 10  # that are all drawn; of more the largest, and the others as one
 _LARGEST = 5
+_NARROW = 3.2  # inches, of an Axes with no room for a legend of two columns, as on a phone
+_LEGEND_ROW = 0.19  # inches, the height of a row of the legend with its share of the margin
 _MOST_STEPS = 5000  # of a discrete y; evenly chosen if it takes more values
 _MOST_BARS = 100  # of a discrete y; more values than these are drawn as steps
 _BAR = 0.8  # width of a bar, in distances of two values
@@ -155,14 +157,17 @@ def plot_conditional(
     ax.lines[-1].sticky_edges.y.append(0.0)
     if atoms.probs.size:
         _name_atoms(ax, atoms)
-    n_rows = math.ceil(len(ax.get_legend_handles_labels()[1]) / 2)
-    room = 1.02 + 0.075 * n_rows
+    frame, dpi = ax.get_window_extent(), ax.get_figure().dpi  # type: ignore[union-attr]
+    width, height = frame.width / dpi, frame.height / dpi  # inches
+    n_columns = 1 if width < _NARROW else 2
+    n_rows = math.ceil(len(ax.get_legend_handles_labels()[1]) / n_columns)
+    room = max(1.02 + 0.075 * n_rows, 1.02 / (1 - min(0.6, _LEGEND_ROW * n_rows / height)))
     ax.update_datalim([(low, 0.0), (high, density.max() * room)])
     ax.autoscale_view()
     if atoms.probs.size:
         _draw_atoms(ax, atoms, room)
     tight = {"handlelength": 1.8, "columnspacing": 1.0, "borderaxespad": 0.2}
-    ax.legend(loc="upper center", ncols=2, fontsize="small", frameon=False, **tight)
+    ax.legend(loc="upper center", ncols=n_columns, fontsize="small", frameon=False, **tight)
     return ax
 
 
