@@ -281,6 +281,20 @@ def test_dead_and_duplicated_components_are_counted() -> None:
     assert report.word == "fine" and any("more components" in r for r in report.remarks)
 
 
+def test_the_text_lists_the_largest_components_and_the_others_as_one() -> None:
+    """Of twenty, five by weight; the weights of a line and of the rest add up to 1."""
+    weights = torch.arange(1.0, 21.0) / 210
+    loc = torch.linspace(-3.0, 3.0, 20)[:, None].expand(60, 20, 1)
+    dist = GaussianMixture(weights.log(), loc, torch.full((20, 1), 0.3))
+    report = explain_nll(dist, y=dist.sample(generator=torch.Generator().manual_seed(0)))
+    lines = [line.split() for line in str(report).splitlines() if line.startswith("  component ")]
+    assert [int(line[1]) for line in lines] == [15, 16, 17, 18, 19]
+    (rest,) = (line for line in str(report).splitlines() if "the other 15 together" in line)
+    total = sum(float(line[3].rstrip(",")) for line in lines)
+    assert float(rest.split("weight ")[1].split(",")[0]) == pytest.approx(1 - total, abs=0.003)
+    assert "15 alive" in rest and len(report.health["table"]) == 20
+
+
 def test_component_on_a_single_row_is_suspicious() -> None:
     """A spike on row 17 with no responsibility for any other row."""
     y = torch.randn(N, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 __all__ = ["number", "sections"]
+
+_MOST_SHOWN = 10  # components that are all listed; of more the largest, and the others as one
+_LARGEST = 5
 
 Entries = Iterator[tuple[str, str]]
 
@@ -185,13 +189,19 @@ def _health(report: dict[str, Any]) -> Entries:
             f"{_numbers(health['spike_scale'], 3)}; components on a single row: "
             f"{health['on_one_row']}",
         )
-    for entry in health.get("table", []):
+    table = health.get("table", [])
+    order = sorted(table, key=lambda entry: -entry["mean_weight"])
+    for entry in table:
+        if len(table) > _MOST_SHOWN and entry not in order[:_LARGEST]:
+            continue
         floor = f", at the floor {entry['share_at_floor']:.0%}" if "share_at_floor" in entry else ""
         yield (
             f"component {entry['component']}",
             f"weight {entry['mean_weight']:.3f}, rows {entry['share_of_rows']:.1%}, scale "
             f"{number(entry['median_scale'], 3)}{floor}, {entry['state']}",
         )
+    if len(table) > _MOST_SHOWN:
+        yield f"the other {len(table) - _LARGEST} together", _together(order[_LARGEST:])
     worst = zip(health["worst_rows"], health["worst_nll"], strict=True)
     yield (
         "rows of the highest loss",
@@ -199,6 +209,17 @@ def _health(report: dict[str, Any]) -> Entries:
         f"{number(health['median_nll'], 3)}, the mean without the worst "
         f"{health['worst_share_rows']} is {number(health['nll_without_worst'])}",
     )
+
+
+def _together(entries: list[dict[str, Any]]) -> str:
+    """Returns the weight and the rows of several components, and how many are in which state."""
+    weight, rows = (sum(e[key] for e in entries) for key in ("mean_weight", "share_of_rows"))
+    states = Counter(
+        "on a single row" if e["state"].startswith("on row") else e["state"].split()[0]
+        for e in entries
+    )
+    counted = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    return f"weight {weight:.3f}, rows {rows:.1%}; {counted}"
 
 
 def _fit(report: dict[str, Any]) -> Entries:
