@@ -258,9 +258,10 @@ def target_tensor(dist: Any, y: Any, X: Any = None) -> Tensor:
         X: the features that dist was predicted from, N rows, if it was.
     """
     if len(dist.event_shape) != 1:
+        axis = "" if len(dist.batch_shape) > 1 else ", of parameters (N, 1)"
         raise ValueError(
             f"the distribution must have event shape (D,); got {tuple(dist.event_shape)} of "
-            f"{kind_of(dist)}. Wrap it: torch.distributions.Independent(dist, 1)"
+            f"{kind_of(dist)}. Wrap it: torch.distributions.Independent(dist, 1){axis}"
         )
     target = numeric_tensor(y, "y", like=dist)
     if X is not None:

@@ -12,6 +12,7 @@ import scoringrules
 import torch
 from scipy import integrate, stats
 from torch import Tensor
+from torch.distributions import Categorical
 
 from mdn import GaussianMixture, Mixture, scoring
 from mdn.distribution import PointMass
@@ -740,3 +741,13 @@ def test_summary_refuses_what_does_not_fit(y: Any, weight: Any, message: str) ->
     """One sentence each."""
     with pytest.raises(ValueError, match=message):
         scoring.summary(mixtures()[0], y, sample_weight=weight)
+
+
+def test_labels_outside_the_classes_are_named() -> None:
+    """-100 marks a pixel without label for torch's cross_entropy; here the first one is named."""
+    dist = Categorical(logits=torch.zeros(2, 3, 4))
+    label = torch.tensor([[0, 1, 3], [2, -100, 0]])
+    with pytest.raises(ValueError, match=r"to 3; got -100 in row \(1, 1\) \(1 such values\)"):
+        scoring.nll(dist, label)
+    label[1, 1] = 2
+    assert scoring.nll(dist, label).shape == (2, 3)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, NegativeBinomial, Poisson
 
 from ..functional._checks import check_entries, check_tensor, check_weights
 from . import _family_functions as families
@@ -90,6 +90,14 @@ class ComponentGroup(NamedTuple):
         moved = families.affine(self.dist, shift, scale)
         return None if moved is None else ComponentGroup(moved, self.stacked)
 
+    def with_exposure(self, exposure: Tensor) -> ComponentGroup:
+        """Counts over an exposure, (*, 1) or a number, of components that count over 1."""
+        if not self.dist.event_shape and exposure.ndim and not self.stacked:
+            exposure = exposure[..., 0]
+        elif self.dist.event_shape and exposure.ndim and self.stacked:
+            exposure = exposure.unsqueeze(-2)
+        return ComponentGroup(_over(self.dist, exposure), self.stacked)
+
     def _without_event(self, y: Tensor) -> tuple[Distribution, Tensor]:
         """The family without event axis, and y with as many axes more as there are behind (*)."""
         more = int(self.stacked)
@@ -162,6 +170,22 @@ class Components:
         apart = (loc - mean.unsqueeze(-2)).masked_fill(w == 0, 0.0)
         total = (w * (variance + apart.square())).sum(-2)
         return mean, total.masked_fill(mean.isinf(), math.inf)
+
+
+def _over(dist: Distribution, exposure: Tensor) -> Distribution:
+    if isinstance(dist, Independent):
+        return Independent(_over(dist.base_dist, exposure), dist.reinterpreted_batch_ndims)
+    if isinstance(dist, Poisson):
+        return Poisson(dist.rate * exposure, validate_args=False)
+    if isinstance(dist, NegativeBinomial):  # of Poisson counts whose rate is gamma distributed
+        logits = dist.logits + exposure.log()
+        return NegativeBinomial(dist.total_count, logits=logits, validate_args=False)
+    if is_atom(dist) and bool((dist.mean == 0).all()):
+        return dist
+    raise TypeError(
+        "exposure needs components that count: Poisson, NegativeBinomial, or a PointMass at 0; got "
+        f"{name_of(dist)}"
+    )
 
 
 # -- checks -----------------------------------------------------------------------------------

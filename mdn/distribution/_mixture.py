@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, constraints
 
+from ..functional._checks import check_entries
 from ..functional._diagonal import log_weights
 from ..functional._numerics import log_sum_exp
 from ._component_mixture import ComponentMixture, with_components
@@ -182,6 +183,34 @@ class Mixture(ComponentMixture):
         atoms = [group.dist.mean.reshape(-1, 1) for group in self._groups if is_atom(group.dist)]
         inside = all(bool(first.check(place).all()) for place in atoms)
         return first if alike and inside else constraints.real_vector
+
+    # -- counts -------------------------------------------------------------------------------
+
+    def with_exposure(self, exposure: Tensor | float) -> Mixture:
+        r"""The distribution of the count over an exposure e, where this one counts over 1.
+
+        A Poisson rate :math:`\lambda` becomes :math:`e \lambda`.  A negative binomial is Poisson
+        with a gamma distributed rate, which is multiplied by e too: its ``total_count`` stays and
+        log e is added to its logits.  A point mass at 0 stays.
+
+        Args:
+            exposure: a number or (*, 1), positive: the time, area, distance or number of units over
+                which is counted.
+
+        Raises:
+            ValueError: an exposure that is not positive and finite, or of another shape.
+            TypeError: components that do not count.
+
+        Example:
+            >>> from torch.distributions import Poisson
+            >>> Mixture(torch.zeros(1), Poisson(torch.tensor([0.5]))).with_exposure(8.0).mean
+            tensor([4.])
+        """
+        e = self._per_dimension("exposure", exposure)
+        check_entries("exposure", e, (e > 0) & (e < math.inf), "be positive and finite")
+        batch = torch.broadcast_shapes(self.batch_shape, e.shape[:-1])
+        counts = [group.with_exposure(e) for group in self._groups]
+        return self._new(self._raw_logits, counts, batch)
 
     # -- hooks of the base class --------------------------------------------------------------
 

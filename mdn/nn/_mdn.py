@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -188,8 +188,19 @@ class MDN(nn.Module):
             DataWarning,
         )
 
-    def forward(self, x: Tensor) -> GaussianMixture | Mixture:
-        """Returns the mixture for x, (*, F), in y's unit and x's dtype."""
+    def forward(self, x: Tensor, exposure: Tensor | None = None) -> GaussianMixture | Mixture:
+        """Returns the mixture for x, (*, F), in y's unit and x's dtype.
+
+        Args:
+            x: features.
+            exposure: (*, 1) positive; time, area or number of units over which y is counted, for
+                ``family="poisson"`` and ``"negative_binomial"``, as in
+                :meth:`mdn.Mixture.with_exposure`; None counts over 1.  A unit in which the
+                exposures are about 1 is a good one.
+
+        Raises:
+            TypeError: an exposure with a family that does not count.
+        """
         refuse_trace(self)
         if self.hidden is not None:
             check_event(x, self.in_features, "x")
@@ -197,12 +208,20 @@ class MDN(nn.Module):
         out = x.dtype if x.is_floating_point() else dtype
         standard = self._standard_x(x).to(dtype)
         if self.head.family == "gaussian":
+            if exposure is not None:
+                raise TypeError(
+                    "exposure needs family='poisson' or 'negative_binomial', which count; got "
+                    "family='gaussian'"
+                )
             mixture = self.network(standard).to(torch.float64)
             return mixture.affine(self.y_shift, self.y_scale).to(out)
         params = FamilyParameters(
             *(a.double() for a in self.head.params(self.network[0](standard)))
         )
-        return self.head.layout.distribution(params, (self.y_shift, self.y_scale)).to(out)
+        dist = self.head.layout.distribution(params, (self.y_shift, self.y_scale))
+        if exposure is not None:
+            dist = cast(Mixture, dist).with_exposure(exposure)
+        return dist.to(out)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Returns the constructor's arguments, in plain numbers and strings, and the tensors."""

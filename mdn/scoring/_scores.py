@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from ..arguments import check_generator, check_integer, check_number, check_probabilities
 from ..distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
 from ..functional._interval import log_mass_between
 from ..functional._sampling import fixed_generator
 from ..prediction import numeric_tensor, predict_distribution, target_tensor
+from ..train._data import check_classes
 
 __all__ = [
     "brier",
@@ -347,5 +349,7 @@ def _apply(
         )
     # a distribution without an event axis, such as one of classes, checks its y itself
     t = target_tensor(dist, y, X) if dist.event_shape else numeric_tensor(y, "y", like=dist)
+    if isinstance(dist, Categorical):
+        check_classes(t, dist.logits.shape[-1], ": leave such values out")
     found = score(dist, t)
     return found.to(y.device) if isinstance(y, Tensor) else found.detach().cpu().numpy()
