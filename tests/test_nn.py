@@ -382,11 +382,79 @@ def test_one_row_is_enough_to_initialise(columns: int, k: int) -> None:
 
 
 def test_initialise_keeps_every_component_above_a_large_floor() -> None:
-    """A floor wider than the data: scales start on it, with a finite raw value."""
+    """A floor of 10 standard deviations of y: scales start on it, with a finite raw value."""
     module = MDNHead(3, 1, 5, min_scale=10.0)
-    module.initialize_from(torch.randn(100, 1, generator=seeded()))
+    y = torch.randn(100, 1, generator=seeded())
+    module.initialize_from(y)
     assert torch.isfinite(module.linear.bias).all()
-    assert ((first_mixture(module).scale >= 10) & (first_mixture(module).scale < 10.1)).all()
+    floor = 10 * y.std(correction=0)
+    scale = first_mixture(module).scale
+    assert ((scale >= floor * (1 - 1e-6)) & (scale < 1.01 * floor)).all()
+
+
+UNITED = ["gaussian", *(name for name, family in FAMILIES.items() if family.units != "none")]
+
+
+@pytest.mark.parametrize("make", ["head", "mdn"])
+@pytest.mark.parametrize("family", UNITED)
+def test_training_is_the_same_in_every_unit_of_y(family: str, make: str) -> None:
+    """NLL(c y) = NLL(y) + log c after the same training, c from 2e-5 to 1e4."""
+    g = seeded()
+    x = torch.rand(200, 1, generator=g)
+    y = (x + 0.5 * torch.randn(200, 1, generator=g)).exp().double()
+
+    def nll(c: float) -> float:
+        torch.manual_seed(0)
+        if make == "mdn":
+            model: nn.Module = MDN(1, 1, 2, (8,), family=family).standardize_(x, c * y)
+        else:
+            last = MDNHead(8, 1, 2, family=family)
+            last.initialize_from(c * y)
+            model = nn.Sequential(nn.Linear(1, 8), nn.SiLU(), last)
+        return fit(model, (x, c * y), max_epochs=5, lr=1e-2).train_nll[-1] - math.log(c)
+
+    for c in (2.0**-16, 1e4):
+        assert nll(c) == pytest.approx(nll(1.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("make", ["head", "mdn"])
+@pytest.mark.parametrize("family", ["poisson", "negative_binomial"])
+def test_large_counts_are_learnt(family: str, make: str) -> None:
+    """Counts about 1e4: the start has their mean, training comes near the truth (37 nats before)."""
+    g = seeded()
+    x = torch.rand(500, 1, generator=g) * 2 - 1
+    rate = 1e4 * (0.5 * x).exp()
+    y = torch.poisson(rate, generator=g)
+    torch.manual_seed(0)
+    if make == "mdn":
+        model: nn.Module = MDN(1, 1, 1, (16,), family=family).standardize_(x, y)
+    else:
+        last = MDNHead(16, 1, 1, family=family)
+        last.initialize_from(y)
+        model = nn.Sequential(nn.Linear(1, 16), nn.SiLU(), last)
+    assert (model(x).mean.mean() / y.mean()).item() == pytest.approx(1.0, abs=0.1)
+    fit(model, (x, y), max_epochs=60, lr=1e-2)
+    truth = torch.distributions.Poisson(rate.double()).log_prob(y.double()).mean()
+    assert (truth - model(x).log_prob(y).mean()).item() < 3.0
+
+
+def test_units_of_a_head_survive_what_a_module_goes_through(tmp_path: Path) -> None:
+    """Casts keep their digits; the state dict holds them; params are in the unit of y."""
+    y = 1e9 + torch.randn(100, 2, generator=seeded(), dtype=torch.float64)
+    for kind in ("diagonal", "full", "low_rank"):
+        first = MDNHead(3, 2, 2, covariance_type=kind).double()
+        first.initialize_from(y)
+        h = torch.randn(5, 3, generator=seeded(), dtype=torch.float64)
+        before = first(h).log_prob(y[:5])
+        params = first.params(h)
+        again = GaussianMixture(**params._asdict())
+        torch.testing.assert_close(again.log_prob(y[:5]), before, rtol=1e-6, atol=1e-6)
+        assert first.float().double().units[0].equal(y.mean(0))
+        second = MDNHead(3, 2, 2, covariance_type=kind).double()
+        second.load_state_dict(first.state_dict())
+        torch.testing.assert_close(second(h).log_prob(y[:5]), first(h).log_prob(y[:5]))
+        second.load_state_dict(MDNHead(3, 2, 2, covariance_type=kind).state_dict())
+        assert second.units is None
 
 
 def test_initialise_leaves_the_global_random_state_alone() -> None:

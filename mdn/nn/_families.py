@@ -83,13 +83,27 @@ class Family(NamedTuple):
         # in range unless training diverged, which the loss shows
         return self.distribution(**values, validate_args=False)
 
-    def start(self, mean: Floats, std: Floats, spread: float, floor: float) -> list[Floats]:
-        """Raw numbers, P of (K,), of components of these moments; spread is that of all targets."""
+    def start(
+        self, mean: Floats, std: Floats, spread: float, floor: float, size: Tensor | None = None
+    ) -> list[Floats]:
+        """Raw numbers, P of (K,), of components of these moments.
+
+        Args:
+            mean, std: of K groups of targets.
+            spread: standard deviation of all targets.
+            floor: of the scales.
+            size: of counts, whose parameters are in this unit, (1,); None for 1.
+        """
         if self.targets == "count":
             mean = np.maximum(mean, _LEAST_COUNT)
         relative = self.targets in ("positive", "count")
         std = np.maximum(std, np.maximum(FIRST_SCALE * (mean if relative else spread), floor))
         values = self.from_moments(mean, std)
+        if size is not None:
+            values = tuple(
+                p.in_units(torch.as_tensor(a), torch.zeros_like(size), size.reciprocal()).numpy()
+                for p, a in zip(self.parameters, values, strict=True)
+            )
         return [p.inverse(a, floor) for p, a in zip(self.parameters, values, strict=True)]
 
     def standardization(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,6 +113,16 @@ class Family(NamedTuple):
         y = y.detach().double()
         scale = y.log().mean(0).exp() if self.units == "scale" else torch.ones_like(y[0])
         return torch.zeros_like(scale), scale
+
+    def unit_of_parameters(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and scale, (1,), of the parameters for y (N, 1), in float64.
+
+        Counts are not standardised, but their parameters are: in the unit of their mean.
+        """
+        shift, scale = self.standardization(y)
+        if self.targets == "count":
+            scale = y.detach().double().mean(0).clamp(min=_LEAST_COUNT)
+        return shift, scale
 
     def check_targets(self, name: str, y: Tensor) -> None:
         """Raises ValueError where y, (N, 1), lies outside the range of this family."""
@@ -133,11 +157,11 @@ def _positive(raw: Tensor, floor: float) -> Tensor:
 _LOC = Parameter("loc", in_units=lambda m, shift, scale: shift + scale * m)
 _LOG_LOC = Parameter("loc", in_units=lambda m, shift, scale: m + scale.log())
 _ANGLE = Parameter("loc")
-_LOGITS = Parameter("logits")
+_LOGITS = Parameter("logits", in_units=lambda v, shift, scale: v + scale.log())
 _SCALE = Parameter("scale", _positive, inverse_softplus, lambda s, shift, scale: scale * s)
 _LOG_SCALE = Parameter("scale", _positive, inverse_softplus)
 _GAMMA_RATE = Parameter("rate", _positive, inverse_softplus, lambda r, shift, scale: r / scale)
-_RATE = Parameter("rate", _positive, inverse_softplus)
+_RATE = Parameter("rate", _positive, inverse_softplus, lambda r, shift, scale: scale * r)
 # above 2, so that the variance is finite
 _DF = Parameter("df", lambda a, f: 2.0 + _positive(a, f), lambda v, f: inverse_softplus(v - 2.0, f))
 # the floor is one of the width, in radians

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..functional._checks import check_event, check_tensor
 from ..functional._diagonal import rows_log_prob, rows_slopes
 from ..functional._full import unpacked
 from ..functional._numerics import is_traced
+from ..standardization import standardization
 from ._families import FAMILIES, FIRST_SCALE, MIN_SCALE, Family, inverse_softplus
 
 __all__ = [
@@ -30,10 +32,12 @@ __all__ = [
     "FamilyParameters",
     "Layout",
     "check_rows",
+    "exact",
     "refuse_trace",
 ]
 
 COVARIANCE_TYPES = ("diagonal", "isotropic", "tied", "full", "low_rank")
+_UNITS = "y_shift", "y_scale"
 _RANK = 2  # of the factor of a low-rank covariance, less in fewer dimensions
 
 
@@ -159,7 +163,7 @@ class Layout:
         return MixtureParameters(logits, loc, scale)
 
     def distribution(
-        self, params: _Parameters, units: tuple[Tensor, Tensor] | None = None
+        self, params: _Parameters | FullParameters, units: tuple[Tensor, Tensor] | None = None
     ) -> GaussianMixture | Mixture:
         """Returns the mixture of these parameters; of a family in units (shift, scale) of y."""
         if isinstance(params, _Packed):
@@ -182,8 +186,30 @@ class Layout:
             return cast(Tensor, _HeadLogProb.apply(out.contiguous(), y, self))
         return self.distribution(self.parameters(out.flatten(1), batch)).log_prob(y)
 
-    def bias_from(self, y: Tensor) -> Tensor:
-        """Returns biases, (P,), that spread the components over the targets."""
+    def in_units(
+        self, params: _Parameters | FullParameters, units: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> GaussianMixture | Mixture:
+        """Returns the mixture of these parameters in units (shift, scale) of y, by float64."""
+        if isinstance(params, FamilyParameters):
+            wide = FamilyParameters(*(a.double() for a in params))
+            return self.distribution(wide, units).to(dtype)
+        return self.distribution(params).to(torch.float64).affine(*units).to(dtype)
+
+    def units_of(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns shift and scale, (D,), float64, of the parameters for targets y; scale not 0."""
+        of = standardization if self.components is None else self.components.unit_of_parameters
+        shift, scale = of(y)
+        return shift, torch.where(scale > 0, scale, 1.0)
+
+    def bias_from(self, y: Tensor, units: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Returns biases, (P,), that spread the components over the targets, in units of y."""
+        size = None
+        if units is not None:
+            shift, scale = (a.to(y.device) for a in units)
+            if self.components is not None and self.components.targets == "count":
+                size = scale.cpu()
+            else:
+                y = (y.double() - shift) / scale
         rows = y.detach().double().cpu().numpy()
         groups = _groups(rows, self.n_components)
         loc, std = (np.stack([f(g, 0) for g in groups]) for f in (np.mean, np.std))  # (K, D)
@@ -191,7 +217,8 @@ class Layout:
         share -= share.mean()
         if self.components is not None:
             self.components.check_targets(self.family, y)
-            raw = self.components.start(loc[:, 0], std[:, 0], float(rows.std()), self.min_scale)
+            moments = loc[:, 0], std[:, 0], float(rows.std())
+            raw = self.components.start(*moments, self.min_scale, size)
         else:
             scale = np.maximum(std, np.maximum(FIRST_SCALE * rows.std(0), self.min_scale))
             scale -= self.min_scale
@@ -253,8 +280,9 @@ class MDNHead(nn.Module):
             ``"laplace"``, ``"logistic"``, ``"log_normal"``, ``"gamma"``, ``"beta"``, ``"weibull"``,
             ``"von_mises"``, ``"negative_binomial"``, ``"poisson"``; these give a
             :class:`mdn.Mixture`.
-        min_scale: floor of the scales in the unit of the targets of the head; by default a
-            thousandth, meant for a standardised y.  It bounds the likelihood (see ``MIN_SCALE``).
+        min_scale: floor of the scales, in the unit of y, or in standard deviations of y from
+            :meth:`initialize_from` on; by default a thousandth.  It bounds the likelihood (see
+            ``MIN_SCALE``).
             With full covariance it is that of each dimension given the later ones.
 
     Raises:
@@ -268,6 +296,9 @@ class MDNHead(nn.Module):
     References:
         C. M. Bishop, Mixture Density Networks, Aston University NCRG/94/004 (1994), section 3.
     """
+
+    y_shift: Tensor | None
+    y_scale: Tensor | None
 
     def __init__(
         self,
@@ -292,15 +323,43 @@ class MDNHead(nn.Module):
         self.n_components, self.covariance_type = n_components, covariance_type
         self.family, self.min_scale = family, float(min_scale)
         self.linear = nn.Linear(in_features, self.layout.n_outputs)
+        for name in _UNITS:  # (D,), float64, from initialize_from on
+            self.register_buffer(name, None)
+
+    @property
+    def units(self) -> tuple[Tensor, Tensor] | None:
+        """Shift and scale of y, (D,) each, in which the linear layer works; None for 0 and 1."""
+        if self.y_shift is None or self.y_scale is None:
+            return None
+        return self.y_shift, self.y_scale
 
     def params(
         self, h: Tensor
     ) -> MixtureParameters | FullParameters | LowRankParameters | FamilyParameters:
-        """Returns the parameters as plain tensors, named by the kind of covariance; h is (*, F)."""
-        found = self._parameters_of(h)
-        if not isinstance(found, _Packed):
+        """Returns the parameters as plain tensors, named by the kind of covariance; h is (*, F).
+
+        In the unit of y, but for the raw numbers of other families, which are in :attr:`units`.
+        """
+        raw = self._parameters_of(h)
+        if isinstance(raw, FamilyParameters):
+            return raw
+        found: MixtureParameters | FullParameters | LowRankParameters
+        if isinstance(raw, _Packed):
+            found = FullParameters(raw.logits, raw.loc, unpacked(raw.precision, raw.lower))
+        else:
+            found = raw
+        if self.units is None:
             return found
-        return FullParameters(found.logits, found.loc, unpacked(found.precision, found.lower))
+        shift, c = self.units
+        factors = {
+            "scale": c,
+            "precision_tril": c.reciprocal().unsqueeze(-1),
+            "cov_factor": c.unsqueeze(-1),
+            "cov_diag": c.square(),
+        }
+        moved = {n: a * factors[n] for n, a in found._asdict().items() if n in factors}
+        moved["loc"] = shift + c * found.loc
+        return found._replace(**{n: a.to(found.loc.dtype) for n, a in moved.items()})
 
     def _parameters_of(self, h: Tensor) -> _Parameters:
         check_event(h, self.in_features, "h")
@@ -313,18 +372,26 @@ class MDNHead(nn.Module):
     def forward(self, h: Tensor) -> GaussianMixture | Mixture:
         """Returns the mixture for features h, (*, F)."""
         refuse_trace(self)
-        return self.layout.distribution(self._parameters_of(h))
+        params = self._parameters_of(h)
+        if self.units is None:
+            return self.layout.distribution(params)
+        return self.layout.in_units(params, self.units, params.logits.dtype)
 
-    @torch.no_grad()
     def initialize_from(self, y: Tensor) -> None:
-        """Spreads the components over the targets, so that none starts in the same place.
+        """Takes the unit of the targets, and spreads the components over them.
 
-        One dimension: K groups of equal size between quantiles.  Several: k-means.  The biases
-        become the groups' means, scales and shares, in other families than the Gaussian by the
-        method of moments; the weights are shrunk, so that the biases dominate at first.
+        From then on the linear layer works in standardised y, and the head gives its mixtures in
+        the unit of y: training goes as well whatever that is.  Families are standardised by a
+        change of unit that they allow, as in :class:`MDN`; counts are not, but their parameters
+        are in the unit of the mean.
+
+        No two components start in the same place.  One dimension: K groups of equal size between
+        quantiles.  Several: k-means.  The biases become the groups' means, scales and shares, in
+        other families than the Gaussian by the method of moments; the weights are shrunk, so that
+        the biases dominate at first.
 
         Args:
-            y: targets in the unit of the head, (N, D).
+            y: targets, (N, D).
 
         Raises:
             ValueError: y has another shape, no rows, is not finite or outside the range of the
@@ -332,8 +399,29 @@ class MDNHead(nn.Module):
         """
         y = torch.as_tensor(y).detach()
         check_rows("y", y, self.out_features)
-        self.linear.bias.copy_(self.layout.bias_from(y))
+        if self.layout.components is not None:
+            self.layout.components.check_targets(self.family, y)
+        self.spread_over(y, self.layout.units_of(y))
+
+    @torch.no_grad()
+    def spread_over(self, y: Tensor, units: tuple[Tensor, Tensor] | None) -> None:
+        """As :meth:`initialize_from`, in given units (shift, scale) of checked targets."""
+        self.linear.bias.copy_(self.layout.bias_from(y, units))
         self.linear.weight.mul_(0.1)
+        for i, name in enumerate(_UNITS):
+            setattr(self, name, None if units is None else units[i].to(self.linear.weight.device))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MDNHead:
+        with exact(self, _UNITS):
+            super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        for name in _UNITS:  # absent where initialize_from was not called
+            saved = state_dict.get(prefix + name)
+            device = self.linear.weight.device
+            setattr(self, name, None if saved is None else torch.empty_like(saved, device=device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
@@ -395,6 +483,17 @@ def _groups(y: np.ndarray, k: int) -> list[np.ndarray]:
     if len(y) < k:  # fewer rows than components: repeat
         y = np.repeat(y, -(-k // len(y)), axis=0)
     return np.array_split(y, k)
+
+
+@contextlib.contextmanager
+def exact(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Keeps the digits of some buffers: a cast would round 1e9 + x to no digits of x in float32."""
+    before = {name: a for name in names if (a := getattr(module, name)) is not None}
+    yield
+    for name, a in before.items():
+        moved = getattr(module, name)
+        if moved.dtype != a.dtype:
+            setattr(module, name, a.to(moved.device))
 
 
 def refuse_trace(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from ..functional._numerics import is_traced
 from ..standardization import ROUNDING, column_units, compress, limits, standardization
 from ..warnings import DataWarning, warn
 from ._families import MIN_SCALE
-from ._heads import FamilyParameters, MDNHead, check_rows, refuse_trace
+from ._heads import MDNHead, check_rows, exact, refuse_trace
 
 __all__ = ["MDN"]
 
@@ -139,7 +139,8 @@ class MDN(nn.Module):
         device, dtype = self.y_shift.device, self.head.linear.weight.dtype
         # in the dtype of forward: a change of unit alters the last digit of float64 only
         standard = (y.to(device) - shift.to(device)) / scale.to(device)
-        self.head.initialize_from(standard.to(dtype))  # which may refuse: before the units change
+        counts = family is not None and family.targets == "count"  # whose parameters have the unit
+        self.head.spread_over(standard.to(dtype), self.head.layout.units_of(y) if counts else None)
         x_range = torch.stack([z.amin(0), z.amax(0)])
         shape = x_scale.shape if x.ndim == 2 else ()
         self.x_shift, self.x_scale = (a.reshape(shape).to(device) for a in (x_shift, x_scale))
@@ -215,10 +216,12 @@ class MDN(nn.Module):
                 )
             mixture = self.network(standard).to(torch.float64)
             return mixture.affine(self.y_shift, self.y_scale).to(out)
-        params = FamilyParameters(
-            *(a.double() for a in self.head.params(self.network[0](standard)))
-        )
-        dist = self.head.layout.distribution(params, (self.y_shift, self.y_scale))
+        units = self.y_shift, self.y_scale
+        if self.head.units is not None:
+            shift, scale = self.head.units
+            units = self.y_shift + self.y_scale * shift, self.y_scale * scale
+        params = self.head.params(self.network[0](standard))
+        dist = self.head.layout.in_units(params, units, torch.float64)
         if exposure is not None:
             dist = cast(Mixture, dist).with_exposure(exposure)
         return dist.to(out)
@@ -251,14 +254,8 @@ class MDN(nn.Module):
         return model.eval()
 
     def _apply(self, fn: Any, recurse: bool = True) -> MDN:
-        # a cast of the weights must not round the units: 1e9 + x loses all digits of x in float32
-        names = "x_shift", "x_scale", "x_range", "x_tails", "y_shift", "y_scale"
-        units = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        super()._apply(fn, recurse)
-        for name, exact in units.items():
-            moved = getattr(self, name)
-            if moved.dtype != exact.dtype:
-                setattr(self, name, exact.to(moved.device))
+        with exact(self, ("x_shift", "x_scale", "x_range", "x_tails", "y_shift", "y_scale")):
+            super()._apply(fn, recurse)
         return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
