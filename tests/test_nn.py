@@ -420,7 +420,7 @@ def test_training_is_the_same_in_every_unit_of_y(family: str, make: str) -> None
 @pytest.mark.parametrize("make", ["head", "mdn"])
 @pytest.mark.parametrize("family", ["poisson", "negative_binomial"])
 def test_large_counts_are_learnt(family: str, make: str) -> None:
-    """Counts about 1e4: the start has their mean, training comes near the truth (37 nats before)."""
+    """Counts about 1e4: the start has their mean, the end is near the truth (before: 37 nats)."""
     g = seeded()
     x = torch.rand(500, 1, generator=g) * 2 - 1
     rate = 1e4 * (0.5 * x).exp()
