@@ -22,7 +22,7 @@ from ..arguments import (
     without_mask,
 )
 from ..nn._heads import COVARIANCE_TYPES
-from ..prediction import n_rows, warn_of_index
+from ..prediction import warn_of_index
 from ..tables import Columns, count_rows, warn_of_columns
 from ..tables._folds import Codes, repeats_in_x
 from ..warnings import DataWarning, warn
@@ -200,7 +200,7 @@ def checked_weight(X: Any, sample_weight: Any) -> Floats | None:
     if sample_weight is None:
         return None
     warn_of_index(X, sample_weight=sample_weight)
-    n, sample_weight = n_rows(X), without_mask(sample_weight)
+    n, sample_weight = _num_samples(X), without_mask(sample_weight)
     weight: Floats = _check_sample_weight(
         sample_weight, np.zeros((n, 1)), dtype=np.float64, ensure_non_negative=True
     )
