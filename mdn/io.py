@@ -1,11 +1,13 @@
 """One file per model: tensors in safetensors, the rest in JSON, no pickle.
 
-A file cannot run code when it is read: it names one of the kinds below and holds its numbers.  A
-checksum over all of it tells a file that was altered, by accident or by hand.
+A file cannot run code when it is read: it names one of the kinds below and holds its numbers.  Of
+a torch module, whose structure is code, it holds the weights alone.  A checksum over all of it
+tells a file that was altered, by accident or by hand.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import json
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from .arguments import check_path
 
@@ -23,7 +26,9 @@ __all__ = ["load", "save"]
 
 _FORMAT = 3  # raised when a reader of the old format would misread a file
 _CHECKED = 2  # first format with a checksum
-_OLDEST = {"GaussianMixture": 1, "MDN": 1, "MDNRegressor": 2}  # formats that are still read
+_WEIGHTS = "weights"  # of a torch module
+# formats that are still read
+_OLDEST = {"GaussianMixture": 1, "MDN": 1, "MDNRegressor": 2, _WEIGHTS: 3}
 
 
 def save(model: Any, path: str | os.PathLike[str]) -> None:
@@ -32,8 +37,9 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     The file appears whole or not at all: it is written under another name and then moved.
 
     Args:
-        model: a ``GaussianMixture``, an ``MDN`` without a backbone of its own, or a fitted
-            ``MDNRegressor``.
+        model: a ``GaussianMixture``, an ``MDN`` without a backbone of its own, a fitted
+            ``MDNRegressor``, or any other torch module, of which the weights are written:
+            ``mdn.load(path, module=...)`` puts them into a module of the same structure.
         path: file to write; by custom ``*.mdn``.  An existing file is replaced.
 
     Raises:
@@ -43,13 +49,17 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     from safetensors.torch import save as to_bytes
 
     kind = type(model).__name__
-    if kind not in _OLDEST or not hasattr(model, "state"):
-        raise TypeError(f"model must be one of {', '.join(_OLDEST)}; got {kind}")
+    whole = kind in _OLDEST and hasattr(model, "state") and getattr(model, "hidden", 0) is not None
+    whole = whole or kind == "MDNRegressor"
+    if not (whole or isinstance(model, nn.Module)):
+        known = ", ".join(name for name in _OLDEST if name != _WEIGHTS)
+        raise TypeError(f"model must be one of {known} or a torch module; got {kind}")
     check_path("path", path)
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} is not there; create it first")
-    config, tensors = model.state()
+    config, tensors = model.state() if whole else _weights(model)
+    kind = kind if whole else _WEIGHTS
     about = {"format": _FORMAT, "kind": kind, "config": config}
     # copies, as two names may stand for one tensor
     one_by_one = torch.contiguous_format
@@ -65,18 +75,25 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str], *, module: nn.Module | None = None) -> Any:
     """Reads what :func:`save` wrote.
 
     Args:
         path: the file.
+        module: for a file with the weights of a module (a ``Sequential`` that ends in an
+            ``MDNHead``, an ``MDN`` with a backbone of its own): one of the same structure and
+            dtype, made by the same code, which receives the weights.  It stays as it is if they
+            do not fit.
 
     Returns:
-        The model, on the CPU, ready to predict.
+        The model, on the CPU, ready to predict; or the module, on its own device, in eval mode.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a file of ``mdn.save``, damaged, or of a version too new or too old.
+        ValueError: not a file of ``mdn.save``, damaged, or of a version too new or too old; a file
+            of weights without a module, or of a whole model with one; a module with other layers,
+            dtypes or options of its head.
+        TypeError: module is not a torch module.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -106,12 +123,64 @@ def load(path: str | os.PathLike[str]) -> Any:
         )
     if number >= _CHECKED and about.pop("sha256", None) != _checksum(about, tensors):
         raise ValueError(f"{path} is damaged: its contents do not match its checksum")
+    if about["kind"] == _WEIGHTS:
+        return _with_weights(module, about["config"], tensors, path)
+    if module is not None:
+        raise ValueError(f"{path} holds a whole {about['kind']}: load it without module=")
     # by name through the package: the kinds live above this layer
     kind = getattr(importlib.import_module(__package__), about["kind"])
     try:
         return kind.from_state(about["config"], tensors)
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError) as error:
         raise ValueError(f"{path} is damaged: its numbers do not fit ({error})") from error
+
+
+def _weights(module: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Returns what tells modules apart beside their tensors, and the tensors."""
+    tensors = module.state_dict()
+    other = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
+    if other:
+        raise TypeError(f"model must hold tensors alone to be saved; {other[0]!r} is no tensor")
+    return {"module": type(module).__name__, "heads": _heads(module)}, tensors
+
+
+def _heads(module: nn.Module) -> dict[str, str]:
+    """The options of the heads of mdn in a module, which its tensors do not show, by name."""
+    own = ((name, part) for name, part in module.named_modules() if hasattr(part, "params"))
+    return {name: part.extra_repr() for name, part in own}
+
+
+def _with_weights(
+    module: Any, config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path
+) -> nn.Module:
+    """Returns the module with the weights of a file; it is unchanged if they do not fit."""
+    if module is None:
+        raise ValueError(
+            f"{path} holds the weights of a {config['module']}, whose structure is code: make it "
+            "anew and give it as mdn.load(path, module=...)"
+        )
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch module; got {type(module).__name__}")
+    heads = _heads(module)
+    for name, options in config["heads"].items():
+        if name in heads and heads[name] != options:
+            raise ValueError(
+                f"module must have the head of {path}, {name or 'the module'}: MDNHead({options}); "
+                f"got MDNHead({heads[name]})"
+            )
+    for name, value in module.state_dict().items():
+        if name in tensors and tensors[name].dtype != value.dtype:
+            raise ValueError(
+                f"module must have the dtypes of {path}: {name} is {tensors[name].dtype} there and "
+                f"{value.dtype} here; convert it by module.to(dtype)"
+            )
+    try:
+        copy.deepcopy(module).load_state_dict(tensors)  # which may fail halfway
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"module does not have the layers of {path}: {reason}") from None
+    module.load_state_dict(tensors)
+    return module.eval()
 
 
 def _checksum(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
@@ -619,23 +620,86 @@ def test_load_refuses_an_incomplete_description(key: str, tmp_path: Path) -> Non
         mdn.load(path)
 
 
-@pytest.mark.parametrize(
-    ("thing", "name"),
-    [({"a": 1}, "dict"), (MDNHead(2), "MDNHead"), (None, "NoneType"), (nn.Linear(1, 1), "Linear")],
-)
+@pytest.mark.parametrize(("thing", "name"), [({"a": 1}, "dict"), (None, "NoneType")])
 def test_save_refuses_what_it_does_not_know(thing: Any, name: str, tmp_path: Path) -> None:
     """The message lists what can be saved; nothing is written."""
-    known = "GaussianMixture, MDN, MDNRegressor"
+    known = "GaussianMixture, MDN, MDNRegressor or a torch module"
     with pytest.raises(TypeError, match=f"model must be one of {known}; got {name}"):
         mdn.save(thing, tmp_path / "m.mdn")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_save_refuses_a_backbone_of_ones_own(tmp_path: Path) -> None:
-    """Code is not saved; the cure is the state dict."""
-    with pytest.raises(TypeError, match=r"backbone of its own cannot be saved.*state_dict"):
-        mdn.save(MDN(4, backbone=nn.Linear(2, 4)), tmp_path / "m.mdn")
-    assert list(tmp_path.iterdir()) == []
+# -- the weights of modules -----------------------------------------------------------------------
+
+
+def sequential(k: int = 3, **options: Any) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), MDNHead(8, 1, k, **options))
+
+
+CUSTOM: dict[str, Callable[[], nn.Module]] = {
+    "sequential": sequential,
+    "backbone": lambda: MDN(4, backbone=nn.Linear(2, 4)),
+    "head": lambda: MDNHead(2, family="laplace"),
+    "classifier": lambda: nn.Sequential(nn.Linear(2, 4), mdn.CategoricalHead(4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", CUSTOM)
+def test_weights_of_a_module_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    """Into a module that the same code made, with buffers and the units of a head."""
+    rng = np.random.default_rng(0)
+    x = torch.as_tensor(rng.normal(size=(60, 2))).float()
+    y = torch.as_tensor(rng.normal(size=(60, 1))).float()
+    trained = CUSTOM[name]()
+    with torch.no_grad():
+        trained(x)  # running means of the batch norm
+    if isinstance(trained, MDN):
+        trained.standardize_(x, y)
+    else:
+        for part in trained.modules():
+            if isinstance(part, MDNHead):
+                part.initialize_from(100.0 * y)
+    mdn.save(trained, tmp_path / "net.mdn")
+    fresh = CUSTOM[name]()
+    loaded = mdn.load(tmp_path / "net.mdn", module=fresh)
+    assert loaded is fresh and not loaded.training
+    for key, value in trained.eval().state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    target = torch.zeros(60) if name == "classifier" else y
+    assert torch.equal(loaded(x).log_prob(target), trained(x).log_prob(target))
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "match"),
+    [
+        (lambda: None, ValueError, r"weights of a Sequential, .* mdn\.load\(path, module=\.{3}\)$"),
+        (lambda: "net", TypeError, "module must be a torch module; got str"),
+        (lambda: sequential(4), ValueError, r"the head of .*net\.mdn, 3: MDNHead.*n_components=3"),
+        (lambda: sequential(min_scale=0.1), ValueError, r"min_scale=0\.001.*got.*min_scale=0\.1"),
+        (lambda: sequential().double(), ValueError, r"dtypes of .*0\.weight is torch\.float32"),
+        (lambda: nn.Linear(2, 1), ValueError, "module does not have the layers of"),
+        (lambda: nn.Sequential(*sequential(), nn.Linear(1, 1)), ValueError, "Missing key"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    module: Any, error: type, match: str, tmp_path: Path
+) -> None:
+    """One sentence; the module keeps what it had."""
+    mdn.save(sequential(), tmp_path / "net.mdn")
+    given = module()
+    before = copy.deepcopy(given.state_dict()) if isinstance(given, nn.Module) else {}
+    with pytest.raises(error, match=match) as caught:
+        mdn.load(tmp_path / "net.mdn", module=given)
+    assert "\n" not in str(caught.value)
+    for key, value in before.items():
+        assert torch.equal(given.state_dict()[key], value)
+
+
+def test_a_whole_model_needs_no_module(tmp_path: Path) -> None:
+    """It would be ignored."""
+    mdn.save(mixture(), tmp_path / "m.mdn")
+    with pytest.raises(ValueError, match="holds a whole GaussianMixture: load it without module="):
+        mdn.load(tmp_path / "m.mdn", module=nn.Linear(1, 1))
 
 
 def test_save_refuses_a_regressor_before_fit(tmp_path: Path) -> None:

@@ -230,8 +230,8 @@ class MDN(nn.Module):
         """Returns the constructor's arguments, in plain numbers and strings, and the tensors."""
         if self.hidden is None:
             raise TypeError(
-                "an MDN with a backbone of its own cannot be saved whole, as the backbone is code; "
-                "save model.state_dict() and rebuild the module to load it"
+                "an MDN with a backbone of its own has no state without its code; mdn.save writes "
+                "its weights"
             )
         head = self.head
         config = {
