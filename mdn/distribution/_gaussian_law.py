@@ -15,6 +15,7 @@ from ..functional._modes import mixture_hdr, mixture_modes
 from ..functional._moments import Moments
 from ..functional._quantile import mixture_icdf
 from ._continuous import ContinuousLaw
+from ._law import padded
 
 __all__ = ["GaussianLaw", "mean_and_variance"]
 
@@ -76,11 +77,13 @@ class GaussianLaw(ContinuousLaw):
         logits, loc, scale = self.given
         log_w = log_weights(logits)
         place, height = mixture_modes(log_w, loc.unsqueeze(-1), scale[..., None, None])
-        return place.squeeze(-1), height
+        return padded(place.squeeze(-1), self.n_components), padded(height, self.n_components)
 
     def hdr(self, coverage: float) -> tuple[Tensor, Tensor]:
         logits, loc, scale = self.given
-        return mixture_hdr(log_weights(logits), loc, scale, coverage)
+        mixtures = log_weights(logits), loc, scale
+        intervals, log_level = mixture_hdr(mixtures, mixtures, coverage)
+        return padded(intervals, self.n_components, -2), log_level
 
     def crps(self, y: Tensor) -> Tensor:
         return mixture_crps(y, *self.aligned(y))

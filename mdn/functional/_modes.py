@@ -13,18 +13,14 @@ import math
 import torch
 from torch import Tensor
 
-from ._numerics import HALF_LOG_2PI
+from ._critical_points import Mixtures, critical_points, log_density, row_chunks
+from ._numerics import HALF_LOG_2PI, SQRT_HALF
 from ._quantile import mixture_icdf
-from ._roots import find_root, newton_root
+from ._roots import newton_root
 
 __all__ = ["mixture_hdr", "mixture_modes"]
 
-_CHUNK = 1 << 20  # numbers a working array may hold: 8 MiB
-# Grid around each component, in its scales: beyond 39 the density of any other, however light, is
-# larger.  The steps are coarse, as extrema of the score between them are searched for.
-_HALF_GRID = [*(0.5 * i for i in range(1, 13)), *(7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 27.0, 39.0)]
-_GRID = torch.tensor([-t for t in reversed(_HALF_GRID)] + [0.0] + _HALF_GRID, dtype=torch.float64)
-_SHARE = 1e-17  # of a bracket around a critical point: below the rounding of the score
+_CHUNK = 1 << 20  # numbers an array of the parameters of some rows may hold: 8 MiB
 _MEAN_SHIFTS = 2000
 _SHIFTED = 1e-9  # D > 1: mean shift ends at steps this short, in units of the local width
 _NEWTON_STEPS = 20
@@ -33,7 +29,7 @@ _SAME_MODE = 1e-3  # D > 1: modes closer than this many scales are one
 
 
 def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-    """All local maxima by falling density: (*, K, D) places and (*, K) log densities.
+    """All local maxima by falling density: (*, M, D) places and (*, M) log densities.
 
     ``root`` (*, K, D, D) are lower triangular factors of the covariances.
     """
@@ -41,46 +37,59 @@ def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Ten
     log_w = log_w.detach().double().reshape(-1, n_components)
     loc = loc.detach().double().reshape(-1, n_components, dims)
     root = root.detach().double().reshape(-1, n_components, dims, dims)
-    place = loc.new_full(loc.shape, math.nan)
-    height = loc.new_full(loc.shape[:-1], -math.inf)
-    per_row = n_components * (len(_GRID) if dims == 1 else n_components * dims * dims)
+    per_row = n_components * (1 if dims == 1 else n_components * dims * dims)
+    places, heights = [loc[:0]], [log_w[:0]]
     for part in _chunks(len(loc), per_row):
         if dims == 1:
-            flat = log_w[part], loc[part, :, 0], root[part, :, 0, 0]
-            x, is_mode, log_p = _critical_points(*flat)
+            x, is_mode, log_p = critical_points((log_w[part], loc[part, :, 0], root[part, :, 0, 0]))
             log_p = torch.where(is_mode, log_p, -math.inf)[:, ::2]
-            x = torch.where(is_mode, x, math.nan)[:, ::2].unsqueeze(-1)
+            x = x[:, ::2].unsqueeze(-1)
         else:
             x, log_p = _climb(log_w[part], loc[part], root[part])
-        order = log_p.argsort(dim=-1, descending=True, stable=True)[:, :n_components]
-        width = order.shape[1]
-        height[part, :width] = log_p.gather(1, order)
-        place[part, :width] = x.gather(1, order.unsqueeze(-1).expand(-1, -1, dims))
-    none = height == -math.inf
-    place = place.masked_fill(none.unsqueeze(-1), math.nan)
-    height = height.masked_fill(none, math.nan)
-    return place.reshape(*batch, n_components, dims), height.reshape(*batch, n_components)
+        order = log_p.argsort(dim=-1, descending=True, stable=True)
+        log_p = log_p.gather(1, order)
+        none = log_p == -math.inf
+        x = x.gather(1, order.unsqueeze(-1).expand(-1, -1, dims))
+        places.append(x.masked_fill(none.unsqueeze(-1), math.nan))
+        heights.append(log_p.masked_fill(none, math.nan))
+    place, height = _stacked(places), _stacked(heights)
+    return place.reshape(*batch, place.shape[1], dims), height.reshape(*batch, place.shape[1])
 
 
-def mixture_hdr(
-    log_w: Tensor, loc: Tensor, scale: Tensor, coverage: float
-) -> tuple[Tensor, Tensor]:
+def mixture_hdr(density: Mixtures, mass: Mixtures, coverage: float) -> tuple[Tensor, Tensor]:
     """Highest-density regions, D = 1: the smallest set of the given probability.
 
-    (*, K, 2) disjoint sorted intervals, and (*) the log density on their edges.
+    Args:
+        density: log weights, means and scales, (*, K) each, of what is high; the weights need not
+            add up to 1.
+        mass: (*, L) each, of the probabilities; the same but where the density is that of a
+            function of y, times its slope.
+        coverage: probability of the region.
+
+    Returns:
+        (*, M, 2) disjoint sorted intervals, and (*) the log density on their edges.
     """
-    batch, n_components = loc.shape[:-1], loc.shape[-1]
-    flat = [a.detach().double().reshape(-1, n_components) for a in (log_w, loc, scale)]
-    intervals = flat[1].new_full((*flat[1].shape, 2), math.nan)
-    log_level = flat[1].new_empty(len(intervals))
-    for part in _chunks(len(intervals), n_components * len(_GRID)):
-        found, log_level[part] = _region(coverage, *(a[part] for a in flat))
-        intervals[part, : found.shape[1]] = found
-    return intervals.reshape(*batch, n_components, 2), log_level.reshape(batch)
+    batch = mass[1].shape[:-1]
+    same = density is mass
+    density, mass = _rows(density), _rows(mass)
+    intervals, levels = [mass[1].new_empty(0, 0, 2)], [mass[1].new_empty(0)]
+    for part in _chunks(len(mass[1]), density[1].shape[1]):
+        own = _part(density, part)
+        found, log_level = _region(own, own if same else _part(mass, part), coverage)
+        intervals.append(found)
+        levels.append(log_level)
+    out = _stacked(intervals)
+    return out.reshape(*batch, *out.shape[1:]), torch.cat(levels).reshape(batch)
 
 
-# ---------------------------------------------------------------------------------------------
-# one dimension; n rows
+def _rows(mixtures: Mixtures) -> Mixtures:
+    a, b, c = (a.detach().double().reshape(-1, a.shape[-1]) for a in mixtures)
+    return a, b, c
+
+
+def _part(mixtures: Mixtures, rows: slice) -> Mixtures:
+    a, b, c = (a[rows] for a in mixtures)
+    return a, b, c
 
 
 def _chunks(rows: int, per_row: int) -> list[slice]:
@@ -88,113 +97,59 @@ def _chunks(rows: int, per_row: int) -> list[slice]:
     return [slice(i, i + step) for i in range(0, rows, step)]
 
 
-def _density(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log density, its first derivative (the score) and second (the curvature) at x (n, P)."""
-    log_w, loc, scale = (a.t().unsqueeze(-1) for a in (log_w, loc, scale))  # (K, n, 1)
-    z = (x - loc) / scale  # (K, n, P)
-    t = log_w - scale.log() - 0.5 * z * z
-    best = t.amax(0)
-    r = (t - best).exp_()
-    total = r.sum(0)
-    own = z.div_(scale)  # minus the score of each component
-    score = -(r * own).sum(0) / total
-    spread = (r * (own.square_() - scale.square().reciprocal())).sum(0) / total
-    return best + total.log() - HALF_LOG_2PI, score, spread - score * score
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """Parts (n, M, ...) below one another, NaN where one has fewer columns than another."""
+    width = max(part.shape[1] for part in parts)
+    out = parts[0].new_full((sum(map(len, parts)), width, *parts[0].shape[2:]), math.nan)
+    for part, rows in zip(parts, out.split([len(part) for part in parts]), strict=True):
+        rows[:, : part.shape[1]] = part
+    return out
 
 
-def _cdf(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """P(Y <= x), x (n, P); parameters (n, K)."""
-    log_w, loc, scale = (a.t().unsqueeze(-1) for a in (log_w, loc, scale))
-    return (0.5 * log_w.exp() * torch.erfc((loc - x) / (scale * math.sqrt(2.0)))).sum(0)
+# ---------------------------------------------------------------------------------------------
+# regions; n rows
 
 
-def _at_points(x: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same at one point of each row, (n)."""
-    value, score, curvature = _density(x.unsqueeze(1), *params)
-    return value[:, 0], score[:, 0], curvature[:, 0]
+def _cdf(x: Tensor, row: Tensor, mixtures: Mixtures) -> Tensor:
+    """P(Y <= x), x and row (m)."""
+    out = torch.empty_like(x)
+    for part in row_chunks(len(x), mixtures[1].shape[1]):
+        log_w, loc, scale = (a[row[part]] for a in mixtures)
+        z = (loc - x[part].unsqueeze(1)).div_(scale).mul_(SQRT_HALF)
+        out[part] = torch.erfc(z).mul_(log_w.exp_()).sum(1).mul_(0.5)
+    return out
 
 
-def _critical_points(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mode, antimode, mode, ... in rising order, (n, P), with validity and log density."""
-    row, low, high = _sign_changes(log_w, loc, scale)
-    own = tuple(a[row] for a in (log_w, loc, scale))
-    root = find_root(lambda x: _at_points(x, *own)[1], low, high, share=_SHARE)
-    count = row.bincount(minlength=len(loc))
-    width = int(count.max())
-    rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    x = loc.new_full((len(loc), width), math.nan)
-    log_p = torch.full_like(x, -math.inf)
-    x[row, rank] = root
-    log_p[row, rank] = _at_points(root, *own)[0]
-    return x, torch.arange(width, device=x.device) < count.unsqueeze(1), log_p
-
-
-def _sign_changes(log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The row and a bracket, (Z) each, of every zero of the score; sorted.
-
-    Outside the range of the means the density is monotone.  Inside, the sign of the score is taken
-    on a grid.  Where it is the same at both ends of a cell but the score has an extremum towards
-    zero in between, that is found: the score may have crossed zero twice.
-    """
-    params = (log_w, loc, scale)
-    off = log_w == -math.inf
-    least = torch.where(off, math.inf, loc).amin(1, keepdim=True)
-    most = torch.where(off, -math.inf, loc).amax(1, keepdim=True)
-    grid = loc.unsqueeze(-1) + scale.unsqueeze(-1) * _GRID.to(loc.device)  # (n, K, T)
-    grid = grid.flatten(1).clamp(least, most).sort(1).values
-    parts = [
-        _density(grid[part], *(a[part] for a in params))[1:]
-        for part in _chunks(len(loc), loc.shape[1] * grid.shape[1])
-    ]
-    score, curvature = (torch.cat(a) for a in zip(*parts, strict=True))
-    rising = score >= 0
-    # cells in which the score has a minimum above zero, or a maximum below it
-    down = rising[:, :-1] & rising[:, 1:] & (curvature[:, :-1] < 0) & (curvature[:, 1:] > 0)
-    up = ~rising[:, :-1] & ~rising[:, 1:] & (curvature[:, :-1] > 0) & (curvature[:, 1:] < 0)
-    row_e, at = ((down | up) & (grid[:, 1:] > grid[:, :-1])).nonzero(as_tuple=True)
-    own = tuple(a[row_e] for a in params)
-    left, right = grid[row_e, at], grid[row_e, at + 1]
-    extremum = find_root(lambda x: _at_points(x, *own)[2], left, right, share=_SHARE)
-    crossed = (_at_points(extremum, *own)[1] >= 0) != down[row_e, at]
-    row_e, left, extremum, right = (a[crossed] for a in (row_e, left, extremum, right))
-
-    first, last = torch.ones_like(rising[:, :1]), torch.zeros_like(rising[:, :1])
-    rising = torch.cat([first, rising, last], 1)  # it rises before the first mean, falls after
-    grid = torch.cat([least, grid, most], 1)
-    row, at = (rising[:, 1:] != rising[:, :-1]).nonzero(as_tuple=True)
-    # every change of sign: between grid points, and two next to each extremum beyond zero
-    low = torch.cat([grid[row, at], left, extremum])
-    high = torch.cat([grid[row, at + 1], extremum, right])
-    row = torch.cat([row, row_e, row_e])
-    order = low.argsort(stable=True)
-    order = order[row[order].argsort(stable=True)]
-    return row[order], low[order], high[order]
-
-
-def _region(coverage: float, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _region(density: Mixtures, mass: Mixtures, coverage: float) -> tuple[Tensor, Tensor]:
     """Intervals (n, M, 2) for M modes, and the log level (n)."""
-    params = (log_w, loc, scale)
-    x, _, log_p = _critical_points(*params)
-    lowest, highest = _level_bracket(coverage, x, log_p, params)
-    slopes = _Slopes(x, log_p, lowest, params)
+    x, _, log_p = critical_points(density)
+    lowest, highest = _level_bracket(coverage, x, log_p, density, mass)
+    slopes = _Slopes(x, log_p, lowest, density)
 
     def missing(level: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Coverage minus the mass above the level, and its derivative."""
-        edges, crossing = slopes.find_edges(level, rows)
-        own = tuple(a[rows] for a in params)
-        left, right = _cdf(edges, *own).chunk(2, 1)
+        edges, crossing, above = slopes.find_edges(level, rows)
+        row, column = above.nonzero(as_tuple=True)
+        below = torch.zeros_like(edges)
+        below[row, column] = _cdf(edges[row, column], rows[row], mass)
+        left, right = below.chunk(2, 1)
         value = coverage - (right - left).sum(1)
-        score = _density(edges, *own)[1]
-        derivative = torch.where(crossing, level[:, None].exp() / score.abs(), 0.0).sum(1)
+        row, column = crossing.nonzero(as_tuple=True)
+        at = edges[row, column], rows[row]
+        height, score, _ = log_density(*at, density)
+        if mass is not density:
+            height = log_density(*at, mass)[0]
+        rate = torch.zeros_like(edges)
+        rate[row, column] = height.exp() / score.abs()
         slopes.narrow(edges, crossing, value, rows)
-        return value, derivative
+        return value, rate.sum(1)
 
     # the mass is a sum of differences of cdfs, each good to some ulp of 1
     level = newton_root(missing, lowest, highest, 0.5 * (lowest + highest), noise=4e-16)
     rows = torch.arange(len(level), device=level.device)
     missing(level, rows)
     # a slope without an edge is above the level down to the neighbour's: one interval together
-    out = loc.new_full((*x[:, ::2].shape, 2), math.nan)
+    out = x.new_full((*x[:, ::2].shape, 2), math.nan)
     edges, crossing = slopes.edge.chunk(2, 1), slopes.crossing(level, rows).chunk(2, 1)
     for side in (0, 1):
         row, column = crossing[side].nonzero(as_tuple=True)
@@ -204,14 +159,16 @@ def _region(coverage: float, log_w: Tensor, loc: Tensor, scale: Tensor) -> tuple
 
 
 def _level_bracket(
-    coverage: float, x: Tensor, log_p: Tensor, params: tuple[Tensor, ...]
+    coverage: float, x: Tensor, log_p: Tensor, density: Mixtures, mass: Mixtures
 ) -> tuple[Tensor, Tensor]:
     """The lowest log density inside the central interval, and the highest of all, (n)."""
     tails = torch.tensor([[0.5 * (1 - coverage)], [0.5 * (1 + coverage)]], dtype=torch.float64)
-    ends = mixture_icdf(tails.to(x.device), *(a.unsqueeze(0) for a in params)).t()  # (n, 2)
+    ends = mixture_icdf(tails.to(x.device), *(a.unsqueeze(0) for a in mass))  # (2, n)
+    rows = torch.arange(len(x), device=x.device).repeat(2)
+    at_ends = log_density(ends.flatten(), rows, density)[0].view(ends.shape)
     valley, depth = x[:, 1::2], log_p[:, 1::2]
-    inside = (valley > ends[:, :1]) & (valley < ends[:, 1:])
-    lowest = torch.cat([_density(ends, *params)[0], torch.where(inside, depth, math.inf)], 1)
+    inside = (valley > ends[0].unsqueeze(1)) & (valley < ends[1].unsqueeze(1))
+    lowest = torch.cat([at_ends.t(), torch.where(inside, depth, math.inf)], 1)
     return lowest.amin(1), log_p[:, ::2].amax(1)
 
 
@@ -226,15 +183,14 @@ class _Slopes:
         edge: where it crosses the last level.
     """
 
-    def __init__(
-        self, x: Tensor, log_p: Tensor, lowest: Tensor, params: tuple[Tensor, ...]
-    ) -> None:
-        log_w, loc, scale = self.params = params
+    def __init__(self, x: Tensor, log_p: Tensor, lowest: Tensor, mixtures: Mixtures) -> None:
+        log_w, loc, scale = self.mixtures = mixtures
         modes, peak = x[:, ::2], log_p[:, ::2]  # (n, M); missing ones have peak -inf
         valley, depth = x[:, 1::2], log_p[:, 1::2]  # (n, M - 1)
         modes = torch.where(peak == -math.inf, modes[:, :1], modes)
-        # beyond these every component is below the lowest level
-        reach = -scale.log() - HALF_LOG_2PI - lowest.unsqueeze(1)
+        # beyond these every component, had it all the weight, is below the lowest level
+        total = torch.logsumexp(log_w, 1, keepdim=True)
+        reach = total - scale.log() - HALF_LOG_2PI - lowest.unsqueeze(1)
         reach = scale * (2 * reach.clamp(min=0)).sqrt()
         active = log_w > -math.inf
         pad = scale.amax(1, keepdim=True)
@@ -252,8 +208,8 @@ class _Slopes:
         level = level.unsqueeze(1)
         return (self.height[rows] >= level) & (self.outer_height[rows] < level)
 
-    def find_edges(self, level: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the slopes of the rows cross their level, and whether they do.
+    def find_edges(self, level: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the slopes of the rows cross their level, whether they do, and which are above it.
 
         A slope that does not is empty if its mode is below the level, else all of it is above.
         """
@@ -262,14 +218,14 @@ class _Slopes:
         edges = torch.where(above & ~crossing, self.outer[rows], self.inner[rows])
         row, column = crossing.nonzero(as_tuple=True)
         at = rows[row], column
-        own = tuple(a[at[0]] for a in self.params)
+        target = level[row]
 
         def excess(y: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-            value, score, _ = _density(y.unsqueeze(1), *(a[which] for a in own))
-            return value[:, 0] - level[row[which]], score[:, 0]
+            value, score, _ = log_density(y, at[0][which], self.mixtures)
+            return value - target[which], score
 
         edges[row, column] = newton_root(excess, self.outer[at], self.inner[at], self.edge[at])
-        return edges, crossing
+        return edges, crossing, above
 
     def narrow(self, edges: Tensor, crossing: Tensor, missing: Tensor, rows: Tensor) -> None:
         """Edges are brackets for the next level, as the region shrinks where the level rises."""
