@@ -1,7 +1,5 @@
 r"""All places where the density of a Gaussian mixture on the line has slope 0; in float64.
 
-Parameters are ``log_w, loc, scale``, (n, K); the weights need not add up to 1.
-
 The line between the least and the greatest mean is divided until each cell is known to hold no
 critical point or at most one.  With responsibilities r_k at the centre c of a cell,
 :math:`l_k = (\mu_k - c) / \sigma_k^2`, the score :math:`a = \sum r_k l_k`, precisions
@@ -25,6 +23,8 @@ far from the cell or light has a small :math:`r_k E_k`: it does not divide the c
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -43,7 +43,27 @@ _RESOLUTION = 2.0**-50  # half width by place
 _SHARE = 1e-17  # of a bracket around a critical point: below the rounding of the score
 _EMPTY, _MONOTONE, _NARROWEST = 1, 2, 3  # kinds of cells that are closed
 
-Mixtures = tuple[Tensor, Tensor, Tensor]  # log weights, means and scales, (n, K)
+
+class Mixtures(NamedTuple):
+    """n mixtures, (n, K) each; weights need not add up to 1."""
+
+    log_w: Tensor
+    loc: Tensor
+    scale: Tensor
+    inverse: Tensor  # of the scale
+    height: Tensor  # log_w - log(scale)
+
+    @classmethod
+    def of(cls, log_w: Tensor, loc: Tensor, scale: Tensor) -> Mixtures:
+        """Of parameters (*, K), in float64 and without gradients."""
+        log_w, loc, scale = (
+            a.detach().double().reshape(-1, a.shape[-1]) for a in (log_w, loc, scale)
+        )
+        return cls(log_w, loc, scale, scale.reciprocal(), log_w - scale.log())
+
+    def rows(self, part: slice | Tensor) -> Mixtures:
+        """Some of them."""
+        return Mixtures(*(a[part] for a in self))
 
 
 def row_chunks(rows: int, per_row: int) -> list[slice]:
@@ -58,21 +78,23 @@ def log_density(x: Tensor, row: Tensor, mixtures: Mixtures) -> tuple[Tensor, Ten
     x (m) are places and row (m) says in which mixture.
     """
     out = x.new_empty(3, len(x))
-    for part in row_chunks(len(x), mixtures[1].shape[1]):
-        out[:, part] = _log_density(x[part], *(a[row[part]] for a in mixtures))
+    for part in row_chunks(len(x), mixtures.loc.shape[1]):
+        at = row[part]
+        own = mixtures.height[at], mixtures.loc[at], mixtures.inverse[at]
+        out[:, part] = _log_density(x[part], *own)
     return out[0], out[1], out[2]
 
 
-def _log_density(x: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    z = x.unsqueeze(1).sub(loc).div_(scale)  # (m, K)
-    t = torch.addcmul(log_w - scale.log(), z, z, value=-0.5)
+def _log_density(x: Tensor, height: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
+    """All three, (3, m), of parameters (m, K) that are overwritten."""
+    z = torch.sub(x.unsqueeze(1), loc, out=loc).mul_(inverse)
+    t = height.addcmul_(z, z, value=-0.5)
     best = t.amax(1, keepdim=True)
     r = t.sub_(best).exp_()
     total = r.sum(1)
-    inverse = scale.reciprocal()
     own = z.mul_(inverse)  # minus the score of each component
     score = -(r * own).sum(1) / total
-    spread = r.mul_(own.square_().sub_(inverse.square_())).sum(1) / total
+    spread = own.square_().sub_(inverse.square_()).mul_(r).sum(1) / total
     return torch.stack([best[:, 0] + total.log() - HALF_LOG_2PI, score, spread - score * score])
 
 
@@ -80,7 +102,7 @@ def critical_points(mixtures: Mixtures) -> tuple[Tensor, Tensor, Tensor]:
     """Mode, antimode, mode, ... in rising order, (n, P), whether there are so many, log density."""
     row, low, high = _sign_changes(mixtures)
     root = find_root(lambda x: log_density(x, row, mixtures)[1], low, high, share=_SHARE)
-    rows = len(mixtures[1])
+    rows = len(mixtures.loc)
     count = row.bincount(minlength=rows)
     width = int(count.max())
     rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
@@ -97,17 +119,16 @@ def _sign_changes(mixtures: Mixtures) -> tuple[Tensor, Tensor, Tensor]:
     The score has one sign on an empty cell, which its centre shows; elsewhere it is taken where two
     other cells meet.  Outside the range of the means the density is monotone.
     """
-    log_w, loc, _ = mixtures
-    off = log_w == -torch.inf
-    least = torch.where(off, torch.inf, loc).amin(1)
-    most = torch.where(off, -torch.inf, loc).amax(1)
+    off = mixtures.log_w == -torch.inf
+    least = torch.where(off, torch.inf, mixtures.loc).amin(1)
+    most = torch.where(off, -torch.inf, mixtures.loc).amax(1)
     row, low, high, kind, rising = _cells(least, most, mixtures)
     empty = kind == _EMPTY
     meet = ~empty[1:] & ~empty[:-1] & (row[1:] == row[:-1])
     narrow = kind == _NARROWEST
     ends_row, ends = row[1:][meet], low[1:][meet]
     turn_row, turn = _beyond_zero(row[narrow], low[narrow], high[narrow], mixtures)
-    every = torch.arange(len(loc), device=loc.device)
+    every = torch.arange(len(least), device=least.device)
     row = torch.cat([every, row[empty], ends_row, turn_row, every])
     x = torch.cat([least, 0.5 * (low + high)[empty], ends, turn, most])
     rising = torch.cat([
@@ -147,7 +168,7 @@ def _beyond_zero(
 
 def _cells(least: Tensor, most: Tensor, mixtures: Mixtures) -> tuple[Tensor, ...]:
     """Cells in rising order: row, both ends, kind, and whether the density rises at the centre."""
-    rows, k = mixtures[1].shape
+    rows, k = mixtures.loc.shape
     share = torch.arange(_CELLS + 1, device=least.device).double() / _CELLS
     # the ends exactly: (1 - t) least + t most may miss them
     grid = (1 - share) * least.unsqueeze(1) + share * most.unsqueeze(1)
@@ -155,13 +176,11 @@ def _cells(least: Tensor, most: Tensor, mixtures: Mixtures) -> tuple[Tensor, ...
     row = torch.arange(rows, device=least.device).repeat_interleave(_CELLS)
     low, high = grid[:, :-1].flatten(), grid[:, 1:].flatten()
     work = least.new_empty(7, max(BUDGET, k))
-    log_w, loc, scale = mixtures
-    start, precision = log_w - scale.log(), scale.square().reciprocal()
+    parameters = mixtures.height, mixtures.loc, mixtures.inverse.square()
     closed = []
     while len(row):
         found = [
-            _judge(low[i], high[i], row[i], start, loc, precision, work)
-            for i in row_chunks(len(row), k)
+            _judge(low[i], high[i], row[i], *parameters, work) for i in row_chunks(len(row), k)
         ]
         kind, rising = (torch.cat(a) for a in zip(*found, strict=True))
         done = kind > 0
@@ -176,7 +195,7 @@ def _cells(least: Tensor, most: Tensor, mixtures: Mixtures) -> tuple[Tensor, ...
 
 def _judge(
     low: Tensor, high: Tensor, row: Tensor,
-    start: Tensor, loc: Tensor, precision: Tensor, work: Tensor,
+    height: Tensor, loc: Tensor, precision: Tensor, work: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Kind of each cell, 0 if it has to be divided, and whether the density rises at its centre.
 
@@ -188,7 +207,7 @@ def _judge(
     h = (0.5 * high - 0.5 * low).unsqueeze(1)
     torch.index_select(loc, 0, row, out=gap).sub_(centre)
     torch.index_select(precision, 0, row, out=q)
-    torch.index_select(start, 0, row, out=t)
+    torch.index_select(height, 0, row, out=t)
     torch.mul(gap, q, out=d)  # l
     t.addcmul_(gap, d, value=-0.5)
     t.sub_(t.amax(1, keepdim=True))

@@ -27,6 +27,8 @@ _NEWTON_STEPS = 20
 _SADDLE = 1e-6  # D > 1: a point of larger upward curvature, in local widths, is a saddle
 _SAME_MODE = 1e-3  # D > 1: modes closer than this many scales are one
 
+Parameters = tuple[Tensor, Tensor, Tensor]  # log weights, means and scales, (*, K)
+
 
 def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
     """All local maxima by falling density: (*, M, D) places and (*, M) log densities.
@@ -41,7 +43,8 @@ def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Ten
     places, heights = [loc[:0]], [log_w[:0]]
     for part in _chunks(len(loc), per_row):
         if dims == 1:
-            x, is_mode, log_p = critical_points((log_w[part], loc[part, :, 0], root[part, :, 0, 0]))
+            flat = Mixtures.of(log_w[part], loc[part, :, 0], root[part, :, 0, 0])
+            x, is_mode, log_p = critical_points(flat)
             log_p = torch.where(is_mode, log_p, -math.inf)[:, ::2]
             x = x[:, ::2].unsqueeze(-1)
         else:
@@ -56,40 +59,29 @@ def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Ten
     return place.reshape(*batch, place.shape[1], dims), height.reshape(*batch, place.shape[1])
 
 
-def mixture_hdr(density: Mixtures, mass: Mixtures, coverage: float) -> tuple[Tensor, Tensor]:
+def mixture_hdr(density: Parameters, mass: Parameters, coverage: float) -> tuple[Tensor, Tensor]:
     """Highest-density regions, D = 1: the smallest set of the given probability.
 
     Args:
         density: log weights, means and scales, (*, K) each, of what is high; the weights need not
             add up to 1.
         mass: (*, L) each, of the probabilities; the same but where the density is that of a
-            function of y, times its slope.
+            function of y.
         coverage: probability of the region.
 
     Returns:
         (*, M, 2) disjoint sorted intervals, and (*) the log density on their edges.
     """
-    batch = mass[1].shape[:-1]
-    same = density is mass
-    density, mass = _rows(density), _rows(mass)
-    intervals, levels = [mass[1].new_empty(0, 0, 2)], [mass[1].new_empty(0)]
-    for part in _chunks(len(mass[1]), density[1].shape[1]):
-        own = _part(density, part)
-        found, log_level = _region(own, own if same else _part(mass, part), coverage)
+    batch, same = mass[1].shape[:-1], density is mass
+    high, whole = Mixtures.of(*density), Mixtures.of(*mass)
+    intervals, levels = [high.loc.new_empty(0, 0, 2)], [high.loc.new_empty(0)]
+    for part in _chunks(len(high.loc), high.loc.shape[1]):
+        own = high.rows(part)
+        found, log_level = _region(own, own if same else whole.rows(part), coverage)
         intervals.append(found)
         levels.append(log_level)
     out = _stacked(intervals)
     return out.reshape(*batch, *out.shape[1:]), torch.cat(levels).reshape(batch)
-
-
-def _rows(mixtures: Mixtures) -> Mixtures:
-    a, b, c = (a.detach().double().reshape(-1, a.shape[-1]) for a in mixtures)
-    return a, b, c
-
-
-def _part(mixtures: Mixtures, rows: slice) -> Mixtures:
-    a, b, c = (a[rows] for a in mixtures)
-    return a, b, c
 
 
 def _chunks(rows: int, per_row: int) -> list[slice]:
@@ -113,17 +105,17 @@ def _stacked(parts: list[Tensor]) -> Tensor:
 def _cdf(x: Tensor, row: Tensor, mixtures: Mixtures) -> Tensor:
     """P(Y <= x), x and row (m)."""
     out = torch.empty_like(x)
-    for part in row_chunks(len(x), mixtures[1].shape[1]):
-        log_w, loc, scale = (a[row[part]] for a in mixtures)
-        z = (loc - x[part].unsqueeze(1)).div_(scale).mul_(SQRT_HALF)
-        out[part] = torch.erfc(z).mul_(log_w.exp_()).sum(1).mul_(0.5)
+    for part in row_chunks(len(x), mixtures.loc.shape[1]):
+        at = row[part]
+        z = mixtures.loc[at].sub_(x[part].unsqueeze(1)).mul_(mixtures.inverse[at]).mul_(SQRT_HALF)
+        out[part] = z.erfc_().mul_(mixtures.log_w[at].exp_()).sum(1).mul_(0.5)
     return out
 
 
 def _region(density: Mixtures, mass: Mixtures, coverage: float) -> tuple[Tensor, Tensor]:
     """Intervals (n, M, 2) for M modes, and the log level (n)."""
     x, _, log_p = critical_points(density)
-    lowest, highest = _level_bracket(coverage, x, log_p, density, mass)
+    lowest, start, highest = _level_bracket(coverage, x, log_p, density, mass)
     slopes = _Slopes(x, log_p, lowest, density)
 
     def missing(level: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,16 +128,16 @@ def _region(density: Mixtures, mass: Mixtures, coverage: float) -> tuple[Tensor,
         value = coverage - (right - left).sum(1)
         row, column = crossing.nonzero(as_tuple=True)
         at = edges[row, column], rows[row]
-        height, score, _ = log_density(*at, density)
+        height, slope, _ = log_density(*at, density)
         if mass is not density:
             height = log_density(*at, mass)[0]
-        rate = torch.zeros_like(edges)
-        rate[row, column] = height.exp() / score.abs()
-        slopes.narrow(edges, crossing, value, rows)
+        score, rate = torch.zeros_like(edges), torch.zeros_like(edges)
+        score[row, column], rate[row, column] = slope, height.exp() / slope.abs()
+        slopes.narrow(level, edges, score, crossing, value, rows)
         return value, rate.sum(1)
 
     # the mass is a sum of differences of cdfs, each good to some ulp of 1
-    level = newton_root(missing, lowest, highest, 0.5 * (lowest + highest), noise=4e-16)
+    level = newton_root(missing, lowest, highest, start, noise=4e-16)
     rows = torch.arange(len(level), device=level.device)
     missing(level, rows)
     # a slope without an edge is above the level down to the neighbour's: one interval together
@@ -160,16 +152,18 @@ def _region(density: Mixtures, mass: Mixtures, coverage: float) -> tuple[Tensor,
 
 def _level_bracket(
     coverage: float, x: Tensor, log_p: Tensor, density: Mixtures, mass: Mixtures
-) -> tuple[Tensor, Tensor]:
-    """The lowest log density inside the central interval, and the highest of all, (n)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The lowest log density inside the central interval, a first guess and the highest, (n)."""
     tails = torch.tensor([[0.5 * (1 - coverage)], [0.5 * (1 + coverage)]], dtype=torch.float64)
-    ends = mixture_icdf(tails.to(x.device), *(a.unsqueeze(0) for a in mass))  # (2, n)
+    ends = mixture_icdf(tails.to(x.device), *(a.unsqueeze(0) for a in mass[:3]))  # (2, n)
     rows = torch.arange(len(x), device=x.device).repeat(2)
     at_ends = log_density(ends.flatten(), rows, density)[0].view(ends.shape)
     valley, depth = x[:, 1::2], log_p[:, 1::2]
     inside = (valley > ends[0].unsqueeze(1)) & (valley < ends[1].unsqueeze(1))
-    lowest = torch.cat([at_ends.t(), torch.where(inside, depth, math.inf)], 1)
-    return lowest.amin(1), log_p[:, ::2].amax(1)
+    lowest = torch.cat([at_ends.t(), torch.where(inside, depth, math.inf)], 1).amin(1)
+    highest = log_p[:, ::2].amax(1)
+    # the right level of a symmetric density with one mode
+    return lowest, torch.maximum(at_ends.mean(0), lowest).clamp(max=highest), highest
 
 
 class _Slopes:
@@ -180,11 +174,14 @@ class _Slopes:
         height: log density at the mode.
         outer: where it ends: the antimode, a point far outside, or one below every level to come.
         outer_height: log density there.
-        edge: where it crosses the last level.
+        width: what a parabola would have to go for the first nat below the mode.
+        edge, score: where it crosses the last level, NaN if it does not, and the slope there.
+        level: the last one, (n).
     """
 
     def __init__(self, x: Tensor, log_p: Tensor, lowest: Tensor, mixtures: Mixtures) -> None:
-        log_w, loc, scale = self.mixtures = mixtures
+        self.mixtures = mixtures
+        log_w, loc, scale = mixtures[:3]
         modes, peak = x[:, ::2], log_p[:, ::2]  # (n, M); missing ones have peak -inf
         valley, depth = x[:, 1::2], log_p[:, 1::2]  # (n, M - 1)
         modes = torch.where(peak == -math.inf, modes[:, :1], modes)
@@ -201,7 +198,14 @@ class _Slopes:
         self.outer = torch.cat([far_left, valley, valley, far_right], 1)
         self.outer_height = torch.cat([nothing, depth, depth, nothing], 1)
         self.inner, self.height = modes.repeat(1, 2), peak.repeat(1, 2)
-        self.edge = 0.5 * (self.outer + self.inner)
+        # as if the log density were a parabola
+        row, column = (peak > -math.inf).nonzero(as_tuple=True)
+        curvature = torch.ones_like(peak)
+        curvature[row, column] = -log_density(modes[row, column], row, mixtures)[2]
+        self.width = (2.0 / curvature).sqrt().repeat(1, 2)
+        self.width[:, : modes.shape[1]] *= -1.0
+        self.edge = torch.full_like(self.outer, math.nan)
+        self.score, self.level = torch.zeros_like(self.outer), torch.zeros_like(lowest)
 
     def crossing(self, level: Tensor, rows: Tensor) -> Tensor:
         """Whether each slope of the rows crosses their level."""
@@ -219,22 +223,36 @@ class _Slopes:
         row, column = crossing.nonzero(as_tuple=True)
         at = rows[row], column
         target = level[row]
+        start = self.edge[at] + (target - self.level[at[0]]) / self.score[at]
+        drop = (self.height[at] - target).sqrt()
+        start = torch.where(start.isfinite(), start, self.inner[at] + self.width[at] * drop)
+        ends = self.outer[at], self.inner[at]
+        low, high = torch.minimum(*ends), torch.maximum(*ends)
+        near = 1e-12 * (high - low).maximum(high.abs())  # a root may be outside by rounding
+        good = (start >= low - near) & (start <= high + near)
+        start = torch.where(good, start.clamp(low, high), 0.5 * low + 0.5 * high)
 
         def excess(y: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
             value, score, _ = log_density(y, at[0][which], self.mixtures)
-            return value - target[which], score
+            level = target[which]
+            unit = 1.0 + level.abs()  # the value is rounded to some ulp of this
+            return (value - level) / unit, score / unit
 
-        edges[row, column] = newton_root(excess, self.outer[at], self.inner[at], self.edge[at])
+        edges[row, column] = newton_root(excess, *ends, start, noise=1e-15, close=1e-6)
         return edges, crossing, above
 
-    def narrow(self, edges: Tensor, crossing: Tensor, missing: Tensor, rows: Tensor) -> None:
+    def narrow(
+        self, level: Tensor, edges: Tensor, score: Tensor, crossing: Tensor, missing: Tensor,
+        rows: Tensor,
+    ) -> None:  # fmt: skip
         """Edges are brackets for the next level, as the region shrinks where the level rises."""
         too_wide = (missing < 0).unsqueeze(1) & crossing
         self.outer[rows] = torch.where(too_wide, edges, self.outer[rows])
         self.outer_height[rows] = torch.where(too_wide, -math.inf, self.outer_height[rows])
         too_narrow = ~too_wide & crossing
         self.inner[rows] = torch.where(too_narrow, edges, self.inner[rows])
-        self.edge[rows] = torch.where(crossing, edges, self.edge[rows])
+        self.edge[rows] = torch.where(crossing, edges, math.nan)
+        self.score[rows], self.level[rows] = score, level
 
 
 # ---------------------------------------------------------------------------------------------

@@ -79,12 +79,14 @@ def newton_root(
     start: Tensor,
     *,
     noise: float = 0.0,
+    close: float = 0.0,
 ) -> Tensor:
     """Roots between ``negative`` (f < 0) and ``positive`` (f >= 0), where f has a derivative.
 
     ``f(x, which)`` gives value and derivative at the points x that are still open, those numbered
     ``which``.  A Newton step that leaves the bracket or does not halve the one before gives way to
-    bisection.  A value of at most ``noise`` is a root.
+    bisection.  A value of at most ``noise`` is a root, and so is one of at most ``close`` where
+    Newton's step is below rounding.
     """
     found = start.clone()
     which = torch.arange(len(start), device=start.device)
@@ -104,10 +106,8 @@ def newton_root(
         )
         target = torch.where(newton, target, 0.5 * (negative + positive))
         eps = 2.0**-52 * torch.maximum(negative.abs(), positive.abs())
-        here = value.abs() <= noise
+        here = (value.abs() <= noise) | ((value.abs() <= close) & (move <= eps))
         done = here | (width <= eps) | ~torch.isfinite(value)
-        if noise == 0:
-            done |= newton & (move <= eps)
         found[which] = torch.where(here, x, target)
         left = ~done
         last = torch.where(newton, move, 0.5 * width)[left]
