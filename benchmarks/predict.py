@@ -6,10 +6,10 @@ Run from the root of the repository::
                                  [--models fast default default-positive] [--files FOLDER]
                                  [--write FILE] [--against FILE]
 
-Each line is one call, such as ``model.predict_mode(X)``, in a new process with one thread: seconds of
-the processor, and by how many bytes the peak of the memory grows.  A call that would take longer than
-``--limit`` seconds is made with fewer rows, and its time (not its memory) is multiplied; the line says
-so.  The models are fitted on 300 rows; ``--files`` keeps them for the next run.
+Each line is one call, such as ``model.predict_mode(X)``, in a new process with one thread: seconds
+of the processor, and by how many bytes the peak of the memory grows.  A call that would take longer
+than ``--limit`` seconds is made with fewer rows, and its time (not its memory) is multiplied; the
+line says so.  The models are fitted on 300 rows; ``--files`` keeps them for the next run.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ OPERATIONS: dict[str, Callable[[Any, np.ndarray, np.ndarray], Any]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the table; returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.predict", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.predict",
+        description="Time and memory of what one asks a fitted MDNRegressor.",
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 100_000])
     parser.add_argument("--limit", type=float, default=30.0, help="seconds of a call at most")
     parser.add_argument("--only", nargs="+", choices=list(OPERATIONS), default=list(OPERATIONS))
