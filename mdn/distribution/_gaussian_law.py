@@ -89,8 +89,8 @@ class GaussianLaw(ContinuousLaw):
         return mixture_crps(y, *self.aligned(y))
 
     def entropy(self) -> Tensor:
-        logits, loc, scale = self.given
-        return entropy(*(a.double() for a in (log_weights(logits), loc, scale)))
+        logits, loc, scale = (a.double() for a in self.given)
+        return entropy(log_weights(logits), loc, scale)
 
     def ends(self) -> tuple[Tensor, Tensor]:
         whole = torch.full_like(self.given[1][..., 0], math.inf, dtype=torch.float64)

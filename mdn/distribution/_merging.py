@@ -11,7 +11,7 @@ from ._covariance import Covariance, Diagonal, Full
 
 __all__ = ["merged"]
 
-_CHUNK = 1 << 21  # numbers a working array may hold
+_CHUNK = 1 << 23  # numbers a working array may hold: 64 MiB
 
 
 def merged(
@@ -90,9 +90,13 @@ def _groups(w: Tensor, loc: Tensor, cov: Tensor, n: int) -> Tensor:
     )  # (rows, K, K)
     above = torch.ones(k, k, device=w.device).triu(1).bool()
     cost = torch.where(above, cost, math.inf)
+    # of each group, the one after it with which it is joined at the least cost
+    partner = cost.argmin(2)
+    least = cost.gather(2, partner.unsqueeze(2)).squeeze(2)
+    place = torch.arange(k, device=w.device)
     for _ in range(k - n):
-        pair = cost.flatten(1).argmin(1)
-        i, j = pair // k, pair % k  # i < j
+        i = least.argmin(1)
+        j = partner[row, i]  # i < j
         w[row, i], loc[row, i], cov[row, i] = _joined(
             w[row, i], loc[row, i], cov[row, i], w[row, j], loc[row, j], cov[row, j]
         )
@@ -112,10 +116,20 @@ def _groups(w: Tensor, loc: Tensor, cov: Tensor, n: int) -> Tensor:
             log_det,
         )  # (rows, K)
         one = torch.where(open_, one, math.inf)
-        place = torch.arange(k, device=w.device)
-        before, after = place < i.unsqueeze(1), place > i.unsqueeze(1)
+        own, gone = i.unsqueeze(1), j.unsqueeze(1)
+        before = place < own
         cost[row, :, i] = torch.where(before, one, math.inf)
-        cost[row, i, :] = torch.where(after, one, math.inf)
+        cost[row, i, :] = torch.where(place > own, one, math.inf)
+        # groups whose partner has changed look for another; to the rest, the new one may be better
+        stale = open_ & ((partner == own) | (partner == gone) | (place == own))
+        better = before & ((one < least) | ((one == least) & (own < partner)))
+        least = torch.where(better, one, least)
+        partner = torch.where(better, own, partner)
+        least[row, j] = math.inf
+        at = stale.nonzero(as_tuple=True)
+        costs = cost[at]
+        partner[at] = found = costs.argmin(1)
+        least[at] = costs.gather(1, found.unsqueeze(1)).squeeze(1)
     # labels are components that survive; number them from 0
     number = (open_.cumsum(1) - 1).clamp(min=0)
     return number.gather(1, label)

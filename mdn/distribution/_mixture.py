@@ -26,6 +26,7 @@ from ._components import (
     name_of,
 )
 from ._family_functions import is_atom, joined, parameters, rebuilt
+from ._linked_law import LinkedLaw
 from ._mixture_law import MixtureLaw, WholeNumberLaw
 
 __all__ = ["Mixture"]
@@ -230,7 +231,9 @@ class Mixture(ComponentMixture):
 
     def _law(self) -> MixtureLaw | WholeNumberLaw:
         components = self._in_float64()
-        return WholeNumberLaw(components) if components.is_discrete else MixtureLaw(components)
+        if components.is_discrete:
+            return WholeNumberLaw(components)
+        return (LinkedLaw if LinkedLaw.takes(components) else MixtureLaw)(components)
 
     def _log_prob(self, y: Tensor) -> Tensor:
         return log_sum_exp(self._in_float64().log_terms(y.double()))

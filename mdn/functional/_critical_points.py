@@ -31,7 +31,7 @@ from torch import Tensor
 from ._numerics import HALF_LOG_2PI
 from ._roots import find_root
 
-__all__ = ["BUDGET", "Mixtures", "critical_points", "log_density", "row_chunks"]
+__all__ = ["BUDGET", "Mixtures", "Parameters", "critical_points", "log_density", "row_chunks"]
 
 BUDGET = 1 << 15  # numbers of a working array: 256 KiB, so that all of them stay in cache
 _CELLS = 16  # at the beginning, in a row
@@ -42,6 +42,9 @@ _NARROW = 1 / 32
 _RESOLUTION = 2.0**-50  # half width by place
 _SHARE = 1e-17  # of a bracket around a critical point: below the rounding of the score
 _EMPTY, _MONOTONE, _NARROWEST = 1, 2, 3  # kinds of cells that are closed
+
+
+Parameters = tuple[Tensor, Tensor, Tensor]  # log weights, means and scales, (*, K)
 
 
 class Mixtures(NamedTuple):

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._critical_points import Mixtures, critical_points, log_density, row_chunks
+from ._critical_points import Mixtures, Parameters, critical_points, log_density, row_chunks
 from ._numerics import HALF_LOG_2PI, SQRT_HALF
 from ._quantile import mixture_icdf
 from ._roots import newton_root
@@ -26,8 +26,6 @@ _SHIFTED = 1e-9  # D > 1: mean shift ends at steps this short, in units of the l
 _NEWTON_STEPS = 20
 _SADDLE = 1e-6  # D > 1: a point of larger upward curvature, in local widths, is a saddle
 _SAME_MODE = 1e-3  # D > 1: modes closer than this many scales are one
-
-Parameters = tuple[Tensor, Tensor, Tensor]  # log weights, means and scales, (*, K)
 
 
 def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
