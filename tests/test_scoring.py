@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -751,3 +752,46 @@ def test_labels_outside_the_classes_are_named() -> None:
         scoring.nll(dist, label)
     label[1, 1] = 2
     assert scoring.nll(dist, label).shape == (2, 3)
+
+
+@pytest.mark.parametrize("ends", [(-math.inf, 0.3), (0.3, math.inf), (-1.0, 2.0), (5.0, 6.0)])
+@pytest.mark.parametrize("kind", ["gaussian", "positive"])
+def test_threshold_weighted_crps_is_the_integral(kind: str, ends: tuple[float, float]) -> None:
+    """By SciPy, to 1e-7; y below, between and above the thresholds, one distribution for all."""
+    logits, loc = torch.tensor([0.3, -0.2]).double(), torch.tensor([[-0.5], [1.0]]).double()
+    scale = torch.tensor([[0.4], [0.9]]).double()
+    dist: Any = GaussianMixture(logits, loc, scale)
+    if kind == "positive":
+        parts = torch.distributions.LogNormal(loc, scale)
+        dist = Mixture(logits, torch.distributions.Independent(parts, 1))
+    y = np.array([[0.2], [0.9], [5.5], [9.0]])
+    got = scoring.threshold_weighted_crps(dist, y, low=ends[0], high=ends[1])
+    low, high = max(ends[0], -12.0), min(ends[1], 30.0 if kind == "gaussian" else 400.0)
+
+    def gap(t: float, y: float) -> float:
+        return (dist.cdf(torch.tensor([t]).double()).item() - (y <= t)) ** 2
+
+    for value, (at,) in zip(got, y, strict=True):
+        cuts = sorted({low, high, *(c for c in (0.0, 0.5, 2.0, 8.0, 40.0, at) if low < c < high)})
+        want = sum(
+            integrate.quad(gap, a, b, (at,), epsabs=1e-10, epsrel=1e-8, limit=200)[0]
+            for a, b in itertools.pairwise(cuts)
+        )
+        assert value == pytest.approx(want, rel=1e-7, abs=1e-9)
+
+
+def test_threshold_weighted_crps_adds_up_and_refuses() -> None:
+    """Both sides of a threshold are the CRPS; wrong input is named."""
+    dist = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1)).to(torch.float64)
+    y = np.array([[-1.0], [0.2], [4.0]])
+    tw = scoring.threshold_weighted_crps
+    torch.testing.assert_close(
+        torch.tensor(tw(dist, y, high=0.5) + tw(dist, y, low=0.5)),
+        torch.tensor(scoring.crps(dist, y)),
+        rtol=1e-9,
+        atol=1e-12,
+    )
+    with pytest.raises(ValueError, match="low must be less than high; got 1 and 1"):
+        tw(dist, y, low=1, high=1)
+    with pytest.raises(TypeError, match="dist must be continuous for thresholds"):
+        tw(dist.discretize(0.5), np.array([[0.5]]), low=0.0)

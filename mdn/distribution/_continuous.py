@@ -282,7 +282,9 @@ class ContinuousLaw(UnivariateLaw):
             cuts = self.grid(_CUTS).movedim(0, -1)  # (*, G), and y may have axes in front
             cuts = torch.cat([cuts, self.points()[0]], -1)
             cuts = torch.cat([cuts.expand(*y.shape, -1), y.unsqueeze(-1)], -1)
-            value, x, w = integrate(squared, cuts.sort(dim=-1).values.movedim(-1, 0))
+            value, x, w = integrate(
+                squared, cuts.sort(dim=-1).values.movedim(-1, 0), size=self.n_components
+            )
         if not (torch.is_grad_enabled() and (y.requires_grad or self.requires_grad)):
             return value
         if self.requires_grad:
@@ -308,7 +310,7 @@ class ContinuousLaw(UnivariateLaw):
             return torch.where(some, log_p.exp() * (top - log_p.masked_fill(~some, 0.0)), 0.0)
 
         with torch.no_grad():
-            value, x, w = integrate(excess, cuts)
+            value, x, w = integrate(excess, cuts, size=self.n_components)
         if torch.is_grad_enabled() and self.requires_grad:
             x, w = without_poles(self.log_density, x, w, cuts[len(cuts) // 2])
             value = _with_gradient(value, (w * excess(x)).sum(0))

@@ -19,12 +19,14 @@ from ._scores import (
     pit,
     randomized_pit,
     rounded_nll,
+    threshold_weighted_crps,
 )
 from ._summary import Score, Summary, crps_scorer, nll_scorer, summary, weighted_mean
 
 __all__ = [
     "nll",
     "crps",
+    "threshold_weighted_crps",
     "energy_score",
     "pinball",
     "interval_score",
