@@ -227,6 +227,9 @@ SCORES: dict[str, Callable[..., Any]] = {
     "energy_score": scoring.energy_score,
     "pinball": lambda d, y, **k: scoring.pinball(d, y, [0.1, 0.5], **k),
     "interval_score": lambda d, y, **k: scoring.interval_score(d, y, 0.9, **k),
+    "threshold_weighted_crps": lambda d, y, **k: scoring.threshold_weighted_crps(
+        d, y, low=0.5, **k
+    ),
     "dawid_sebastiani": scoring.dawid_sebastiani,
     "rounded_nll": lambda d, y, **k: scoring.rounded_nll(d, np.round(y), 1.0, **k),
     "brier": lambda d, y, **k: scoring.brier(d, y, 2.0, **k),

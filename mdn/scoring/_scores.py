@@ -110,9 +110,11 @@ def threshold_weighted_crps(
         quantiles = dist.icdf(levels.view(-1, *(1,) * (len(dist.batch_shape) + 1))[..., 0])
         more = (1,) * (at.ndim - len(dist.batch_shape))
         quantiles = quantiles.squeeze(-1).reshape(len(levels), *more, *dist.batch_shape)
-        cuts = torch.cat([quantiles.expand(-1, *at.shape), at.unsqueeze(0)])
-        ends = [torch.full_like(cuts[:1], end) for end in (low, high) if math.isfinite(end)]
-        cuts = torch.cat([cuts.clamp(low, high), *ends]).sort(dim=0).values
+        bounds: list[Tensor] = [
+            torch.full_like(at, end) for end in (low, high) if math.isfinite(end)
+        ]
+        inner = quantiles.expand(-1, *at.shape).clamp(low, high)
+        cuts = torch.cat([inner, torch.stack([at, *bounds])]).sort(dim=0).values
 
         def squared(x: Tensor) -> Tensor:
             place = x.unsqueeze(-1)
