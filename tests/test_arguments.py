@@ -234,6 +234,11 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Kind]]] = {
         {"q": Kind(0.5, (NAN, INF, None, *NOT_NUMBERS)), "reduction": choice("sum")},
     ),
     "pinball": (lambda _, **o: scoring.pinball(DIST, COLUMN, **o), {"levels": LEVELS}),
+    "crps_by_level": (lambda _, **o: scoring.crps_by_level(DIST, COLUMN, **o), {"levels": LEVELS}),
+    "crps_by_threshold": (
+        lambda _, **o: scoring.crps_by_threshold(DIST, COLUMN, **o),
+        {"thresholds": Kind([0.5, 1.0], (NAN, "a", None, [[1.0]], []))},
+    ),
     "interval_score": (
         lambda _, **o: scoring.interval_score(DIST, COLUMN, **o),
         {"coverage": COVERAGE},

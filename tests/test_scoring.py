@@ -230,6 +230,25 @@ def test_dawid_sebastiani_matches_scoringrules_on_many_draws() -> None:
     np.testing.assert_allclose(scoring.dawid_sebastiani(dist, y), expected, rtol=0.03)
 
 
+def test_the_crps_is_the_integral_of_its_decompositions() -> None:
+    """Over thresholds and over levels, of each row; with rounded values too."""
+    dist, y = mixtures(5)
+    y = np.round(2 * y) / 2
+    for law in (dist, dist.discretize(0.5)):
+        t = np.linspace(-16, 16, 1281) + 1e-4  # off the grid of the rounded values
+        by_threshold = scoring.crps_by_threshold(law, y, t)
+        p = (np.arange(400) + 0.5) / 400
+        by_level = scoring.crps_by_level(law, y, p)
+        assert by_threshold.shape == (5, 1281) and by_level.shape == (5, 400)
+        want = scoring.crps(law, y)
+        np.testing.assert_allclose(integrate.trapezoid(by_threshold, t), want, atol=0.03)
+        np.testing.assert_allclose(by_level.mean(1), want, rtol=0.01, atol=0.01)
+        one = scoring.crps_by_threshold(law, y, 0.7)
+        np.testing.assert_array_equal(one[:, 0], scoring.brier(law, y, 0.7))
+        two = scoring.crps_by_level(law, y, [0.2, 0.9])
+        np.testing.assert_allclose(two.mean(1), 2 * scoring.pinball(law, y, [0.2, 0.9]))
+
+
 def test_brier_matches_scoringrules() -> None:
     """At the probability that SciPy gives the event y <= t."""
     dist, y = mixtures()

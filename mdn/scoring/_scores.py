@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Categorical
 
@@ -16,13 +17,15 @@ from ..distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
 from ..functional._interval import log_mass_between
 from ..functional._quadrature import integrate
 from ..functional._sampling import fixed_generator
-from ..prediction import numeric_tensor, predict_distribution, target_tensor
+from ..prediction import numeric_array, numeric_tensor, predict_distribution, target_tensor
 from ..train._data import check_classes
 
 __all__ = [
     "brier",
     "cde_loss",
     "crps",
+    "crps_by_level",
+    "crps_by_threshold",
     "dawid_sebastiani",
     "energy_score",
     "interval_score",
@@ -289,6 +292,51 @@ def brier(dist: Any, y: Array, threshold: float, *, X: Any = None) -> Array:
     return _apply(score, dist, y, X, univariate=True)
 
 
+def crps_by_threshold(dist: Any, y: Array, thresholds: ArrayLike, *, X: Any = None) -> Array:
+    r"""The Brier score at each threshold, (*, T): where on the line the CRPS comes from (D = 1).
+
+    The threshold decomposition of the CRPS, which is its integral over t.  Means over the rows show
+    for which values a model is better than another.
+
+    Args:
+        thresholds: (T,) finite numbers in the unit of y.
+
+    References:
+        T. Gneiting, R. Ranjan, Comparing density forecasts using threshold- and quantile-weighted
+        scoring rules, J. Bus. Econ. Stat. 29 (2011), eq. 4.
+    """
+    at = _vector("thresholds", thresholds)
+
+    def score(dist: Any, t: Tensor) -> Tensor:
+        values = [t.new_tensor(each, dtype=torch.float64) for each in at]
+        expected = torch.stack([dist.cdf(v.to(dist.mean).reshape(1)) for v in values], -1)
+        happened = t <= torch.stack(values).to(t.device)  # (*, T)
+        return (expected - happened.to(expected)).square()
+
+    return _apply(score, dist, y, X, univariate=True)
+
+
+def crps_by_level(dist: Any, y: Array, levels: ArrayLike, *, X: Any = None) -> Array:
+    r"""Twice the pinball loss at each level, (*, L), in y's unit (D = 1).
+
+    The quantile decomposition of the CRPS, which is its integral over the levels from 0 to 1.
+    Means over the rows show in which part of the distribution a model is better than another.
+
+    Args:
+        levels: (L,) probabilities in (0, 1).
+
+    References:
+        T. Gneiting, R. Ranjan, Comparing density forecasts using threshold- and quantile-weighted
+        scoring rules, J. Bus. Econ. Stat. 29 (2011), eq. 6.
+    """
+    probabilities = check_probabilities("levels", levels)
+
+    def score(dist: Any, t: Tensor) -> Tensor:
+        return 2 * torch.stack([_pinball(dist, t, p) for p in probabilities], -1)
+
+    return _apply(score, dist, y, X, univariate=True)
+
+
 def cde_loss(dist: Any, y: Array, *, X: Any = None) -> Array:
     r"""CDE loss, in 1 / y's unit to the power D: the squared error of the density.
 
@@ -340,8 +388,7 @@ def pinball(dist: Any, y: Array, levels: Sequence[float], *, X: Any = None) -> A
     def score(dist: Any, t: Tensor) -> Tensor:
         total = t.new_zeros(())
         for p in probabilities:
-            miss = (t - dist.icdf(p)).squeeze(-1)
-            total = total + torch.maximum(p * miss, (p - 1) * miss)
+            total = total + _pinball(dist, t, p)
         return total / len(probabilities)
 
     return _apply(score, dist, y, X, univariate=True)
@@ -402,6 +449,19 @@ def randomized_pit(
         return lower + v * (upper - lower)
 
     return _apply(score, dist, y, X, univariate=True)
+
+
+def _pinball(dist: Any, t: Tensor, p: float) -> Tensor:
+    miss = (t - dist.icdf(p)).squeeze(-1)
+    return torch.maximum(p * miss, (p - 1) * miss)
+
+
+def _vector(name: str, values: Any) -> list[float]:
+    """One finite number or more as a list."""
+    array = numeric_array(values, name)
+    if array.ndim > 1 or not array.size:
+        raise ValueError(f"{name} must hold one number or more, (T,); got shape {array.shape}")
+    return [check_number(name, value) for value in array.reshape(-1)]
 
 
 def _apply(
