@@ -1091,7 +1091,7 @@ def test_n_jobs_holds_for_the_fit_alone(
 
     from mdn.estimator import _regressor
 
-    real, inside = _regressor.train, []
+    real, inside = _regressor.train_with_atoms, []
 
     def train(*args: Any, **options: Any) -> Any:
         inside.append(torch.get_num_threads())
@@ -1099,7 +1099,7 @@ def test_n_jobs_holds_for_the_fit_alone(
             raise RuntimeError("on purpose")
         return real(*args, **options)
 
-    monkeypatch.setattr(_regressor, "train", train)
+    monkeypatch.setattr(_regressor, "train_with_atoms", train)
     before = torch.get_num_threads()
     model = regressor(n_jobs=n_jobs, max_epochs=1)
     if fails:

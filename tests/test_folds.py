@@ -306,6 +306,14 @@ def test_groups_show_the_spread_between_persons() -> None:
     assert ((y_new > low) & (y_new < high)).mean() > 0.75
 
 
+def test_where_x_is_constant_equal_rows_are_no_copies() -> None:
+    """The marginal density of tied values: two equal y are two observations."""
+    y = np.repeat(np.random.default_rng(0).normal(size=50), 3)
+    assert find_copies(np.zeros((150, 1)), y[:, None]) is None
+    x = np.random.default_rng(1).normal(size=50).repeat(3)[:, None]
+    assert find_copies(x, y[:, None]) is not None
+
+
 def test_rows_that_share_their_x_are_said_where_no_groups_are_given() -> None:
     """Persons: a warning that names groups=; not with groups, nor for levels and categories."""
     X, y, who = persons()
@@ -317,7 +325,7 @@ def test_rows_that_share_their_x_are_said_where_no_groups_are_given() -> None:
         MDNRegressor(**SMALL).fit(np.round(X), y)  # a design of few levels
         hour = np.random.default_rng(0).integers(0, 24, (200, 1))
         MDNRegressor(**SMALL).fit(hour, np.sin(hour[:, 0]) + y)
-        MDNRegressor(**SMALL).fit(pd.DataFrame({"who": who.astype(str)}), y)
+        MDNRegressor(**SMALL).fit(pd.DataFrame({"who": [f"p{w}" for w in who]}), y)
 
 
 def test_a_warm_start_on_other_rows_is_said(tmp_path: Any) -> None:

@@ -69,9 +69,9 @@ class AtomicMixture(MixtureDistribution):
         >>> rain.log_mass(0.0, 0.0).exp()
         tensor(0.6000)
         >>> rain.icdf(torch.tensor([0.005, 0.5, 0.9]))
-        tensor([[-0.2393],
+        tensor([[-0.2414],
                 [ 0.0000],
-                [ 2.6903]])
+                [ 2.6745]])
     """
 
     support = constraints.real_vector

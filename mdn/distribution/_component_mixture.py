@@ -136,7 +136,7 @@ class ComponentMixture(MixtureDistribution):
         found: list[int] = list(dims) if isinstance(dims, Iterable) else [dims]
         n = self.event_shape[0]
         for d in found:
-            check_integer("dims", d, -n)
+            check_integer("dims", d, None)
         inside = all(-n <= d < n for d in found)
         if not found or not inside or len({d % n for d in found}) < len(found):
             raise ValueError(f"dims must be distinct and within 0..{n - 1}; got {dims}")

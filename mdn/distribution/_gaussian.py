@@ -368,8 +368,8 @@ class GaussianMixture(ComponentMixture):
             Aerosp. Electron. Syst. 43 (2007).
         """
         k = self.n_components
-        check_integer("n", n)
-        if n > k:
+        check_integer("n", n, None)
+        if not 1 <= n <= k:
             raise ValueError(f"n must be between 1 and the {k} components there are; got {n}")
         if n == k:
             return self

@@ -186,10 +186,13 @@ def _cells(least: Tensor, most: Tensor, mixtures: Mixtures) -> tuple[Tensor, ...
             _judge(low[i], high[i], row[i], *parameters, work) for i in row_chunks(len(row), k)
         ]
         kind, rising = (torch.cat(a) for a in zip(*found, strict=True))
+        middle = 0.5 * low + 0.5 * high
+        # a cell of one number cannot be divided, and NaN has no bounds
+        whole = ~((low < middle) & (middle < high)) & (kind == 0)
+        kind = torch.where(whole, _NARROWEST, kind)
         done = kind > 0
         closed.append((row[done], low[done], high[done], kind[done], rising[done]))
-        row, low, high = row[~done], low[~done], high[~done]
-        middle = 0.5 * low + 0.5 * high
+        row, low, middle, high = (a[~done] for a in (row, low, middle, high))
         row, low, high = row.repeat(2), torch.cat([low, middle]), torch.cat([middle, high])
     row, low, high, kind, rising = (torch.cat(a) for a in zip(*closed, strict=True))
     order = _by_place(row, low)

@@ -100,9 +100,9 @@ def find_copies(x: Floats, y: Floats) -> Codes | None:
     None if no two rows are equal.  Also None if equal rows are a coincidence of values that are few
     by nature, as of counts given categories: such rows are observations of their own.  So it is
     where rows equal in X differ in y, and rows equal in y differ in X (or y is rounded), not much
-    less often than chance has it; where X has a few cases with many rows each; and where all
-    columns are so coarse that most of their values occur in several distinct rows, unless most rows
-    have a copy.
+    less often than chance has it; where X has one case, or a few with many rows each; and where
+    all columns are so coarse that most of their values occur in several distinct rows, unless most
+    rows have a copy.
 
     Args:
         x: (N, P).
@@ -121,6 +121,8 @@ def find_copies(x: Floats, y: Floats) -> Codes | None:
         return None
     both, same_x, same_y = _pairs(row), _pairs(_runs(x)), _pairs(_runs(y))
     total = 0.5 * n * (n - 1)
+    if same_x == total:
+        return None
     x_repeats = (same_x - both) / same_x > _CHANCE * (1 - same_y / total)
     y_repeats = (same_y - both) / same_y > _CHANCE * (1 - same_x / total)
     if x_repeats and (y_repeats or all(map(_is_rounded, y.T))):
