@@ -146,8 +146,11 @@ def _weights(module: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Tensor]
 
 def _heads(module: nn.Module) -> dict[str, str]:
     """The options of the heads of mdn in a module, which its tensors do not show, by name."""
-    own = ((name, part) for name, part in module.named_modules() if hasattr(part, "params"))
-    return {name: part.extra_repr() for name, part in own}
+    return {
+        name: part.extra_repr()
+        for name, part in module.named_modules()
+        if any(kind.__name__ == "MDNHead" for kind in type(part).__mro__)  # it lives above
+    }
 
 
 def _with_weights(

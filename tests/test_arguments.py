@@ -234,6 +234,13 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Kind]]] = {
         {"q": Kind(0.5, (NAN, INF, None, *NOT_NUMBERS)), "reduction": choice("sum")},
     ),
     "pinball": (lambda _, **o: scoring.pinball(DIST, COLUMN, **o), {"levels": LEVELS}),
+    "threshold_weighted_crps": (
+        lambda _, **o: scoring.threshold_weighted_crps(DIST, COLUMN, **o),
+        {
+            "low": Kind(-INF, (INF, NAN, "a", None, [1.0])),
+            "high": Kind(1.0, (-INF, NAN, "a", None, [1.0])),
+        },
+    ),
     "crps_by_level": (lambda _, **o: scoring.crps_by_level(DIST, COLUMN, **o), {"levels": LEVELS}),
     "crps_by_threshold": (
         lambda _, **o: scoring.crps_by_threshold(DIST, COLUMN, **o),

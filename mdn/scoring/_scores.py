@@ -97,6 +97,9 @@ def threshold_weighted_crps(
         T. Gneiting, R. Ranjan, Comparing density forecasts using threshold- and quantile-weighted
         scoring rules, J. Bus. Econ. Stat. 29 (2011), eq. 14.
     """
+    for name, end in ("low", low), ("high", high):
+        if end not in (-math.inf, math.inf):
+            check_number(name, end)
     if not low < high:
         raise ValueError(f"low must be less than high; got {low} and {high}")
 
