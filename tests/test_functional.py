@@ -26,6 +26,7 @@ from mdn.functional import (
     gaussian_mixture_log_prob,
     gaussian_mixture_nll,
 )
+from mdn.functional._checks import broadcast_shapes
 from mdn.functional._full import (
     low_rank_log_prob,
     packed_log_prob,
@@ -941,3 +942,17 @@ def test_arguments_are_not_modified() -> None:
         copies = [a.clone() for a in args]
         f(*args)
         assert all(torch.equal(a, c) for a, c in zip(args, copies, strict=True))
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(3, 1, 4), (5, 4), (1,)], [()], [(2, 0), (1, 1)], [(2, 3), ()], [(2, 3), (2,)]]
+)
+def test_shapes_broadcast_as_those_of_numpy(shapes: list[tuple[int, ...]]) -> None:
+    """The same shape, or an error where NumPy has one."""
+    try:
+        expected = np.broadcast_shapes(*shapes)
+    except ValueError:
+        with pytest.raises(RuntimeError):
+            broadcast_shapes(*shapes)
+    else:
+        assert broadcast_shapes(*shapes) == torch.Size(expected)

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 from ..functional._checks import (
     broadcast_batches,
+    broadcast_shapes,
     check_entries,
     check_tensor,
     check_univariate,
@@ -165,7 +166,7 @@ class AtomicMixture(MixtureDistribution):
     def _affine(self, shift: Tensor, scale: Tensor) -> AtomicMixture:
         atoms = shift + scale * self.atoms
         base = self.base.affine(shift, scale)
-        batch = torch.broadcast_shapes(base.batch_shape, atoms.shape[:-1])
+        batch = broadcast_shapes(base.batch_shape, atoms.shape[:-1])
         return self._new(base, atoms, self._raw_logits, batch)
 
     def _map(self, f: Callable[[Tensor, int], Tensor]) -> AtomicMixture:
@@ -248,7 +249,7 @@ class _AtomicLaw(UnivariateLaw):
 
     def icdf(self, p: Tensor, given: torch.dtype = torch.float64) -> Tensor:
         """An atom if p is in its jump, else the quantile of the base at what p leaves for it."""
-        p = p.expand(torch.broadcast_shapes(p.shape, self.log_c.shape))
+        p = p.expand(broadcast_shapes(p.shape, self.log_c.shape))
         w = self.log_w.exp()
         # the level of the base is counted from the nearer end, where it has its digits
         from_below, from_above = p, 1.0 - p

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from ..arguments import check_generator, check_integer
 from ..functional._arrays import column_of, numeric_tensor
 from ..functional._checks import (
+    broadcast_shapes,
     check_batch,
     check_coverage,
     check_entries,
@@ -73,7 +74,7 @@ class MixtureDistribution(Distribution, ABC):
     def _log_prob_of_known(self, y: Tensor, known: Tensor) -> Tensor:
         """Marginal log density of the dimensions of y (*, D) that are known; others are 0 in y."""
         dims = y.shape[-1]
-        batch = torch.broadcast_shapes(y.shape[:-1], self.batch_shape)
+        batch = broadcast_shapes(y.shape[:-1], self.batch_shape)
         y, known = (a.expand(*batch, dims).reshape(-1, dims) for a in (y, known))
         patterns, which = torch.unique(known, dim=0, return_inverse=True)  # at most 2^D
         out = torch.zeros(len(y), dtype=torch.float64, device=y.device)
@@ -187,7 +188,7 @@ class MixtureDistribution(Distribution, ABC):
         (low, one), (high, other) = self._check_value(low, "low"), self._check_value(high, "high")
         dtype = torch.promote_types(one, other)
         ends = low[..., 0], high[..., 0]
-        shape = torch.broadcast_shapes(ends[0].shape, ends[1].shape, self.batch_shape)
+        shape = broadcast_shapes(ends[0].shape, ends[1].shape, self.batch_shape)
         return self._law().log_mass(*(end.expand(shape) for end in ends)).to(dtype)
 
     def icdf(self, p: Tensor | ArrayLike) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..arguments import check_integer
+from ..functional._checks import broadcast_shapes
 from ..functional._diagonal import log_weights
 from ._base import MixtureDistribution
 from ._discretized import DiscretizedMixture
@@ -93,7 +94,7 @@ class ComponentMixture(MixtureDistribution):
             raise ValueError(f"mixtures must have one event shape; got {shapes}")
         w = found[0]._pool_weights(len(found), weights)
         try:
-            batch = torch.broadcast_shapes(*(m.batch_shape for m in found))
+            batch = broadcast_shapes(*(m.batch_shape for m in found))
         except RuntimeError:
             text = ", ".join(str(tuple(m.batch_shape)) for m in found)
             raise ValueError(f"the batch shapes of mixtures do not broadcast: {text}") from None

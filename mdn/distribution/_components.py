@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, NegativeBinomial, Poisson
 
-from ..functional._checks import check_entries, check_tensor, check_weights
+from ..functional._checks import broadcast_shapes, check_entries, check_tensor, check_weights
 from . import _family_functions as families
 from ._family_functions import is_atom, is_discrete
 from ._family_moments import moments
@@ -138,7 +138,7 @@ class Components:
     def gather(self, of: Callable[[ComponentGroup], Tensor]) -> Tensor:
         """What ``of`` says of each group, (*, k), under one batch: (*, K)."""
         found = [of(group) for group in self.groups]
-        batch = torch.broadcast_shapes(*(a.shape[:-1] for a in found))
+        batch = broadcast_shapes(*(a.shape[:-1] for a in found))
         return torch.cat([a.expand(*batch, a.shape[-1]) for a in found], -1)
 
     def log_terms(self, y: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def checked_groups(
     _check_number(logits, each, stacked)
     batches = [d.batch_shape[:-1] if stacked else d.batch_shape for d in each]
     try:
-        batch = torch.broadcast_shapes(logits.shape[:-1], *batches)
+        batch = broadcast_shapes(logits.shape[:-1], *batches)
     except RuntimeError:
         found = ", ".join(f"{name_of(d)} {tuple(d.batch_shape)}" for d in each)
         raise ValueError(

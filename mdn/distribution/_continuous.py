@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from ..functional._checks import broadcast_shapes
 from ..functional._numerics import is_transformed, log_from_smaller_tail
 from ..functional._quadrature import integrate, moments_by_quadrature, without_poles
 from ..functional._roots import find_root, refine_extrema, turning_points
@@ -272,7 +273,7 @@ class ContinuousLaw(UnivariateLaw):
     def crps(self, y: Tensor) -> Tensor:
         """By quadrature between quantiles, point masses and y."""
         y = y.double()
-        y = y.expand(torch.broadcast_shapes(y.shape, self.ends()[0].shape))
+        y = y.expand(broadcast_shapes(y.shape, self.ends()[0].shape))
 
         def squared(x: Tensor) -> Tensor:
             lower, upper = self.log_tails(x)

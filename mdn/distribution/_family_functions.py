@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution
 
+from ..functional._checks import broadcast_shapes
 from ..functional._numerics import is_recorded, log_diff_exp, log_sum_exp
 from ..functional._quadrature import gauss_legendre
 from ..functional._roots import find_root
@@ -232,7 +233,7 @@ def log_prob(dist: Distribution, y: Tensor) -> Tensor:
         return torch.where(y.isnan(), y, hit)
     known = functions_of(dist)
     density = dist.log_prob if known.log_prob is None else known.log_prob(dist)
-    y = y.expand(torch.broadcast_shapes(y.shape, dist.batch_shape))
+    y = y.expand(broadcast_shapes(y.shape, dist.batch_shape))
     low, high = bounds(dist)
     inside = _inner_point(low, high).to(y)
     if isinstance(dist, td.VonMises):
@@ -255,7 +256,7 @@ def log_tails(dist: Distribution, y: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError: the family has no cdf here or in torch.
     """
-    y = y.double().expand(torch.broadcast_shapes(y.shape, dist.batch_shape))
+    y = y.double().expand(broadcast_shapes(y.shape, dist.batch_shape))
     if isinstance(dist, PointMass):
         zero = torch.where(y.isnan(), y, 0.0)
         return zero.masked_fill(y < dist.loc, -math.inf), zero.masked_fill(y >= dist.loc, -math.inf)
@@ -321,7 +322,7 @@ def quantile(dist: Distribution, q: Tensor, upper: Tensor) -> Tensor:
         upper: which tail, of the shape of q.
     """
     q, upper = torch.broadcast_tensors(q, upper)
-    shape = torch.broadcast_shapes(q.shape, dist.batch_shape)
+    shape = broadcast_shapes(q.shape, dist.batch_shape)
     if isinstance(dist, PointMass):
         return dist.loc.double().expand(shape)
     solve = functions_of(dist).quantile

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ..arguments import check_generator, check_integer
+from ..functional._checks import broadcast_shapes
 from ..functional._integrals import entropy_bounds, log_overlaps, log_squared_norm
 from ..functional._modes import mixture_modes
 from ..functional._numerics import work_dtype
@@ -144,7 +145,7 @@ class GaussianMixture(ComponentMixture):
         k, d = loc.shape[-2:]
         if d == 1 and not isinstance(covariance, Diagonal):
             covariance = Diagonal(covariance.scale())
-        batch = torch.broadcast_shapes(
+        batch = broadcast_shapes(
             logits.shape[:-1],
             loc.shape[:-2],
             *(
@@ -504,7 +505,7 @@ class GaussianMixture(ComponentMixture):
 
     def _affine(self, shift: Tensor, scale: Tensor) -> GaussianMixture:
         b, c = (a.unsqueeze(-2) if a.ndim else a for a in (shift, scale))
-        whole = c.expand(*torch.broadcast_shapes(c.shape, self.loc.shape))
+        whole = c.expand(*broadcast_shapes(c.shape, self.loc.shape))
         return self._new(self._raw_logits, b + c * self.loc, self._covariance.affine(whole))
 
     def _marginal(self, dims: list[int]) -> GaussianMixture:

@@ -11,6 +11,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from ..functional._checks import broadcast_shapes
 from ..functional._numerics import log_from_smaller_tail
 from ..functional._roots import turning_points
 from ._law import UnivariateLaw, by_falling_density, padded
@@ -154,7 +155,7 @@ class LatticeLaw(UnivariateLaw):
             cells, known = self.cells()
             first, last = cells[0], torch.where(known, cells, -math.inf).amax(0)
         y = y.double() / self.width
-        y = y.expand(torch.broadcast_shapes(y.shape, first.shape))
+        y = y.expand(broadcast_shapes(y.shape, first.shape))
         at = y.detach().floor()
         share = y - at  # of its cell, what lies below y
         total = (first - y).clamp(min=0.0) + (y - last - 1.0).clamp(min=0.0)

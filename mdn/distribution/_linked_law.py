@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from ..functional._checks import broadcast_shapes
 from ..functional._critical_points import Parameters
 from ..functional._integrals import entropy
 from ..functional._linked import log_normal_crps, logit_normal_crps, logit_slope, tilted
@@ -73,7 +74,7 @@ class LinkedLaw(MixtureLaw):
 
     def crps(self, y: Tensor) -> Tensor:
         y = y.double()
-        batch = torch.broadcast_shapes(y.shape, self.log_w.shape[:-1])
+        batch = broadcast_shapes(y.shape, self.log_w.shape[:-1])
         flat = (a.expand(*batch, a.shape[-1]).reshape(-1, a.shape[-1]) for a in self.latent)
         score = logit_normal_crps if self.is_logit else log_normal_crps
         return score(y.expand(batch).reshape(-1), *flat).reshape(batch)

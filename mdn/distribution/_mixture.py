@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, constraints
 
-from ..functional._checks import check_entries
+from ..functional._checks import broadcast_shapes, check_entries
 from ..functional._diagonal import log_weights
 from ..functional._numerics import log_sum_exp
 from ._component_mixture import ComponentMixture, with_components
@@ -209,7 +209,7 @@ class Mixture(ComponentMixture):
         """
         e = self._per_dimension("exposure", exposure)
         check_entries("exposure", e, (e > 0) & (e < math.inf), "be positive and finite")
-        batch = torch.broadcast_shapes(self.batch_shape, e.shape[:-1])
+        batch = broadcast_shapes(self.batch_shape, e.shape[:-1])
         counts = [group.with_exposure(e) for group in self._groups]
         return self._new(self._raw_logits, counts, batch)
 
@@ -296,7 +296,7 @@ class Mixture(ComponentMixture):
                     "positive scale without shift"
                 )
             moved.append(new)
-        batch = torch.broadcast_shapes(
+        batch = broadcast_shapes(
             self.batch_shape, *(a.shape[:-1] for a in (shift, scale) if a.ndim)
         )
         return self._new(self._raw_logits, moved, batch)

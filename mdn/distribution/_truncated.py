@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..functional._checks import broadcast_batches, check_event, check_univariate, first_row
+from ..functional._checks import (
+    broadcast_batches,
+    broadcast_shapes,
+    check_event,
+    check_univariate,
+    first_row,
+)
 from ..functional._interval import component_log_mass
 from ..functional._moments import truncated_moments
 from ..functional._truncated_quantile import LEAST_LEVEL, truncated_icdf
@@ -168,7 +174,7 @@ class TruncatedMixture(MixtureDistribution):
     def _new(self, base: MixtureDistribution, low: Tensor, high: Tensor) -> TruncatedMixture:
         """One of checked parameters that validates its arguments if this one does."""
         new = TruncatedMixture.__new__(TruncatedMixture)
-        batch = torch.broadcast_shapes(base.batch_shape, low.shape[:-1])
+        batch = broadcast_shapes(base.batch_shape, low.shape[:-1])
         new._init_checked(base, low, high, batch, self._validate_args)
         return new
 

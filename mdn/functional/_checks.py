@@ -13,6 +13,7 @@ from ._arrays import column_of
 
 __all__ = [
     "broadcast_batches",
+    "broadcast_shapes",
     "check_batch",
     "check_coverage",
     "check_entries",
@@ -87,12 +88,20 @@ def check_entries(name: str, value: Tensor, good: Tensor, want: str) -> None:
         raise ValueError(f"{name} must {want}; got {value[at].item():g}{where}")
 
 
+def broadcast_shapes(*shapes: Sequence[int]) -> torch.Size:
+    """What ``torch.broadcast_shapes`` returns and raises.
+
+    That one loads torch's symbolic algebra when it is first called, which takes about a second.
+    """
+    return torch.broadcast_tensors(*(torch.empty(()).expand(tuple(s)) for s in shapes))[0].shape
+
+
 def check_batch(
     name: str, batch: Sequence[int], own: Sequence[int], owner: str = "mixture", hint: str = ""
 ) -> torch.Size:
     """The common batch of an argument and of the distribution that got it."""
     try:
-        return torch.broadcast_shapes(tuple(batch), tuple(own))
+        return broadcast_shapes(batch, own)
     except RuntimeError:
         raise ValueError(
             f"{name} with batch shape {tuple(batch)} does not broadcast against the "
@@ -105,7 +114,7 @@ def broadcast_batches(
 ) -> torch.Size:
     """The common batch of several arguments; ``shapes`` are their whole shapes, for the message."""
     try:
-        return torch.broadcast_shapes(*(tuple(batch) for batch in batches))
+        return broadcast_shapes(*batches)
     except RuntimeError:
         found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         raise ValueError(f"the batch axes do not broadcast: {found}") from None

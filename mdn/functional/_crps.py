@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import check_weights
+from ._checks import broadcast_shapes, check_weights
 from ._diagonal import log_weights
 from ._numerics import (
     HALF_LOG_2PI,
@@ -40,7 +40,7 @@ def mixture_crps(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tenso
     tracked = torch.is_grad_enabled() and any(a.requires_grad for a in args)
     in_place = not (traced or tracked)
     k = loc.shape[-1]
-    batch = torch.broadcast_shapes(y.shape, *(a.shape[:-1] for a in args[1:]))
+    batch = broadcast_shapes(y.shape, *(a.shape[:-1] for a in args[1:]))
     n = math.prod(batch)
     if in_place and n:
         ends = torch.stack(torch.aminmax(args[3])).abs().log10()

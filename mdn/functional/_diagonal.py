@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._checks import check_weights
+from ._checks import broadcast_shapes, check_weights
 from ._numerics import (
     HALF_LOG_2PI,
     Z_MAX,
@@ -150,7 +150,7 @@ def _rows_last(dtype: torch.dtype, y: Tensor, logits: Tensor, loc: Tensor, scale
 
 def _whole(rows: Rows) -> Rows:
     """Float64 and detached, under the broadcast batch (views)."""
-    batch = torch.broadcast_shapes(*(a.shape[e:] for a, e in zip(rows, _EVENTS, strict=True)))
+    batch = broadcast_shapes(*(a.shape[e:] for a, e in zip(rows, _EVENTS, strict=True)))
     y, logits, loc, scale = (
         a.detach().double().expand(*a.shape[:e], *batch) for a, e in zip(rows, _EVENTS, strict=True)
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._checks import check_weights
+from ._checks import broadcast_shapes, check_weights
 from ._diagonal import gradient_by_autograd, log_weights, sum_to_like
 from ._numerics import HALF_LOG_2PI, Z_MAX, is_traced, result_dtype, work_dtype
 
@@ -44,7 +44,7 @@ def unpacked(precision: Tensor, lower: Tensor) -> Tensor:
     """The factor U diag(p), (*, K, D, D)."""
     dims = precision.shape[-1]
     column, row = torch.triu_indices(dims, dims, 1, device=precision.device)  # by columns
-    batch = torch.broadcast_shapes(precision.shape[:-1], lower.shape[:-1])
+    batch = broadcast_shapes(precision.shape[:-1], lower.shape[:-1])
     unit = torch.diag_embed(torch.ones_like(precision)).expand(*batch, dims, dims).clone()
     unit[..., row, column] = lower.expand(*batch, -1)
     return unit * precision.unsqueeze(-2)

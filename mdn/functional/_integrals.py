@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ._checks import broadcast_shapes
 from ._critical_points import row_chunks
 from ._numerics import HALF_LOG_2PI, LOG_2
 from ._quadrature import gauss_legendre
@@ -147,7 +148,7 @@ def component_divergences(loc_p: Tensor, root_p: Tensor, loc_q: Tensor, root_q: 
     d = loc_p.shape[-1]
     root_p, loc_p = root_p.unsqueeze(-3), loc_p.unsqueeze(-2)
     root_q, loc_q = root_q.unsqueeze(-4), loc_q.unsqueeze(-3)
-    shape = torch.broadcast_shapes(root_p.shape, root_q.shape)
+    shape = broadcast_shapes(root_p.shape, root_q.shape)
     both = torch.cat(
         [root_p.expand(shape), (loc_p - loc_q).unsqueeze(-1).expand(*shape[:-1], 1)], -1
     )

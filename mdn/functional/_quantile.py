@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import check_levels
+from ._checks import broadcast_shapes, check_levels
 from ._diagonal import component_log_prob, log_weights, standardize
 from ._numerics import HALF_LOG_2PI, SQRT_HALF, TransformableFunction, log_ndtr, result_dtype
 
@@ -88,7 +88,7 @@ def _levels_by_mixtures(
 
     Nothing of size (L, R, K) is made.
     """
-    batch = torch.broadcast_shapes(p.shape, log_w.shape[:-1], loc.shape[:-1], scale.shape[:-1])
+    batch = broadcast_shapes(p.shape, log_w.shape[:-1], loc.shape[:-1], scale.shape[:-1])
     params = torch.broadcast_tensors(log_w, loc, scale)  # (*, K)
     k = params[0].shape[-1]
     rows = params[0].shape[:-1]

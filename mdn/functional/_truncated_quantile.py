@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ._checks import broadcast_shapes
 from ._diagonal import component_log_prob, standardize
 from ._interval import Params, interval_log_mass
 from ._numerics import is_transformed
@@ -47,7 +48,7 @@ def truncated_icdf(p: Tensor, low: Tensor, high: Tensor, params: Params) -> Tens
 
 def _roots(q: Tensor, upper: Tensor, low: Tensor, high: Tensor, params: Params) -> Tensor:
     """Quantiles at q in [0, 1/2], of the mirrored mixture where upper is true, in portions."""
-    batch, n_components = torch.broadcast_shapes(q.shape, low.shape), params[1].shape[-1]
+    batch, n_components = broadcast_shapes(q.shape, low.shape), params[1].shape[-1]
     # the mixture of each level, by its index: nothing of size (levels, rows, K) is made
     rows = torch.arange(low.numel(), device=q.device).reshape(low.shape)
     rows, levels, upper = (a.expand(batch).reshape(-1) for a in (rows, q, upper))

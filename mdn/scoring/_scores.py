@@ -14,6 +14,7 @@ from torch.distributions import Categorical
 
 from ..arguments import check_generator, check_integer, check_number, check_probabilities
 from ..distribution import DiscretizedMixture, GaussianMixture, TruncatedMixture
+from ..functional._checks import broadcast_shapes
 from ..functional._interval import log_mass_between
 from ..functional._quadrature import integrate
 from ..functional._sampling import fixed_generator
@@ -111,7 +112,7 @@ def threshold_weighted_crps(
             )
         dtype = torch.promote_types(t.dtype, dist.mean.dtype)
         dist, at = dist.to(torch.float64), t.double().squeeze(-1).clamp(low, high)
-        at = at.expand(torch.broadcast_shapes(at.shape, dist.batch_shape))
+        at = at.expand(broadcast_shapes(at.shape, dist.batch_shape))
         levels = torch.tensor(_CUTS, dtype=torch.float64, device=at.device)
         quantiles = dist.icdf(levels.view(-1, *(1,) * (len(dist.batch_shape) + 1))[..., 0])
         more = (1,) * (at.ndim - len(dist.batch_shape))

@@ -242,7 +242,9 @@ class _Run:
             share = log_p.new_full((), -1 / log_p.shape[1]).expand_as(log_p)
         else:
             share = -weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
-        log_p.backward(share)
+        weighted = share * log_p
+        # the sum, as torch loads its symbolic algebra, for a second, where gradients are given
+        weighted.sum().backward()
         grads = [flat.gather() for flat in self.trained]
         # the norm of each member's gradient is bounded: one bad batch costs only a step
         norm = torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
@@ -250,7 +252,7 @@ class _Run:
         if bool((factor < 1).any()):
             for g in grads:
                 g.mul_(factor.unsqueeze(1))
-        return (share * log_p.detach()).sum(1)
+        return weighted.detach().sum(1)
 
     @torch.no_grad()
     def validate(self) -> None:
