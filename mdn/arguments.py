@@ -17,8 +17,11 @@ __all__ = [
     "check_path",
     "check_probabilities",
     "check_seed",
+    "how_to_wrap",
     "without_mask",
 ]
+
+_ROUNDING = 1e-3  # of the sum of probabilities in half precision
 
 
 def check_integer(name: str, value: Any, at_least: int | None = 1) -> None:
@@ -98,6 +101,54 @@ def check_path(name: str, value: Any) -> None:
     """Raises unless the value is a string or an ``os.PathLike``."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, str or os.PathLike; got {_found(value)}")
+
+
+def how_to_wrap(output: Any) -> str:
+    """Returns what to do with the output of a network that is no distribution, one sentence.
+
+    Probabilities and log-probabilities of classes are told by their values: they sum to one.
+
+    Args:
+        output: what the network returned: a tensor or an array (N, C), a tuple of them, or another.
+    """
+    import numpy as np
+
+    mixture = "mdn.GaussianMixture(logits, loc, scale)"
+    array = output.detach().cpu() if _is_of_torch(output) else output
+    if not (hasattr(array, "ndim") and hasattr(array, "dtype") and hasattr(array, "shape")):
+        return f"Wrap it: {mixture}"
+    if array.ndim < 2 or array.shape[-1] < 2:
+        return (
+            "A number a row is a prediction without a distribution: end the network in an "
+            "mdn.MDNHead, or in an mdn.CategoricalHead for classes"
+        )
+    values = np.asarray(array.double() if _is_of_torch(array) else array)
+    if values.dtype.kind == "f" and np.isfinite(values).any():
+        for axis in {1, values.ndim - 1}:  # torch's losses have the classes in axis 1
+            if _sums_to_one(values, axis):
+                return (
+                    "Each of its rows holds probabilities, as of Softmax: wrap them in torch."
+                    "distributions.Categorical(probs=...); NLLLoss takes their logarithms, as of "
+                    "LogSoftmax, and of the probabilities themselves it is between -1 and 0 and no "
+                    "likelihood"
+                )
+            with np.errstate(over="ignore"):
+                exp = np.exp(values)
+            if (values <= _ROUNDING).all() and _sums_to_one(exp, axis):
+                return (
+                    "Each of its rows holds log-probabilities of classes, as of LogSoftmax: wrap "
+                    "them in torch.distributions.Categorical(logits=...)"
+                )
+    return (
+        "Wrap it: torch.distributions.Categorical(logits=...) if it holds a score for each class, "
+        f"{mixture} if it holds the parameters of a density"
+    )
+
+
+def _sums_to_one(values: Any, axis: int) -> bool:
+    """Whether all values are probabilities, and those along an axis have the sum 1."""
+    inside = (values >= -_ROUNDING) & (values <= 1 + _ROUNDING)
+    return bool(inside.all() and (abs(values.sum(axis) - 1) <= _ROUNDING).all())
 
 
 def _is_of_torch(value: Any) -> bool:

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from .arguments import how_to_wrap
 from .functional._arrays import numeric_array, numeric_tensor
 from .functional._checks import check_batch, check_event, check_not_nan
 from .warnings import DataWarning, warn
@@ -87,6 +88,11 @@ def predict_distribution(model: Any, X: Any = None) -> Any:
         GaussianMixture(batch_shape=(5,), event_shape=(1,), n_components=2)
     """
     known = isinstance(model, Distribution)
+    if isinstance(model, Tensor | np.ndarray):
+        raise TypeError(
+            "model must be a model or a torch Distribution; got a plain "
+            f"{kind_of(model)}. {how_to_wrap(model)}"
+        )
     if X is None:
         if known:
             return model
@@ -173,8 +179,8 @@ def _ask(model: Any, X: Any) -> Any:
         )
     if not isinstance(dist, Distribution):
         raise TypeError(
-            f"{kind_of(model)} must return a torch Distribution; got {kind_of(dist)}. Wrap it: "
-            "mdn.GaussianMixture(logits, loc, scale)"
+            f"{kind_of(model)} must return a torch Distribution; got {kind_of(dist)}. "
+            f"{how_to_wrap(dist)}"
         )
     return dist
 

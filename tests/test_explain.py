@@ -449,7 +449,77 @@ def test_a_model_worse_than_the_marginal_is_misspecified() -> None:
     y = Categorical(logits=logits).logits.argmax(-1)
     assert explain_nll(Categorical(logits=logits), y=y).word == "fine"
     report = explain_nll(Categorical(logits=logits.roll(1, 0)), y=y)
-    assert report.word == "misspecified" and "ignores x" in report.verdict
+    assert report.word == "misspecified" and "which ignore x" in report.verdict
+
+
+def trained_classes(last: torch.nn.Module, seed: int) -> tuple[Any, Tensor, Tensor]:
+    """A network of 3 classes trained by NLLLoss on the output of its last layer, and new rows."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(3, (2, N), generator=g)
+    x = torch.randn(2, N, 2, generator=g) + 2 * torch.eye(3)[y][..., 1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+    net.append(last)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        torch.nn.functional.nll_loss(net(x[0]), y[0]).backward()
+        optimizer.step()
+    return net, x[1], y[1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_softmax_output_taken_for_logits_is_recognised(seed: int) -> None:
+    """NLLLoss of probabilities is -p; as logits they allow no class more than e / (e + C - 1)."""
+    net, x, y = trained_classes(torch.nn.Softmax(1), seed)
+    p = net(x).detach()
+    assert -1 < torch.nn.functional.nll_loss(p, y) < -0.6  # the negative loss that is asked about
+    for offset in (0.0, 7.0):  # logits are logits up to a constant
+        report = explain_nll(Categorical(logits=p + offset), y=y)
+        assert report.word == "misspecified" and "softmax was applied twice" in report.verdict
+        assert f"more than {math.e / (math.e + 2):.2f}" in report.verdict
+        assert "LogSoftmax" in report.remedy
+    with pytest.raises(TypeError, match=r"holds probabilities, as of Softmax.*LogSoftmax"):
+        explain_nll(net, x, y)
+    fit = explain_nll(Categorical(probs=p), y=y).fit
+    assert fit["confidence"] == pytest.approx(p.amax(1).mean().item(), abs=1e-6)
+    assert not fit["logits_are_probabilities"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_log_probabilities_are_taken_for_what_they_are(seed: int) -> None:
+    """The same network on LogSoftmax is fine; given as probs= its classes come in reverse."""
+    net, x, y = trained_classes(torch.nn.LogSoftmax(1), seed)
+    logp = net(x).detach()
+    report = explain_nll(Categorical(logits=logp), y=y)
+    assert report.word == "fine" and abs(report.fit["confidence_z"]) < 4
+    assert "likeliest class has a probability of" in str(report)
+    reversed_ = explain_nll(Categorical(probs=logp), y=y)  # torch divides by the negative sum
+    assert reversed_.word == "misspecified" and "passed as probs=" in reversed_.remedy
+    with pytest.raises(TypeError, match=r"holds log-probabilities of classes.*Categorical\(logits"):
+        explain_nll(net, x, y)
+
+
+def test_a_weak_but_honest_classifier_is_not_blamed_for_a_second_softmax() -> None:
+    """Its logits differ by less than one as well, and its classes are as frequent as it says."""
+    g = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        p = torch.tensor([1.0, 0.0])[torch.randint(2, (N,), generator=g)]
+        dist = Categorical(logits=torch.stack([p, 1 - p], 1))
+        report = explain_nll(dist, y=torch.rand(N, generator=g) < dist.probs[:, 1])
+        assert not report.fit["logits_are_probabilities"]
+
+
+def test_an_overconfident_classifier_is_told_so() -> None:
+    """Worse than the frequencies: 0.99 on average, right in a half."""
+    y = torch.arange(N) % 2
+    dist = Categorical(probs=torch.tensor([0.99, 0.01]).expand(N, 2))
+    report = explain_nll(dist, y=y)
+    assert report.word == "misspecified" and "99% on average" in report.verdict
+    assert "on the output of Softmax in place of LogSoftmax" in report.remedy
+    z = (N / 2 - 0.99 * N) / math.sqrt(N * 0.99 * 0.01)
+    assert report.fit["confidence_z"] == pytest.approx(z, rel=1e-5)
 
 
 @pytest.mark.parametrize(

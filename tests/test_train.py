@@ -821,6 +821,8 @@ def test_a_module_must_return_a_distribution() -> None:
     """A plain tensor has no log_prob."""
     with pytest.raises(TypeError, match="must return a torch Distribution; got Tensor, which has"):
         fit(Given(torch.zeros(20)), (X, Y))
+    with pytest.raises(TypeError, match=r"no log_prob. Each of its rows holds probabilities"):
+        fit(Given(torch.full((20, 4), 0.25)), (X, Y))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ _DRAWS = 4  # per row, for the loss that the model expects
 _SEED = 4_611_911_198_408_756_429
 _WORST = 0.01  # share of the rows, at least one, that count as the worst
 _LISTED = 5
+_ROUNDING = 1e-4  # of probabilities in single precision
+_NEAR_ONE = 0.98  # a network trained on them comes so close to 1
+_EXCESS_ERRORS = 3.0  # standard errors by which a class is right more often than its probability
 
 
 def gap(evaluation: Evaluation, train: Evaluation | None) -> dict[str, float]:
@@ -80,10 +83,14 @@ def outliers(evaluation: Evaluation) -> dict[str, Any]:
 def calibration(evaluation: Evaluation) -> dict[str, Any]:
     """Returns tests of the PIT, and the cost of miscalibration in nats per row, also by groups.
 
+    Of classes: the mean probability of the likeliest one.
+
     The cost is the Kullback-Leibler divergence of the PIT's histogram from a uniform one, less its
     expectation under calibration: a lower bound of what recalibration by one map of the PIT would
     gain.  By groups of rows it also finds a wrong spread or mean that cancels over all rows.
     """
+    if evaluation.is_categorical:
+        return _confidence(evaluation)
     if not evaluation.is_mixture:
         return {}
     univariate = evaluation.is_univariate
@@ -107,6 +114,30 @@ def calibration(evaluation: Evaluation) -> dict[str, Any]:
         "p_value": float(pit_test(u).anderson_darling.p_value),
         **_costs(u, _features(evaluation, dist, index)),
         **_expected_nll(evaluation, dist, index),
+    }
+
+
+def _confidence(evaluation: Evaluation) -> dict[str, Any]:
+    """Returns the mean probability of the likeliest class, beside how often it is right.
+
+    ``logits_are_probabilities`` tells that softmax was applied twice: up to a constant for each row
+    the logits have the range and the sum of probabilities, some are close to 1, and the likeliest
+    class is right more often than the second softmax lets the model say.
+    """
+    assert evaluation.y is not None
+    logits = evaluation.dist.logits.double()
+    n_classes = logits.shape[-1]
+    likeliest = logits.softmax(-1).amax(-1)
+    hits = (logits.argmax(-1) == evaluation.y).double().sum()
+    error = (likeliest * (1 - likeliest)).sum().sqrt()  # of the hits of a calibrated model
+    excess = float((hits - likeliest.sum()) / error.clamp(min=1e-9))
+    inner = logits + (1 - logits.sum(-1, keepdim=True)) / n_classes  # so that each row sums to 1
+    twice = bool(inner.min() > -_ROUNDING and inner.max() > _NEAR_ONE) and excess > _EXCESS_ERRORS
+    return {
+        "confidence": float(likeliest.mean()),
+        "confidence_z": excess,
+        "logits_are_probabilities": n_classes > 1 and twice,
+        "highest_confidence": math.e / (math.e + n_classes - 1),
     }
 
 

@@ -106,7 +106,8 @@ def explain_nll(
     says nothing, and the report turns to what does: gains over simpler densities, the scale floor
     and the resolution of y, the components, held-out against training loss, calibration, a verdict.
 
-    The verdict is the first that applies of ``not meaningful`` (y is discrete, or the density is
+    The verdict is the first that applies of ``misspecified`` (the density is 0 at a row, or the
+    logits of a classifier are probabilities), ``not meaningful`` (y is discrete, or the density is
     concentrated on its grid), ``collapse`` and ``overfitting`` (need ``train``; an
     :class:`mdn.MDNRegressor` is compared with the rows that it held out itself), ``suspicious``
     (scales at the floor, components on single rows), ``misspecified`` (miscalibrated, or worse than
@@ -134,7 +135,8 @@ def explain_nll(
 
     Raises:
         ValueError: y is missing or has another shape, a value is not finite, lengths differ.
-        TypeError: neither a model nor a distribution.
+        TypeError: neither a model nor a distribution; a network that returns a tensor, whose
+            values tell whether it holds probabilities (NLLLoss takes their logarithms).
 
     Example:
         >>> from mdn import GaussianMixture

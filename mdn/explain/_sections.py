@@ -246,6 +246,12 @@ def _fit(report: dict[str, Any]) -> Entries:
             f"{number(fit['train_nll'])} nats on {fit['train_rows']:.0f} rows that the networks "
             "were trained on",
         )
+    if "confidence" in fit:
+        yield (
+            "confidence",
+            f"the likeliest class has a probability of {fit['confidence']:.1%} on average, and is "
+            f"right in {report['unit']['accuracy']:.1%} of rows",
+        )
     if "p_value" not in fit:
         return
     yield (

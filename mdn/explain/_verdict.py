@@ -30,7 +30,15 @@ _DEVIATES_P = 1e-3  # p-value of the test of the PIT that is worth a remark
 
 def judge(parts: dict[str, dict[str, Any]]) -> tuple[str, str, list[str]]:
     """Returns the verdict of the first check that fails, its remedy, and remarks."""
-    checks = _no_density, _few_values, _worse_on_held_out_rows, _spikes, _misspecified, _dominated
+    checks = (
+        _no_density,
+        _softmax_twice,
+        _few_values,
+        _worse_on_held_out_rows,
+        _spikes,
+        _misspecified,
+        _dominated,
+    )
     found = (check(parts) for check in checks)
     verdict, remedy = next(filter(None, found), _fine(parts))
     return verdict, remedy, _remarks(parts)
@@ -48,6 +56,21 @@ def _no_density(parts: dict[str, Any]) -> Found:
         f"misspecified: the density is 0 at {count} of {parts['sign']['rows']} rows, the first of "
         f"them row {health['rows_without_density'][0]}, so the mean loss is infinite",
         "choose a family whose support contains every y, or correct these rows",
+    )
+
+
+def _softmax_twice(parts: dict[str, Any]) -> Found:
+    fit = parts["fit"]
+    if not fit.get("logits_are_probabilities"):
+        return None
+    return (
+        "misspecified: the logits are probabilities, from 0 to 1 with the sum 1 in each row up to "
+        "a constant, so softmax was applied twice: no class can have more than "
+        f"{fit['highest_confidence']:.2f}, and the likeliest is right in "
+        f"{parts['unit']['accuracy']:.0%} of rows",
+        "pass Categorical(logits=...) what the network has before its softmax; if it was trained "
+        "by NLLLoss on the output of Softmax, whose loss is between -1 and 0, train it again on "
+        "that of LogSoftmax",
     )
 
 
@@ -198,13 +221,31 @@ def _misspecified(parts: dict[str, Any]) -> Found:
         and gain["nats"] < -_WORSE
         and gain["nats"] < -_GAP_ERRORS * gain["standard_error_nats"]
     ):
+        worse = f"misspecified: {-gain['nats']:.2g} nats per row worse than the "
+        if "confidence" in fit:
+            return (
+                f"{worse}frequencies of the classes, which ignore x: the likeliest class has a "
+                f"probability of {fit['confidence']:.0%} on average and is right in "
+                f"{unit['accuracy']:.0%} of rows",
+                _remedy_for_classes(fit),
+            )
         return (
-            f"misspecified: {-gain['nats']:.2g} nats per row worse than the density of y that "
-            "ignores x",
+            f"{worse}density of y that ignores x",
             "look for an error in the units or in the order of the rows; train longer, or scale X "
             "and y",
         )
     return None
+
+
+def _remedy_for_classes(fit: dict[str, Any]) -> str:
+    look = "look for an error in the order of the rows or of the classes, "
+    if fit["confidence_z"] < -_GAP_ERRORS:
+        return (
+            f"{look}for log-probabilities passed as probs=, and for a network trained by NLLLoss "
+            "on the output of Softmax in place of LogSoftmax, which learns no probabilities; else "
+            "stop training at the lowest held-out loss (fit(..., val=...))"
+        )
+    return f"{look}and for log-probabilities passed as probs=; train longer, or scale X"
 
 
 def _dominated(parts: dict[str, Any]) -> Found:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from ..arguments import how_to_wrap
+
 __all__ = ["Batch", "Data", "Marks", "Rows", "batches", "check_classes", "prepare", "scored"]
 
 Batch = Sequence[Any]  # (x, y) or (x, y, weight), x a tensor or several
@@ -300,7 +302,7 @@ def _checked_batch(dist: Any, rows: Rows, marks: Marks) -> tuple[int, ...]:
     if not hasattr(dist, "log_prob"):
         raise TypeError(
             f"module(x) must return a torch Distribution; got {type(dist).__name__}, "
-            "which has no log_prob"
+            f"which has no log_prob. {how_to_wrap(dist)}"
         )
     # Checked before log_prob: Independent sums an (N, N) broadcast to a harmless-looking (N,).
     n, y, weight = len(rows), rows.y, rows.weight
