@@ -306,6 +306,68 @@ def test_component_on_a_single_row_is_suspicious() -> None:
     assert report.health["captured_rows"] == [17]
 
 
+def pooled(members: int, y: Tensor, spikes: int, width: float = 1e-3) -> GaussianMixture:
+    """An even pool of networks of five components, N(0, 1) but for their shift.
+
+    In the first rows two thirds of the networks have one of them on y, as narrow as given.
+    """
+    shift = 0.3 * torch.randn(members, 1, 1, generator=torch.Generator().manual_seed(1)).double()
+    loc = shift + torch.linspace(-0.2, 0.2, 5).double().expand(members, len(y), 5)
+    scale = torch.ones_like(loc)
+    several = slice(0, max(1, 2 * members // 3))
+    loc[several, :spikes, 0], scale[several, :spikes, 0] = y[:spikes, 0], width
+    logits = torch.zeros(5).double().expand_as(loc)
+    each = zip(logits, loc.unsqueeze(-1), scale.unsqueeze(-1), strict=True)
+    return GaussianMixture.pool([GaussianMixture(*parts) for parts in each])
+
+
+@pytest.mark.parametrize("members", [1, 48])
+def test_spikes_are_counted_however_many_components_there_are(members: int) -> None:
+    """On 0 or 40 of 100 training rows, in one network or in a pool; no false alarm without."""
+    y, new = torch.randn(2, 400, 1, generator=torch.Generator().manual_seed(0)).double()
+    train, dist = y[:100], pooled(members, new, 0)
+    healthy = explain_nll(dist, y=new, train=(pooled(members, train, 0), train))
+    assert healthy.word == "fine" and healthy.health["share_on_spikes"] == 0
+    # a tenth of the error of N(0, 1), less what of it lies between the components
+    assert 0.005 < healthy.health["spike_scale"][0] <= 0.1
+    report = explain_nll(dist, y=new, train=(pooled(members, train, 40), train))
+    assert report.health["share_on_spikes"] == pytest.approx(0.4)
+    assert report.verdict.startswith("collapse: 40% of the training rows lie in components far")
+
+
+def test_typical_error_does_not_depend_on_how_a_mixture_is_cut() -> None:
+    """Each of two components as itself, or as 60 of equal parameters and a 60th of the weight."""
+    dist = bimodal(0.2)
+    y = dist.sample(generator=torch.Generator().manual_seed(0))
+    spread = [a.repeat_interleave(60, dim=-2) for a in (dist.loc, dist.scale)]
+    cut = GaussianMixture(dist.logits.repeat_interleave(60, dim=-1), *spread)
+    whole, parts = (explain_nll(d, y=y, train=(d, y)).health["spike_scale"][0] for d in (dist, cut))
+    near = (y - dist.loc[..., 0]).abs().amin(1)  # the branches are ten scales apart
+    assert whole == pytest.approx(0.1 * float(near.quantile(0.5)) / stats.norm.ppf(0.75), rel=1e-3)
+    assert parts == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_spike_cut_into_many_is_still_on_its_row() -> None:
+    """The spike of the last test but one in 50 parts, as a pool of 50 networks has it."""
+    y = torch.randn(N, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    loc = torch.cat([torch.zeros(1, 1).double(), y[17].expand(50, 1)]).expand(N, 51, 1)
+    scale = torch.tensor([1.0, *[1e-5] * 50], dtype=torch.float64).unsqueeze(-1)
+    logits = torch.tensor([1 - 1 / N, *[1 / N / 50] * 50], dtype=torch.float64).log()
+    report = explain_nll(GaussianMixture(logits, loc, scale), y=y)
+    assert report.verdict.startswith("suspicious: 1 row has a spike")
+    assert report.health["captured_rows"] == [17]
+    # of a weight that hardly changes the density at the row it is no matter
+    logits = torch.tensor([1.0, *[2e-8] * 50], dtype=torch.float64).log()
+    assert explain_nll(GaussianMixture(logits, loc, scale), y=y).health["captured_rows"] == []
+
+
+def test_a_broad_floor_rules_out_a_collapse() -> None:
+    """Networks with a floor of 0.05 standard deviations, which the remedy of a collapse advises."""
+    report = verdicts.overfitted(203, 1.0)
+    assert report.health["floor_in_standard_deviations"] == [pytest.approx(0.05)]
+    assert report.health["share_on_spikes"] > 0.25 and report.word == "overfitting"
+
+
 def test_rows_at_the_floor_are_suspicious_unless_it_rules_out_spikes() -> None:
     """y is a function of x, so every scale is at its floor."""
     x = torch.linspace(-1, 1, 200)[:, None]
@@ -1148,6 +1210,27 @@ def test_rows_unlike_those_held_out_are_said_with_a_cure_of_the_regressor(linear
     assert report.word == "overfitting"
     assert "the model held out in its own training" in report.verdict
     assert "groups=" in report.remedy and "weight decay" not in report.remedy
+
+
+def test_spikes_of_an_ensemble_are_counted() -> None:
+    """16 networks that stop by their own training rows lie on them; untuned ones do not."""
+
+    def rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        X = rng.uniform(-2, 2, size=(n, 1))
+        return X, np.sin(2 * X[:, 0]) + 0.5 * rng.normal(size=n)
+
+    train, options = rows(20, 0), {"ensemble_size": 16, "trees": False, "random_state": 0}
+    spiked = mdn.MDNRegressor(
+        min_scale=1e-6, max_epochs=600, patience=600, learning_rate=1e-2, weight_decay=0, **options
+    ).fit(*train, eval_set=train)
+    report = explain_nll(spiked, *rows(400, 1), train=train)
+    assert report.health["share_on_spikes"] > 0.5
+    assert "of the training rows lie in components far narrower" in report.verdict
+    assert "min_scale" in report.remedy
+    healthy = mdn.MDNRegressor(max_epochs=100, **options).fit(*train)
+    report = explain_nll(healthy, *rows(400, 1), train=train)
+    assert report.health["share_on_spikes"] == report.health["on_one_row"] == 0
 
 
 def test_training_rows_are_recognised(linear: Any) -> None:

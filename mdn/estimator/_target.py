@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, Independent, LogNormal
+from torch.nn.functional import logsigmoid
 
 from ..distribution import GaussianMixture, Mixture
 from ..distribution._families import LogitNormal
@@ -94,10 +95,24 @@ class Target(Saved):
         """Whether the likelihood is the probability of an interval, not a density."""
         return self.kind == "interval" or self.resolution > 0
 
-    @property
-    def log_jacobian(self) -> float:
-        """Nats that an NLL in standard units gains in y's unit; a probability has no unit."""
-        return 0.0 if self.likelihood_is_mass else float(self.scale.log().sum())
+    def log_jacobian(self, standardized: Tensor) -> Tensor:
+        """Nats that the NLL of each row in standard units gains in y's unit, (N,).
+
+        It is the sum of -log |dz/dy| over the columns that are known, for z of :meth:`latent`; a
+        probability has no unit.
+
+        Args:
+            standardized: (N, ...) what :meth:`standardized` gave.
+        """
+        if self.likelihood_is_mass:
+            return standardized.new_zeros(len(standardized))
+        linked = self.shift + self.scale * standardized  # (N, D)
+        nats = self.scale.log().expand_as(linked)
+        if self.kind == "positive":  # z = log y
+            nats = nats + linked
+        elif self.kind == "unit":  # z = logit y
+            nats = nats + logsigmoid(linked) + logsigmoid(-linked)
+        return nats.where(~linked.isnan(), 0.0).sum(-1)
 
     def atom_of(self, y: Floats) -> NDArray[np.intp]:
         """Returns the index of the atom that each y is, (N,); A where it is none."""

@@ -209,8 +209,8 @@ def _train_group(
     network.to("cpu")
     sizes = group.subgroup_sizes
     history = history.shifted(
-        target.log_jacobian - _missing_jacobian(target, rows),
-        None if val is None else target.log_jacobian - _missing_jacobian(target, val),
+        _mean_jacobian(target, rows, None if val else ~held_out),
+        _mean_jacobian(target, val) if val else _mean_jacobian(target, rows, held_out),
     )
     fitted = FittedGroup(network, group.uses_trees, sizes, history)
     if x_val is not None:
@@ -262,13 +262,13 @@ def _filled(latent: Tensor, seed: int) -> Tensor:
     return torch.as_tensor(filled)
 
 
-def _missing_jacobian(target: Target, rows: _Inputs) -> float:
-    """Nats of the change of unit that rows with gaps lack, in the mean over the rows."""
-    if target.likelihood_is_mass or not bool(rows.target.isnan().any()):
-        return 0.0
-    gaps = rows.target.isnan().double()
-    share = gaps.mean(0) if rows.weight is None else rows.weight @ gaps / rows.weight.sum()
-    return float(share @ target.scale.log())
+def _mean_jacobian(target: Target, rows: _Inputs, of_members: Tensor | None = None) -> float:
+    """Nats that a mean NLL gains by the change of unit: of all rows, or of each member's (M, N)."""
+    nats = target.log_jacobian(rows.target)
+    weight = torch.ones_like(nats) if rows.weight is None else rows.weight
+    share = weight if of_members is None else weight * of_members
+    total = share.sum(-1).clamp(min=torch.finfo(share.dtype).tiny)
+    return float((share @ nats / total).mean())
 
 
 def _held_out_rows(

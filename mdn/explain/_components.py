@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
@@ -27,9 +27,10 @@ _DEAD = 1e-4  # a component whose weight in its network is below this in every r
 _ALIKE = 0.1  # scales; closer than this in location and log scale, two components are duplicates
 _ALIKE_ROWS = 0.95  # share of the rows where they must be
 _BELONGS = 0.5  # responsibility from which on a row belongs to a component
+_CAPTURED = 0.9  # responsibility of a spike for its row; without it the density there is a tenth
 _SPIKE = 0.1  # of the typical error on held-out rows: a narrower component is a spike
 _SPIKE_ALONE = 0.01  # standard deviations of y: the same where there are no held-out rows
-_HAS_WEIGHT = 0.02  # weight from which on a component counts as near a held-out y
+_HAS_WEIGHT = 0.02  # weight in its network from which on a component near a held-out y counts
 _GAUSSIAN_MAD = 0.6745  # median absolute deviation of a standard normal
 _MOST_MERGED = 64  # components up to which it is tried how many would be enough
 _SIZES = (50, 40, 30, 25, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)  # to which they are merged
@@ -139,18 +140,21 @@ def health(evaluation: Evaluation, train: Evaluation | None) -> dict[str, Any]:
     spread = to_latent(source.y.numpy()[judged.rows], source.link)[0].std(0)
     spread = np.where(spread > 0, spread, 1.0)
     spike = _SPIKE_ALONE * spread if fitted is None else _SPIKE * _typical_error(evaluation, held)
-    dead, duplicates, single = _redundant(judged)
+    narrow: NDArray[np.bool_] = np.any(judged.scale <= spike, axis=-1)  # (N, K)
+    dead, duplicates = _redundant(judged)
+    single = _on_one_row(judged, narrow)
+    captured = sorted({int(judged.rows[row]) for row in single.values()})
     found = {
         "components": int(judged.loc.shape[1]),
         "networks": len(judged.networks),
         "rows_judged": len(judged.rows),
         "effective_components": _effective(held),
         "spike_scale": spike.tolist(),
-        "share_on_spikes": _share_of_rows(judged, (judged.scale <= spike).any(-1)),
+        "share_on_spikes": _share_of_rows(judged, narrow),
         "dead": int(dead.sum()),
         "duplicated": len(duplicates),
-        "on_one_row": len(single),
-        "captured_rows": [int(judged.rows[row]) for _, row in single],
+        "on_one_row": len(captured),
+        "captured_rows": captured,
     }
     if evaluation.scale_floor is not None:
         found |= _at_floor(held, evaluation.scale_floor, spread)
@@ -177,13 +181,23 @@ def _at_floor(found: Components, scale_floor: Floats, spread: Floats) -> dict[st
 
 
 def _typical_error(evaluation: Evaluation, found: Components) -> Floats:
-    """Returns the scale of the distance of y from the nearest component with weight, (D,)."""
+    """Returns the scale of the distance of y from the nearest components with weight, (D,).
+
+    Of each network those components that are nearest to y count up to a share of its weight, so it
+    does not matter into how many components or networks the mixture is cut.
+    """
     assert evaluation.y is not None
     z = to_latent(evaluation.y.numpy()[found.rows], evaluation.link)[0]
-    distance = np.abs(z[:, None] - found.loc)  # (N, K, D)
-    has_weight = found.log_weight > math.log(_HAS_WEIGHT)
-    distance = np.where(has_weight[..., None], distance, math.inf).min(1)
-    return np.median(np.where(np.isfinite(distance), distance, 0.0), 0) / _GAUSSIAN_MAD
+    distances = []
+    for own in found.networks:
+        distance = np.abs(z[:, None] - found.loc[:, own])  # (N, k, D)
+        order = distance.argsort(1)
+        weight = softmax(found.log_weight[:, own], axis=1)[..., None].repeat(z.shape[1], -1)
+        total = np.take_along_axis(weight, order, 1).cumsum(1)
+        last = (total >= _HAS_WEIGHT).argmax(1)[:, None]  # (N, 1, D), an index into order
+        last = np.take_along_axis(order, last, 1)
+        distances.append(np.take_along_axis(distance, last, 1)[:, 0])
+    return np.median(np.concatenate(distances), 0) / _GAUSSIAN_MAD
 
 
 def _share_of_rows(found: Components, which: Any) -> float:
@@ -215,25 +229,32 @@ def _enough(evaluation: Evaluation) -> int:
     return enough
 
 
-def _redundant(found: Components) -> tuple[NDArray[np.bool_], Pairs, Pairs]:
-    """Returns dead components (K,), pairs of duplicates, and (component, row) of spikes."""
+def _redundant(found: Components) -> tuple[NDArray[np.bool_], Pairs]:
+    """Returns dead components, (K,), and pairs of duplicates."""
     dead = np.zeros(found.loc.shape[1], dtype=bool)
     duplicates: Pairs = []
-    single: Pairs = []
     for own in found.networks:
         log_weight = log_softmax(found.log_weight[:, own], axis=1)
         dead[own] = log_weight.max(0) < math.log(_DEAD)
         alive = own[~dead[own]]
         pairs = combinations(alive.tolist(), 2)
         duplicates += [(a, b) for a, b in pairs if _are_alike(found, a, b)]
-        # a component on a single row has hardly any responsibility for the others
-        responsibility = np.exp(log_softmax(found.log_responsibility[:, own], axis=1))
-        best = responsibility.argmax(0)
-        top = responsibility[best, np.arange(len(own))]
-        rest = responsibility.sum(0) - top
-        on_one_row = np.flatnonzero((top > _BELONGS) & (rest < _BELONGS))
-        single += [(int(own[j]), int(best[j])) for j in on_one_row]
-    return dead, duplicates, single
+    return dead, duplicates
+
+
+def _on_one_row(found: Components, narrow: NDArray[np.bool_]) -> dict[int, int]:
+    """Returns the narrow components that are on one row each, and their row.
+
+    Such a component has hardly any responsibility for the other rows, and those of a row have
+    nearly all of it for that row together, whether they are one or the parts of one in a pool.
+    """
+    responsibility = np.exp(found.log_responsibility)
+    row, each = responsibility.argmax(0), np.arange(responsibility.shape[1])
+    top = responsibility[row, each]
+    rest = responsibility.sum(0) - top
+    alone = (rest < _BELONGS * top) & narrow[row, each]
+    share = np.bincount(row, np.where(alone, top, 0.0), len(responsibility))
+    return {int(k): int(row[k]) for k in np.flatnonzero(alone & (share[row] > _CAPTURED))}
 
 
 def _are_alike(found: Components, a: int, b: int) -> bool:
@@ -249,11 +270,10 @@ def _table(
     scale_floor: Floats | None,
     dead: NDArray[np.bool_],
     duplicates: Pairs,
-    single: Pairs,
+    single: dict[int, int],
 ) -> list[dict[str, Any]]:
     """Returns one entry for each component."""
     weight, share = np.exp(found.log_weight), np.exp(found.log_responsibility)
-    row_of = {k: int(found.rows[row]) for k, row in single}
     table = []
     for k in range(weight.shape[1]):
         entry: dict[str, Any] = {
@@ -268,8 +288,8 @@ def _table(
         twins = [a if b == k else b for a, b in duplicates if k in (a, b)]
         if dead[k]:
             entry["state"] = "dead"
-        elif k in row_of:
-            entry["state"] = f"on row {row_of[k]} alone"
+        elif k in single:
+            entry["state"] = f"on row {found.rows[single[k]]} alone"
         else:
             entry["state"] = f"duplicate of component {twins[0]}" if twins else "alive"
         table.append(entry)

@@ -186,7 +186,7 @@ def _health(report: dict[str, Any]) -> Entries:
         yield (
             "spikes",
             f"{health['share_on_spikes']:.1%} of rows belong to components narrower than "
-            f"{_numbers(health['spike_scale'], 3)}; components on a single row: "
+            f"{_numbers(health['spike_scale'], 3)}; rows with a spike of their own: "
             f"{health['on_one_row']}",
         )
     table = health.get("table", [])

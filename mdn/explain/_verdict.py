@@ -18,7 +18,8 @@ _GAP_ERRORS = 3.0  # standard errors of the gap from which on it is significant
 _GAP_P = 1e-3  # or the p-value of the rank test
 _SPIKES = 0.25  # share of the training rows on spikes from which on a gap is a collapse
 _AT_FLOOR = 0.05  # share of rows at the floor that is suspicious
-_HARMLESS_FLOOR = 0.05  # standard deviations of y; a floor above this rules out spikes
+_HARMLESS_FLOOR = 0.05  # standard deviations of y; a floor of this or more rules out spikes
+_ROUNDING = 1e-6  # of the floor, which comes from float32
 _COST = 0.1  # nats per row that miscalibration may cost
 _COST_P = 1e-3  # and the p-value of its test
 _WORSE = 0.05  # nats per row by which the marginal density may be better
@@ -132,21 +133,26 @@ def _worse_on_held_out_rows(parts: dict[str, Any]) -> Found:
     if not (gap > _GAP and significant):
         return None
     nll, worse = number(parts["unit"]["nll"], 3), number(gap, 2)
+    spikes = parts["health"].get("share_on_spikes", 0.0)
+    no_density = parts["sign"]["measure"] == "mass" or "train_nll" not in fit
+    collapsed = spikes >= _SPIKES and not no_density and not _floor_is_broad(parts["health"])
+    narrow = (
+        f"{spikes:.0%} of the training rows lie in components far narrower than the errors on "
+        "held-out rows"
+    )
     if "held_out_nll" in fit:
         return (
             f"overfitting: loss {worse} nats worse than that of the rows which the model held out "
             f"in its own training ({nll} against {number(fit['held_out_nll'], 3)}, standard error "
-            f"{number(error, 2)})",
+            f"{number(error, 2)})" + (f"; {narrow}" if collapsed else ""),
             "these rows are less like the training rows than those are like each other: if some "
             "belong together, as repeated measurements of a person, name them by "
             "fit(..., groups=); else fit rows like these too, or use calibration.recalibrate with "
-            "some of them",
+            "some of them" + (", or raise min_scale" if collapsed else ""),
         )
-    spikes = parts["health"].get("share_on_spikes", 0.0)
-    if spikes >= _SPIKES and parts["sign"]["measure"] != "mass":
+    if collapsed:
         return (
-            f"collapse: {spikes:.0%} of the training rows lie in components far narrower than the "
-            f"errors on held-out rows; held-out loss {worse} nats worse than training",
+            f"collapse: {narrow}; held-out loss {worse} nats worse than training",
             "raise min_scale (0.05 standard deviations of y rules out spikes), use fewer "
             "components or more rows, and stop training by the held-out loss (fit(..., val=...))",
         )
@@ -161,14 +167,18 @@ def _worse_on_held_out_rows(parts: dict[str, Any]) -> Found:
     )
 
 
+def _floor_is_broad(health: dict[str, Any]) -> bool:
+    """Whether the scale floor is known to rule out spikes."""
+    floors = health["floor_in_standard_deviations"] if health.get("floor_known") else [0.0]
+    return min(floors) >= (1 - _ROUNDING) * _HARMLESS_FLOOR
+
+
 def _spikes(parts: dict[str, Any]) -> Found:
     health = parts["health"]
     if parts["sign"]["measure"] == "mass" or not health.get("components"):
         return None
     held_out = "gap" in parts["fit"]
-    broad = health.get("floor_known") and min(health["floor_in_standard_deviations"]) > (
-        _HARMLESS_FLOOR
-    )
+    broad = _floor_is_broad(health)
     at = health.get("share_at_floor", 0.0)
     if at >= _AT_FLOOR and not broad:
         return (
@@ -177,11 +187,12 @@ def _spikes(parts: dict[str, Any]) -> Found:
             + ("" if held_out else "pass held-out rows and train=(X_train, y_train); ")
             + "if it is, report an error in y's unit instead of the NLL",
         )
-    if health["on_one_row"] and health["share_on_spikes"] > 0 and not broad:
+    if health["on_one_row"] and not broad:
         rows = ", ".join(map(str, health["captured_rows"][:5]))
-        some = "component is" if health["on_one_row"] == 1 else "components are"
+        some = "row has a spike" if health["on_one_row"] == 1 else "rows have a spike each"
         return (
-            f"suspicious: {health['on_one_row']} {some} on a single row each (row {rows})",
+            f"suspicious: {health['on_one_row']} {some}, a narrow component on no other row (row "
+            f"{rows})",
             "raise min_scale or use fewer components; look at these rows",
         )
     if health["share_on_spikes"] >= _SPIKES and not held_out:
