@@ -571,6 +571,19 @@ def test_history_shows_both_curves_and_the_best_epoch(ax: Axes) -> None:
     assert labelled(ax, "training").get_linestyle() != labelled(ax, "validation").get_linestyle()
 
 
+def test_history_of_an_ensemble_marks_the_minimum_of_the_mean_and_each_members_own(
+    ax: Axes,
+) -> None:
+    """The ring is on the curve's minimum; a dash at the best epoch of each network that has one."""
+    run = History([3.0, 2.0, 1.5, 1.0], [3.1, 2.0, 2.2, 2.4], 1, member_best_epochs=[3, 1, 2, -1])
+    plot_history(run, ax=ax)
+    assert list(labelled(ax, "lowest mean: epoch 1, NLL 2").get_ydata()) == [2.0]
+    dashes = labelled(ax, "best epochs of the 3 networks")
+    assert list(dashes.get_xdata()) == [3, 1, 2]
+    assert dashes.get_transform() == ax.get_xaxis_transform()
+    assert ax.get_ylim()[0] < 0.1  # 0 is near, and the dashes move no limit of y
+
+
 def test_best_epoch_without_validation_is_on_the_training_curve(ax: Axes) -> None:
     """Without validation rows the last epoch is kept; without any epoch kept there is no ring."""
     plot_history(History([1.0, 0.5], [], 1), ax=ax)

@@ -525,6 +525,62 @@ def test_save_and_load_keep_the_kind_bit_for_bit(fitted: Fitted, tmp_path: Path)
     )
 
 
+# -- the history ----------------------------------------------------------------------------------
+
+LINKS: dict[
+    str, Callable[[Any, Any, Any], Any]
+] = {  # log density of y, for loc and scale of link(y)
+    "real": lambda y, loc, scale: S.norm.logpdf(y, loc, scale),
+    "positive": lambda y, loc, scale: S.lognorm.logpdf(y, scale, scale=np.exp(loc)),
+    "unit": lambda y, loc, scale: (
+        S.norm.logpdf(logit(y), loc, scale) - np.log(y) - np.log1p(-y)  # d logit(y) / dy
+    ),
+}
+FORWARD = {"real": lambda z: z, "positive": np.exp, "unit": expit}
+
+
+def small_rows() -> tuple[np.ndarray, np.ndarray]:
+    """X (120, 2), and what is normal given X: 3 is far from 0, so the Jacobian is not small."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 2))
+    return X, 3 + X[:, 0] + 0.5 * rng.normal(size=120)
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_the_history_is_the_nll_of_the_network_in_the_unit_of_y(kind: str) -> None:
+    """One network at its best epoch, on the rows of an eval_set; its density by SciPy."""
+    X, z = small_rows()
+    y = FORWARD[kind](z)
+    options = {"ensemble_size": 1, "trees": False, "max_epochs": 10, "random_state": 0}
+    model = MDNRegressor(target=kind, **options).fit(X[:80], y[:80], eval_set=(X[80:], y[80:]))
+    inputs = model.model_.inputs(model.columns_.transform(X[80:])).float()
+    network, target = model.model_.groups[0].network.float(), model.target_
+    with torch.no_grad():
+        mixture = network(inputs).to(torch.float64)[0]
+    loc, scale = (
+        (a[..., 0] * target.scale + shift).numpy()
+        for a, shift in ((mixture.loc, target.shift), (mixture.scale, 0.0))
+    )
+    density = np.exp(LINKS[kind](y[80:, None], loc, scale)) * mixture.weights.numpy()
+    nll = -np.log(density.sum(1)).mean()
+    assert model.history_.best_nll == pytest.approx(nll, abs=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["positive", "unit"])
+def test_a_link_moves_the_history_by_the_mean_of_its_jacobian(kind: str) -> None:
+    """Against a fit of link(y), whose networks are the same; each row is held out once."""
+    X, z = small_rows()
+    y = FORWARD[kind](z)
+    options = {"ensemble_size": 4, "trees": False, "max_epochs": 3, "random_state": 0}
+    linked = MDNRegressor(**options).fit(X, z)
+    model = MDNRegressor(target=kind, **options).fit(X, y)
+    moved = (np.log(y) if kind == "positive" else np.log(y) + np.log1p(-y)).mean()
+    for name in ("train_nll", "val_nll"):
+        found = np.array(getattr(model.history_, name)) - getattr(linked.history_, name)
+        np.testing.assert_allclose(found, moved, atol=1e-5)
+    assert abs(moved) > 1
+
+
 def fit(name: str, **options: Any) -> MDNRegressor:
     case = SIMULATIONS[name]
     return MDNRegressor(**{**OPTIONS, **case.options, **options}).fit(X[:N], case.y[:N])

@@ -107,8 +107,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         target_: the map between y and what the networks model: ``kind``, ``resolution``,
             ``log_likelihood(dist, y)``.
         columns_: :class:`mdn.tables.Columns`, the encoding of X.
-        history_: :class:`mdn.History` of the group with the greatest weight, mean over its
-            networks, NLL per epoch in nats in y's unit; with ``atoms``, of the rows off them.
+        history_: :class:`mdn.History` of the group with the greatest weight: NLL per epoch, mean
+            over its networks, in nats in y's unit; with ``atoms``, of the rows off them.
         n_networks_: M, networks in all; with ``atoms``, without those that classify them.
         min_scale_: (D,) floor of the scales, in the unit of y (of its logarithm for
             ``target="positive"``, of its logit for ``"unit"``).

@@ -30,6 +30,9 @@ def plot_history(
 ) -> Axes:
     """Draws the NLL of every epoch, marks the best one, and says what zero means.
 
+    Of an ensemble the curves are means over its members; the mark is at the minimum of the mean,
+    and short lines at the bottom are at each member's own best epoch, whose weights it holds.
+
     The line at 0 is drawn unless it lies farther from the curves than three times their height;
     then the legend says where it is.  If the worst 5 % of the epochs (at least one) would leave
     less than a tenth of the height to the others, they leave the frame at the top, and the legend
@@ -37,7 +40,8 @@ def plot_history(
 
     Args:
         history: what a fit returned: lists ``train_nll`` and ``val_nll`` (it may be empty), in nats
-            per row in the unit of y, and the index ``best_epoch`` (-1 for none).
+            per row in the unit of y, and the index ``best_epoch`` (-1 for none); of an ensemble
+            the list ``member_best_epochs`` too.
         y_unit: unit of y, as "min"; the NLL depends on it.
         ax: where to draw; a new figure if None.
         **style: keywords of ``Axes.plot`` for both curves, as ``lw``.
@@ -58,7 +62,7 @@ def plot_history(
         0: a density may exceed 1,
         so the loss may go below
     """
-    train, val, best = _check_history(history)
+    train, val, best, members = _check_history(history)
     ax = look.get_axes(ax)
     markers = {"marker": "."} if len(train) < 20 else {}
     for nll, label, color, dashes in (
@@ -71,9 +75,20 @@ def plot_history(
             ax.plot(np.arange(len(nll)), nll, **options)
     judged = val if len(val) else train
     if 0 <= best < len(judged):
-        label = f"best: epoch {best}, NLL {judged[best]:.4g}"
+        what = "lowest mean" if len(members) > 1 else "best"
+        label = f"{what}: epoch {best}, NLL {judged[best]:.4g}"
         ring: dict[str, Any] = {"color": look.BLACK, "markersize": 9, "markerfacecolor": "none"}
         ax.plot(best, judged[best], "o", markeredgewidth=1.8, zorder=4, label=label, **ring)
+    if len(members) > 1:
+        label = f"best epochs of the {len(members)} networks"
+        dash: dict[str, Any] = {
+            "color": look.BLACK,
+            "alpha": 0.5,
+            "markersize": 9,
+            "clip_on": False,
+        }
+        bottom = ax.get_xaxis_transform()
+        ax.plot(members, np.zeros(len(members)), "|", transform=bottom, label=label, **dash)
 
     low, high, cut = _frame(train, val)
     away = max(low, -high, 0.0)
@@ -197,12 +212,13 @@ def plot_waterfall(
 # -- what is drawn, as numbers ---------------------------------------------------------------------
 
 
-def _check_history(history: Any) -> tuple[Floats, Floats, int]:
-    """Returns the two curves, (n,) and (n,) or (0,), and the index of the best epoch."""
+def _check_history(history: Any) -> tuple[Floats, Floats, int, Floats]:
+    """Returns the two curves, (n,) and (n,) or (0,), the best epoch, and those of members, (M,)."""
     try:
         train = np.asarray(history.train_nll, dtype=np.float64)
         val = np.asarray(history.val_nll, dtype=np.float64)
         best = int(history.best_epoch)
+        members = np.asarray(getattr(history, "member_best_epochs", []), dtype=np.float64)
     except (AttributeError, TypeError, ValueError):
         raise TypeError(
             "history must have the lists of numbers train_nll and val_nll and the index "
@@ -210,7 +226,7 @@ def _check_history(history: Any) -> tuple[Floats, Floats, int]:
         ) from None
     if not np.isfinite(train).any() and not np.isfinite(val).any():
         raise ValueError(f"history must have an epoch with a finite NLL; got {len(train)} epochs")
-    return train, val, best
+    return train, val, best, members[members >= 0]
 
 
 def _frame(train: Floats, val: Floats) -> tuple[float, float, str | None]:

@@ -73,7 +73,8 @@ def fit_ensemble(
         report: called after each epoch with the number of epochs done and ``max_epochs``.
 
     Returns:
-        The history: means over the members of their training and held-out NLL.
+        The history: means over the members of their training and held-out NLL, the epoch where
+        the latter is lowest, and the best epoch of each member, whose weights it holds.
 
     Raises:
         TrainingError: a member whose held-out NLL was never finite.
@@ -209,7 +210,7 @@ class _Run:
         self.optimizer = AdamW(groups, fused=x.device.type in ("cpu", "cuda"))
         self.active = torch.arange(rows.members)
         self.best = x.new_full((rows.members,), math.inf)
-        self.best_epoch = torch.zeros(rows.members, dtype=torch.long, device=x.device)
+        self.best_epoch = torch.full((rows.members,), -1, device=x.device)
         self.kept = [flat.values.clone() for flat in self.flats]
         self.loss, self.score = x.new_zeros(rows.members), x.new_zeros(rows.members)
         self.train_nll: list[float] = []
@@ -275,7 +276,8 @@ class _Run:
 
     def narrow(self, patience: int) -> bool:
         """Removes the members without a better score for too long; whether any is left."""
-        going = self.epoch - 1 - self.best_epoch[self.active.to(self.best.device)] < patience
+        best = self.best_epoch[self.active.to(self.best.device)].clamp(min=0)
+        going = self.epoch - 1 - best < patience
         if not bool(going.any()):
             return False
         if not bool(going.all()):
@@ -293,9 +295,11 @@ class _Run:
         self.module.eval()
 
     def history(self, stopped: str, seconds: float) -> History:
-        """The means over the members."""
-        typical = int(self.best_epoch.double().mean().round()) if self.epoch else -1
-        return History(self.train_nll, self.val_nll, typical, stopped, seconds)
+        """The means over the members, and the best epoch of each."""
+        mean = torch.tensor(self.val_nll).nan_to_num(nan=math.inf)
+        lowest = int(mean.argmin()) if self.epoch else -1
+        each = self.best_epoch.tolist()
+        return History(self.train_nll, self.val_nll, lowest, stopped, seconds, each)
 
     def check_finite(self, history: History) -> None:
         """Raises if a member never had a finite score."""

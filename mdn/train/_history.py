@@ -19,12 +19,16 @@ class History:
     Args:
         train_nll: weighted mean of the minibatch losses of each epoch, taken while the weights
             moved and with dropout on: it is not the NLL of the final weights on the training set.
-        val_nll: NLL on the validation rows after each epoch; empty without validation data.
-        best_epoch: index of the epoch whose weights the module holds: the one of lowest
-            validation NLL, or the last one without validation data; -1 if no epoch was finished.
+        val_nll: NLL on the validation rows after each epoch; empty without validation data. Of an
+            ensemble the mean over its members, a stopped one with its last NLL.
+        best_epoch: index of the epoch of lowest validation NLL, or the last one without validation
+            data; -1 if no epoch was finished. The module holds the weights of that epoch, an
+            ensemble those of each member's own.
         stopped: why training ended: "max_epochs", "patience", "max_time", "interrupted", or, in
             the history of a ``TrainingError``, "error".
         seconds: time spent, s, including the runs that were resumed.
+        member_best_epochs: of an ensemble, the epoch whose weights each member holds, the one of
+            its own lowest NLL (-1 for none); empty of a single module.
 
     Example:
         >>> History([2.0, 1.5, 1.2], [2.1, 1.4, 1.6], 1, "patience", 0.5)
@@ -36,6 +40,7 @@ class History:
     best_epoch: int = -1
     stopped: str = "max_epochs"
     seconds: float = 0.0
+    member_best_epochs: list[int] = field(default_factory=list)
 
     @property
     def best_nll(self) -> float:
