@@ -17,6 +17,7 @@ __all__ = ["NAMES", "About", "about", "load"]
 NAMES = (
     "mnist-nll",
     "mnist-cross-entropy",
+    "optimizers",
     "softmax-losses",
     "nllr",
     "label-noise",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,11 +21,13 @@ __all__ = [
     "chunks",
     "evaluate",
     "load_images",
+    "loader_orders",
     "log_probs",
     "mean_and_error",
     "mlp",
     "reliability",
     "repeated",
+    "shuffled",
     "train",
 ]
 
@@ -92,11 +95,17 @@ def load_images(
     keep = FAST_ROWS if fast else len(parts[0].labels)
     x, x_test = (torch.from_numpy(part.images[:keep]).flatten(1).float() / 255 for part in parts)
     if normalise:
-        x, x_test = ((a - MNIST_MEAN) / MNIST_STD for a in (x, x_test))
+        mean, std = (MNIST_MEAN, MNIST_STD) if folder is None else _mean_and_std(parts[0].images)
+        x, x_test = ((a - mean) / std for a in (x, x_test))
     y, y_test = (torch.from_numpy(part.labels[:keep]) for part in parts)
     notice = f"the first {keep} training and test images" if fast else ""
     name = "mnist" if folder is None else folder.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return Images(x, y, x_test, y_test, name, notice)
+
+
+def _mean_and_std(pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Returns those of the brightness, between 0 and 1, of all pixels."""
+    return float(pixels.mean()) / 255, float(pixels.std()) / 255
 
 
 def _digits(reason: str, normalise: bool) -> Images:
@@ -122,14 +131,36 @@ def repeated(images: Images, passes: int) -> Images:
     return images._replace(x=images.x.repeat(passes, 1), y=images.y.repeat(passes))
 
 
-def mlp(widths: Sequence[int], seed: int, *last: nn.Module) -> nn.Sequential:
-    """Returns linear layers with ReLU between them, then ``last``, with torch's initial weights."""
+def mlp(widths: Sequence[int], seed: int | None, *last: nn.Module) -> nn.Sequential:
+    """Returns linear layers with ReLU between them, then ``last``, with torch's initial weights.
+
+    They are drawn from a generator of this seed, or, if it is None, from torch's default generator.
+    """
     layers: list[nn.Module] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
         for inside, outside in pairwise(widths):
             layers += [nn.Linear(inside, outside), nn.ReLU()]
     return nn.Sequential(*layers[:-1], *last)
+
+
+def shuffled(rows: int, epochs: int, seed: int) -> Iterator[Tensor]:
+    """Yields a random order of the rows for each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        yield torch.randperm(rows, generator=generator)
+
+
+def loader_orders(rows: int, epochs: int) -> Iterator[Tensor]:
+    """Yields the order of the rows in each epoch of ``torch.utils.data.DataLoader(shuffle=True)``.
+
+    It draws two numbers an epoch from torch's default generator, in which it thereby advances as
+    the loader does: a base seed for its workers, and then the seed of the permutation.
+    """
+    for _ in range(epochs):
+        _, seed = (int(torch.empty((), dtype=torch.int64).random_()) for _ in range(2))
+        yield torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
 
 
 def train(
@@ -140,10 +171,9 @@ def train(
     optimizer: torch.optim.Optimizer,
     *,
     batch: int,
-    epochs: int,
-    seed: int,
+    orders: Iterable[Tensor],
+    before_step: Callable[[int], None] = lambda step: None,
     after_epoch: Callable[[int], None] = lambda epoch: None,
-    max_steps: int | None = None,
 ) -> NDArray[np.float64]:
     """Minimises loss(net(x), y) over shuffled batches; returns the loss of every batch.
 
@@ -153,32 +183,32 @@ def train(
         loss: a scalar from the output of the net and the classes of a batch.
         optimizer: of the parameters of the net, and of the loss if it has any.
         batch: rows per step; the last batch of an epoch may have fewer.
-        epochs: passes over all rows.
-        seed: of the order of the rows.
+        orders: for each epoch the indices of its rows, as ``shuffled`` yields them.
+        before_step: called with the number of steps taken so far.
         after_epoch: called with the number of completed epochs.
-        max_steps: number of steps after which to stop.
     """
-    generator = torch.Generator().manual_seed(seed)
-    losses = []
-    for epoch in range(epochs):
+    losses: list[float] = []
+    for epoch, order in enumerate(orders):
         net.train()
-        for rows in torch.randperm(len(y), generator=generator).split(batch):
+        for rows in order.split(batch):
+            before_step(len(losses))
             optimizer.zero_grad(set_to_none=True)
             value = loss(net(x[rows]), y[rows])
             value.backward()
             optimizer.step()
             losses.append(value.item())
-            if len(losses) == max_steps:
-                return np.array(losses)
         after_epoch(epoch + 1)
     return np.array(losses)
 
 
 def log_probs(net: nn.Module, x: Tensor) -> Tensor:
     """Returns log probabilities of the classes, (N, C), of a net that returns these or logits."""
+    training = net.training
     net.eval()
     with torch.no_grad():
-        return torch.cat([torch.log_softmax(net(part), -1) for part in x.split(4096)])
+        log_p = torch.cat([torch.log_softmax(net(part), -1) for part in x.split(4096)])
+    net.train(training)
+    return log_p
 
 
 def evaluate(net: nn.Module, images: Images) -> tuple[float, float]:

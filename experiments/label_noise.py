@@ -54,7 +54,16 @@ from torch.nn import functional as F
 
 from mdn.functional import deformed_nll_loss, nll_ratio_loss
 
-from ._classification import DATA, Images, load_images, log_probs, mean_and_error, mlp, train
+from ._classification import (
+    DATA,
+    Images,
+    load_images,
+    log_probs,
+    mean_and_error,
+    mlp,
+    shuffled,
+    train,
+)
 from ._palette import BLACK, BLUE, GREEN, PURPLE, SKY_BLUE, VERMILLION
 
 __all__ = ["MINUTES", "DATA", "Mislabelling", "flip", "report", "run"]
@@ -217,7 +226,7 @@ def _one(
             return deformed_nll_loss(logits, target, q)
 
     optimizer = torch.optim.Adam(groups, RATE, fused=True)
-    train(net, x, noisy, loss, optimizer, batch=batch, epochs=epochs, seed=seed)
+    train(net, x, noisy, loss, optimizer, batch=batch, orders=shuffled(len(noisy), epochs, seed))
     predicted = log_probs(net, x).argmax(-1)
     wrong = noisy != clean
     validation = flip(images.y[others], rate, seed + 1000)
