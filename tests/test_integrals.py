@@ -523,6 +523,50 @@ def test_merge_chooses_rows_one_by_one_by_runnalls_bound() -> None:
         np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-10)
 
 
+def test_merge_of_a_large_mixture_joins_what_a_search_of_all_pairs_does() -> None:
+    """120 components, two rows at once, in D = 1 and in D = 2."""
+    gen = seeded(5)
+    for d in (1, 2):
+        logits = 2 * torch.randn(2, 120, generator=gen, dtype=F64)
+        loc = torch.randn(2, 120, d, generator=gen, dtype=F64)
+        scale = (0.5 * torch.randn(2, 120, d, generator=gen, dtype=F64)).exp()
+        dist = GaussianMixture(logits, loc, scale)
+        less = dist.merge(7)
+        for row in range(2):
+            w, means = dist.weights[row].numpy(), loc[row].numpy()
+            covs = np.stack([np.diag(s**2) for s in scale[row].numpy()])
+            part = w * np.linalg.slogdet(covs)[1]
+            for _ in range(120 - 7):
+                total = w[:, None] + w
+                gap = means[:, None] - means
+                both = w[:, None, None] * covs
+                both = both[:, None] + both
+                between = (w[:, None] * w / total)[..., None, None] * (
+                    gap[..., :, None] * gap[..., None, :]
+                )
+                joint = (both + between) / total[..., None, None]
+                cost = total * np.linalg.slogdet(joint)[1] - part[:, None] - part
+                cost[np.tril_indices(len(w))] = INF
+                i, j = np.unravel_index(cost.argmin(), cost.shape)
+                w[i], means[i], covs[i], part[i] = (
+                    total[i, j], means[i] + w[j] / total[i, j] * (means[j] - means[i]), joint[i, j],
+                    total[i, j] * np.linalg.slogdet(joint[i, j])[1],
+                )  # fmt: skip
+                w, means, covs, part = (np.delete(a, j, 0) for a in (w, means, covs, part))
+            for got, want in ((less.weights, w), (less.loc, means), (less.covariance_matrix, covs)):
+                np.testing.assert_allclose(got[row].numpy(), want, rtol=1e-9, atol=1e-12)
+
+
+def test_merge_of_parameters_that_are_not_finite_ends() -> None:
+    """A row of a diverged network is NaN, the row beside it is what it was."""
+    dist = make("scale", 2, k=6, d=1)
+    loc = dist.loc.clone()
+    loc[0, 2] = float("nan")
+    less = GaussianMixture(dist.logits, loc, dist.scale, validate_args=False).merge(3)
+    assert bool(less.loc[0].isnan().any())
+    torch.testing.assert_close(less.loc[1], dist[1].merge(3).loc)
+
+
 @each_kind
 def test_merge_of_identical_components_changes_nothing(kind: str) -> None:
     """Three times the same Gaussian is that Gaussian."""

@@ -1328,3 +1328,24 @@ def test_modes_of_241_components_are_those_of_a_dense_scan() -> None:
     modes = modes[~modes.isnan()].sort().values
     assert len(modes) == len(peaks) > 20
     torch.testing.assert_close(modes, x[peaks], rtol=0, atol=1e-4)
+
+
+def test_modes_of_100_random_logit_normal_mixtures_are_those_of_a_dense_scan() -> None:
+    """Scales from 0.05 to 4, also with modes towards both ends of the interval."""
+    g = torch.Generator().manual_seed(7)
+    logits, loc, spread = (torch.randn(100, 5, generator=g).double() for _ in range(3))
+    loc, scale = 2.0 * loc, (1.2 * spread - 0.7).exp().clamp(0.05, 4.0)
+    dist = Mixture(logits, LogitNormal(loc, scale))
+    places = torch.special.logit(dist.modes().loc[..., 0])
+    total = 0
+    for i in range(100):
+        low = float((loc[i] - scale[i].square()).min()) - 1.0
+        u = np.linspace(low, float((loc[i] + scale[i].square()).max()) + 1.0, 100_001)
+        parts = scipy.stats.norm.logpdf(u[:, None], loc[i], scale[i]) + dist.logits[i].numpy()
+        log_p = scipy.special.logsumexp(parts, axis=1) + np.logaddexp(0, u) + np.logaddexp(0, -u)
+        peaks = u[1:-1][(log_p[1:-1] > log_p[:-2]) & (log_p[1:-1] > log_p[2:])]
+        found = places[i][~places[i].isnan()].sort().values
+        assert len(found) == len(peaks)
+        np.testing.assert_allclose(found.numpy(), peaks, atol=1e-3)
+        total += len(peaks)
+    assert total > 150

@@ -53,9 +53,8 @@ class LinkedLaw(MixtureLaw):
         return torch.sigmoid(u) if self.is_logit else u.exp()
 
     def _density(self) -> Parameters:
-        """The density of y as a Gaussian mixture of u."""
-        powers = {-1.0: 1.0, 0.0: 2.0, 1.0: 1.0} if self.is_logit else {-1.0: 1.0}
-        return tilted(self.latent, powers)
+        """What the density of y is computed from, as that of a mixture of u."""
+        return self.latent if self.is_logit else tilted(self.latent, {-1.0: 1.0})
 
     def icdf(self, p: Tensor, given: torch.dtype = torch.float64) -> Tensor:
         more = (None,) * (p.ndim + 1 - self.log_w.ndim)
@@ -64,12 +63,16 @@ class LinkedLaw(MixtureLaw):
 
     def modes(self) -> tuple[Tensor, Tensor]:
         log_w, loc, scale = self._density()
-        place, height = mixture_modes(log_w, loc.unsqueeze(-1), scale[..., None, None])
+        place, height = mixture_modes(
+            log_w, loc.unsqueeze(-1), scale[..., None, None], logit=self.is_logit
+        )
         place = self._to_y(place.squeeze(-1))
         return padded(place, self.n_components), padded(height, self.n_components)
 
     def hdr(self, coverage: float) -> tuple[Tensor, Tensor]:
-        intervals, log_level = mixture_hdr(self._density(), self.latent, coverage)
+        intervals, log_level = mixture_hdr(
+            self._density(), self.latent, coverage, logit=self.is_logit
+        )
         return padded(self._to_y(intervals), self.n_components, -2), log_level
 
     def crps(self, y: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,51 +13,67 @@ from ._covariance import Covariance, Diagonal, Full
 
 __all__ = ["merged"]
 
-_CHUNK = 1 << 23  # numbers a working array may hold: 64 MiB
+_CHUNK = 1 << 18  # numbers a working array may hold: 2 MiB
+_SHRINK = 0.8  # groups that are left, as a share of the columns, when the joined ones are dropped
+_LEAST = 1e-300  # weight of a component that has none, which is joined before all others
+_MOST_NATS = 1e6  # of the logarithm of a determinant
 
 
 def merged(
     logits: Tensor, loc: Tensor, scale: Tensor, covariance: Tensor, n: int
 ) -> tuple[Tensor, Tensor, Covariance]:
     """Logits (*, n), means (*, n, D) and covariances of n groups of the K components."""
-    k, d = loc.shape[-2:]
+    batch, (k, d) = loc.shape[:-2], loc.shape[-2:]
     with torch.no_grad():
         label = _labels(
-            logits.reshape(-1, k).double().exp(),
-            loc.reshape(-1, k, d).double(),
-            covariance.reshape(-1, k, d, d).double(),
-            n,
-        )
-        member = torch.nn.functional.one_hot(label.reshape(logits.shape), n).bool()  # (*, K, n)
-    log_w = torch.where(member, logits.unsqueeze(-1), -math.inf)
-    dead = log_w.amax(-2) == -math.inf  # (*, n); of nothing but -inf the gradient would be NaN
-    out = torch.logsumexp(log_w.masked_fill(dead.unsqueeze(-2), 0.0), -2)
-    out = out.masked_fill(dead, -math.inf)
+            logits.reshape(-1, k), loc.reshape(-1, k, d), covariance.reshape(-1, k, d, d), n
+        ).reshape(*batch, k)
+        # of each group, the component of most weight
+        top = logits.new_full((*batch, n), -math.inf).scatter_reduce(-1, label, logits, "amax")
+        numbered = (logits == top.gather(-1, label)) * torch.arange(k, device=label.device)
+        lead = label.new_zeros(*batch, n).scatter_reduce(-1, label, numbered, "amax")
+
+    def total(a: Tensor) -> Tensor:
+        """Sums (*, n, ...) over the groups of a (*, K, ...)."""
+        more = a.ndim - label.ndim
+        index = label[(..., *(None,) * more)].expand(a.shape)
+        return a.new_zeros(*batch, n, *a.shape[a.ndim - more :]).scatter_add(-1 - more, index, a)
+
+    def each(a: Tensor) -> Tensor:
+        """What each component's group has, (*, K, ...), of a (*, n, ...)."""
+        more = a.ndim - label.ndim
+        index = label[(..., *(None,) * more)].expand(*label.shape, *a.shape[a.ndim - more :])
+        return a.gather(-1 - more, index)
+
+    dead = top == -math.inf  # (*, n); of nothing but -inf the gradient would be NaN
+    top = top.masked_fill(dead, 0.0)
+    sums = total((logits - each(top)).exp())
+    out = (sums.masked_fill(dead, 1.0).log() + top).masked_fill(dead, -math.inf)
     # share of each component in its group; a group of weight 0 takes equal ones
-    equal = torch.where(dead.unsqueeze(-2), member / member.sum(-2, keepdim=True), 0.0)
-    share = (log_w - out.masked_fill(dead, 0.0).unsqueeze(-2)).exp() + equal
-    heaviest = share.detach().argmax(-2).unsqueeze(-1).expand(*dead.shape, d)
-    origin = loc.detach().gather(-2, heaviest)  # (*, n, D), so that a common offset does not cancel
-    gap = loc.unsqueeze(-2) - origin.unsqueeze(-3)  # (*, K, n, D)
-    gap = gap.masked_fill(~member.unsqueeze(-1), 0.0)
-    shift = (share.unsqueeze(-1) * gap).sum(-3)  # (*, n, D)
-    gap = (gap - shift.unsqueeze(-3)).masked_fill(~member.unsqueeze(-1), 0.0)
+    lost = each(dead)
+    equal = torch.where(lost, 1.0 / each(total(torch.ones_like(logits))), 0.0)
+    share = (logits - each(out.masked_fill(dead, 0.0))).exp() + equal
+    share_d = share.unsqueeze(-1)
+    # from the lead, so that a common offset does not cancel
+    origin = loc.detach().gather(-2, lead.unsqueeze(-1).expand(*batch, n, d))  # (*, n, D)
+    gap = loc - each(origin)  # (*, K, D)
+    shift = total(share_d * gap)
+    gap = gap - each(shift)
     if d == 1:
-        within = share.unsqueeze(-1) * (scale.square().unsqueeze(-2) + gap.square())
-        return out, origin + shift, Diagonal(within.sum(-3).sqrt())
-    within = torch.einsum("...kn,...kij->...nij", share, covariance)
-    between = torch.einsum("...kn,...kni,...knj->...nij", share, gap, gap)
-    return out, origin + shift, Full(torch.linalg.cholesky(within + between))
+        within = total(share_d * (scale.square() + gap.square()))
+        return out, origin + shift, Diagonal(within.sqrt())
+    both = covariance + gap.unsqueeze(-1) * gap.unsqueeze(-2)
+    return out, origin + shift, Full(torch.linalg.cholesky(total(share_d.unsqueeze(-1) * both)))
 
 
-def _labels(weights: Tensor, loc: Tensor, covariance: Tensor, n: int) -> Tensor:
+def _labels(logits: Tensor, loc: Tensor, covariance: Tensor, n: int) -> Tensor:
     """Which of n groups each component joins, (rows, K), by Runnalls' greedy rule.
 
     Repeatedly, the two groups are joined whose merging costs least: the bound
     ``(w_i + w_j) log|S_ij| - w_i log|S_i| - w_j log|S_j|`` on twice the divergence it causes.
 
     Args:
-        weights: (rows, K); loc: (rows, K, D); covariance: (rows, K, D, D).
+        logits: log weights, (rows, K); loc: (rows, K, D); covariance: (rows, K, D, D).
         n: groups to end with.
 
     References:
@@ -63,99 +81,125 @@ def _labels(weights: Tensor, loc: Tensor, covariance: Tensor, n: int) -> Tensor:
         Aerosp. Electron. Syst. 43 (2007), eq. 21.
     """
     k, d = loc.shape[1:]
-    step = max(1, _CHUNK // (k * k * d * d))
-    parts = [
-        _groups(weights[i : i + step], loc[i : i + step], covariance[i : i + step], n)
-        for i in range(0, len(loc), step)
-    ]
-    return torch.cat(parts) if parts else weights.new_zeros(0, k, dtype=torch.long)
+    step = max(1, _CHUNK // (k * d * d))
+    label = torch.empty(logits.shape, dtype=torch.long, device=logits.device)
+    for i in range(0, len(loc), step):
+        part = slice(i, i + step)
+        rows_last = (a[part].transpose(0, 1).double() for a in (logits, loc, covariance))
+        label[part] = _joined_down(_Groups.of(*rows_last), n).t()
+    return label
 
 
-def _groups(w: Tensor, loc: Tensor, cov: Tensor, n: int) -> Tensor:
-    rows, k = w.shape
-    row = torch.arange(rows, device=w.device)
-    label = torch.arange(k, device=w.device).expand(rows, k).clone()
-    w, loc, cov = w.clone(), loc.clone(), cov.clone()
-    open_ = torch.ones_like(w, dtype=torch.bool)
-    log_det = _log_det(cov)
-    cost = _cost(
-        w.unsqueeze(2),
-        loc.unsqueeze(2),
-        cov.unsqueeze(2),
-        log_det.unsqueeze(2),
-        w.unsqueeze(1),
-        loc.unsqueeze(1),
-        cov.unsqueeze(1),
-        log_det.unsqueeze(1),
-    )  # (rows, K, K)
-    above = torch.ones(k, k, device=w.device).triu(1).bool()
-    cost = torch.where(above, cost, math.inf)
-    # of each group, the one after it with which it is joined at the least cost
-    partner = cost.argmin(2)
-    least = cost.gather(2, partner.unsqueeze(2)).squeeze(2)
-    place = torch.arange(k, device=w.device)
-    for _ in range(k - n):
-        i = least.argmin(1)
-        j = partner[row, i]  # i < j
-        w[row, i], loc[row, i], cov[row, i] = _joined(
-            w[row, i], loc[row, i], cov[row, i], w[row, j], loc[row, j], cov[row, j]
-        )
-        log_det[row, i] = _log_det(cov[row, i])
-        label = torch.where(label == j.unsqueeze(1), i.unsqueeze(1), label)
-        open_[row, j] = False
-        cost[row, j, :] = math.inf
-        cost[row, :, j] = math.inf
-        one = _cost(
-            w[row, i, None],
-            loc[row, i, None],
-            cov[row, i, None],
-            log_det[row, i, None],
-            w,
-            loc,
-            cov,
-            log_det,
-        )  # (rows, K)
-        one = torch.where(open_, one, math.inf)
-        own, gone = i.unsqueeze(1), j.unsqueeze(1)
-        before = place < own
-        cost[row, :, i] = torch.where(before, one, math.inf)
-        cost[row, i, :] = torch.where(place > own, one, math.inf)
-        # groups whose partner has changed look for another; to the rest, the new one may be better
-        stale = open_ & ((partner == own) | (partner == gone) | (place == own))
-        better = before & ((one < least) | ((one == least) & (own < partner)))
-        least = torch.where(better, one, least)
-        partner = torch.where(better, own, partner)
-        least[row, j] = math.inf
-        at = stale.nonzero(as_tuple=True)
-        costs = cost[at]
-        partner[at] = found = costs.argmin(1)
-        least[at] = costs.gather(1, found.unsqueeze(1)).squeeze(1)
-    # labels are components that survive; number them from 0
-    number = (open_.cumsum(1) - 1).clamp(min=0)
-    return number.gather(1, label)
+@dataclass
+class _Groups:
+    """Groups of components, (K, rows) each: rows come last, so that sums over groups are fast.
+
+    Attributes:
+        w: weights, positive.
+        loc: means, (K, rows, D).
+        spread: weights times covariances, (K, rows, D, D).
+        part: weights times the logs of the determinants of the covariances; -inf for a group that
+            another one has taken, so that to join it costs inf.
+    """
+
+    w: Tensor
+    loc: Tensor
+    spread: Tensor
+    part: Tensor
+
+    @classmethod
+    def of(cls, log_w: Tensor, loc: Tensor, cov: Tensor) -> _Groups:
+        # whatever is not finite is kept apart from what ends a loop
+        w = log_w.exp().nan_to_num(0.0).clamp(min=_LEAST).contiguous()
+        loc, cov = loc.nan_to_num().contiguous(), cov.nan_to_num(1.0).contiguous()
+        return cls(w, loc, w[..., None, None] * cov, w * _log_det(cov))
+
+    def __getitem__(self, index: Any) -> _Groups:
+        return _Groups(self.w[index], self.loc[index], self.spread[index], self.part[index])
+
+    def __setitem__(self, index: Any, new: _Groups) -> None:
+        self.w[index], self.loc[index] = new.w, new.loc
+        self.spread[index], self.part[index] = new.spread, new.part
+
+    def joined(self, other: _Groups) -> _Groups:
+        """Both together."""
+        w, spread = self._both(other)
+        loc = self.loc + (other.w / w).unsqueeze(-1) * (other.loc - self.loc)
+        return _Groups(w, loc, spread, w * _log_det(spread / w[..., None, None]))
+
+    def cost(self, other: _Groups) -> Tensor:
+        """What it costs to join them."""
+        w, spread = self._both(other)
+        log_det = _log_det(spread.div_(w[..., None, None]))
+        return log_det.mul_(w).sub_(self.part).sub_(other.part)
+
+    def _both(self, other: _Groups) -> tuple[Tensor, Tensor]:
+        """Weight and spread of two together."""
+        w = self.w + other.w
+        product = (self.w * other.w).div_(w)[..., None, None]
+        gap = other.loc - self.loc
+        if gap.shape[-1] == 1:
+            between = gap.square_().unsqueeze(-1).mul_(product)
+        else:
+            between = gap.unsqueeze(-1) * gap.unsqueeze(-2) * product
+        return w, between.add_(other.spread).add_(self.spread)
 
 
-def _joined(
-    w: Tensor, loc: Tensor, cov: Tensor, v: Tensor, loc_v: Tensor, cov_v: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight, mean and covariance of two components taken together."""
-    total = w + v
-    share = torch.where(total > 0, v / total, 0.5)[..., None]
-    gap = loc_v - loc
-    outer = gap.unsqueeze(-1) * gap.unsqueeze(-2)
-    s = share.unsqueeze(-1)
-    return total, loc + share * gap, cov + s * (cov_v - cov) + s * (1 - s) * outer
+def _joined_down(groups: _Groups, n: int) -> Tensor:
+    """The number of its group for each component, (K, rows).
+
+    ``bound`` says what joining a group to any other costs at least.  In each step a group of every
+    row is looked at, the one of the least bound: if its best partner costs no more than any bound,
+    no pair of the row costs less, and the two are joined; else that cost is its bound.  So no
+    matrix of costs is stored, and few costs are computed twice.
+    """
+    k, rows = groups.w.shape
+    row = torch.arange(rows, device=groups.w.device)
+    bound = _least_costs(groups)
+    name = torch.arange(k, device=row.device).unsqueeze(1).expand(k, rows)  # of the columns
+    taken_by = name.clone()
+    left = torch.full_like(row, k)
+    look_at = bound.argmin(0)
+    while (most := int(left.max())) > n:
+        if most <= _SHRINK * len(bound):
+            order = (groups.part == -math.inf).byte().argsort(dim=0, stable=True)[:most]
+            look_at = (order == look_at).byte().argmax(0)
+            groups, bound, name = groups[order, row], bound[order, row], name[order, row]
+        cost = groups[look_at, row].cost(groups)
+        cost[look_at, row] = math.inf
+        least, partner = cost.min(0)
+        torch.minimum(bound, cost, out=bound)  # those to a group that is new
+        bound[look_at, row] = least
+        lowest, best = bound.min(0)
+        own = ((left > n) & ~(least > lowest)).nonzero().squeeze(1)
+        pair = look_at[own], partner[own]
+        first, second = (torch.minimum(*pair), own), (torch.maximum(*pair), own)
+        groups[first] = groups[first].joined(groups[second])
+        groups.part[second] = -math.inf
+        bound[second] = math.inf
+        taken_by[name[second], own] = name[first]
+        left[own] -= 1
+        best[own] = first[0]
+        look_at = best
+    # a group is taken by one of a smaller number: number those that are left from 0
+    number = (taken_by == torch.arange(k, device=row.device).unsqueeze(1)).cumsum(0) - 1
+    for i in range(k):
+        number[i] = torch.where(taken_by[i] == i, number[i], number[taken_by[i], row])
+    return number
 
 
-def _cost(
-    w: Tensor, loc: Tensor, cov: Tensor, log_det: Tensor,
-    v: Tensor, loc_v: Tensor, cov_v: Tensor, log_det_v: Tensor,
-) -> Tensor:  # fmt: skip
-    total, _, joint = _joined(w, loc, cov, v, loc_v, cov_v)
-    return total * _log_det(joint) - w * log_det - v * log_det_v
+def _least_costs(groups: _Groups) -> Tensor:
+    """What joining each group to the best other one costs."""
+    out = torch.full_like(groups.w, math.inf)
+    for shift in range(1, len(out)):
+        cost = groups[shift:].cost(groups[:-shift])
+        for part in (out[shift:], out[:-shift]):
+            torch.minimum(part, cost, out=part)
+    return out
 
 
 def _log_det(cov: Tensor) -> Tensor:
     if cov.shape[-1] == 1:
-        return cov[..., 0, 0].log()
-    return 2 * torch.linalg.cholesky(cov).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return cov[..., 0, 0].log().clamp_(-_MOST_NATS, _MOST_NATS)
+    log_det = 2 * torch.linalg.cholesky(cov).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return log_det.clamp_(-_MOST_NATS, _MOST_NATS)

@@ -19,6 +19,14 @@ since what multiplies it is positive.  :math:`N(0) = a`,
 Taylor's theorem then says that N has no zero on the cell if
 :math:`|a| > |N'(0)| h + B h^2 / 2`, and is monotone if :math:`|N'(0)| > B h`.  A component that is
 far from the cell or light has a small :math:`r_k E_k`: it does not divide the cell any further.
+
+The density of y = sigmoid(u) is that of u times :math:`g = 2 + e^u + e^{-u}`, and
+:math:`(\log g)' = t = \tanh(u / 2)`.  With M the sum N without its first factors, the sign is that
+of :math:`G = N + t M`, for which :math:`G(0) = a + t`, :math:`G'(0) = N'(0) + t'`, and
+
+.. math:: |G''(u)| \le B + \sum_k r_k E_k \left(D_k^2 + |q_k - \bar q| + D_k + 1/5\right)
+
+since :math:`M'(0) = 0`, :math:`|t| \le 1`, :math:`|t'| \le 1/2` and :math:`|t''| < 1/5`.
 """
 
 from __future__ import annotations
@@ -48,25 +56,30 @@ Parameters = tuple[Tensor, Tensor, Tensor]  # log weights, means and scales, (*,
 
 
 class Mixtures(NamedTuple):
-    """n mixtures, (n, K) each; weights need not add up to 1."""
+    """n mixtures, (n, K) each; weights need not add up to 1.
+
+    With ``logit`` they are of u, and the density that is looked at is that of y = sigmoid(u).
+    """
 
     log_w: Tensor
     loc: Tensor
     scale: Tensor
     inverse: Tensor  # of the scale
     height: Tensor  # log_w - log(scale)
+    logit: bool = False
 
     @classmethod
-    def of(cls, log_w: Tensor, loc: Tensor, scale: Tensor) -> Mixtures:
+    def of(cls, log_w: Tensor, loc: Tensor, scale: Tensor, logit: bool = False) -> Mixtures:
         """Of parameters (*, K), in float64 and without gradients."""
         log_w, loc, scale = (
             a.detach().double().reshape(-1, a.shape[-1]) for a in (log_w, loc, scale)
         )
-        return cls(log_w, loc, scale, scale.reciprocal(), log_w - scale.log())
+        return cls(log_w, loc, scale, scale.reciprocal(), log_w - scale.log(), logit)
 
     def rows(self, part: slice | Tensor) -> Mixtures:
         """Some of them."""
-        return Mixtures(*(a[part] for a in self))
+        log_w, loc, scale, inverse, height = (a[part] for a in self[:5])
+        return Mixtures(log_w, loc, scale, inverse, height, self.logit)
 
 
 def row_chunks(rows: int, per_row: int) -> list[slice]:
@@ -85,6 +98,11 @@ def log_density(x: Tensor, row: Tensor, mixtures: Mixtures) -> tuple[Tensor, Ten
         at = row[part]
         own = mixtures.height[at], mixtures.loc[at], mixtures.inverse[at]
         out[:, part] = _log_density(x[part], *own)
+    if mixtures.logit:
+        t = torch.tanh(0.5 * x)
+        out[0] += x.abs() + 2.0 * torch.log1p(torch.exp(-x.abs()))
+        out[1] += t
+        out[2] += 0.5 * (1.0 - t * t)
     return out[0], out[1], out[2]
 
 
@@ -120,11 +138,13 @@ def _sign_changes(mixtures: Mixtures) -> tuple[Tensor, Tensor, Tensor]:
     """The row and a bracket, (Z) each, of every zero of the score; sorted.
 
     The score has one sign on an empty cell, which its centre shows; elsewhere it is taken where two
-    other cells meet.  Outside the range of the means the density is monotone.
+    other cells meet.  Outside the range of the means the density is monotone; with ``logit``,
+    outside that of the means less and plus the variances, where the score of u is larger than 1.
     """
     off = mixtures.log_w == -torch.inf
-    least = torch.where(off, torch.inf, mixtures.loc).amin(1)
-    most = torch.where(off, -torch.inf, mixtures.loc).amax(1)
+    beyond = mixtures.scale.square() if mixtures.logit else 0.0
+    least = torch.where(off, torch.inf, mixtures.loc - beyond).amin(1)
+    most = torch.where(off, -torch.inf, mixtures.loc + beyond).amax(1)
     row, low, high, kind, rising = _cells(least, most, mixtures)
     empty = kind == _EMPTY
     meet = ~empty[1:] & ~empty[:-1] & (row[1:] == row[:-1])
@@ -183,7 +203,8 @@ def _cells(least: Tensor, most: Tensor, mixtures: Mixtures) -> tuple[Tensor, ...
     closed = []
     while len(row):
         found = [
-            _judge(low[i], high[i], row[i], *parameters, work) for i in row_chunks(len(row), k)
+            _judge(low[i], high[i], row[i], *parameters, work, mixtures.logit)
+            for i in row_chunks(len(row), k)
         ]
         kind, rising = (torch.cat(a) for a in zip(*found, strict=True))
         middle = 0.5 * low + 0.5 * high
@@ -201,7 +222,7 @@ def _cells(least: Tensor, most: Tensor, mixtures: Mixtures) -> tuple[Tensor, ...
 
 def _judge(
     low: Tensor, high: Tensor, row: Tensor,
-    height: Tensor, loc: Tensor, precision: Tensor, work: Tensor,
+    height: Tensor, loc: Tensor, precision: Tensor, work: Tensor, logit: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Kind of each cell, 0 if it has to be divided, and whether the density rises at its centre.
 
@@ -223,7 +244,12 @@ def _judge(
     mean_q = torch.mul(r, q, out=x).sum(1, keepdim=True).div_(total)
     torch.mul(q, h, out=p).add_(torch.abs(d, out=e))  # P
     d.sub_(a).abs_()  # |l - a|
-    slope = torch.mul(r, d, out=x).mul_(d).sum(1, keepdim=True).div_(total).sub_(mean_q).abs_()
+    slope = torch.mul(r, d, out=x).mul_(d).sum(1, keepdim=True).div_(total).sub_(mean_q)
+    if logit:
+        t_c = torch.tanh(0.5 * centre)
+        a, slope = a + t_c, slope.add_(0.5 * (1.0 - t_c * t_c))
+        p.add_(1.0)
+    slope.abs_()
     torch.sub(q, mean_q, out=e)
     # the exponent is greatest at |l - a| / (q - mean q), or at the end
     torch.clamp(e, min=1e-300, out=x)
@@ -232,7 +258,11 @@ def _judge(
     narrowest = torch.where(r > _OWN * total, q, 0.0).amax(1, keepdim=True)
     e.abs_()
     torch.mul(e, h, out=t).add_(d)  # D
-    q.mul_(t).mul_(2.0)
+    if logit:
+        q.add_(0.5).mul_(t).mul_(2.0).add_(0.2)
+        narrowest = narrowest.clamp(min=1.0)  # poles at +-i pi
+    else:
+        q.mul_(t).mul_(2.0)
     bound = t.square_().add_(e).mul_(p).add_(q).mul_(r).sum(1, keepdim=True).div_(total)
     empty = a.abs() > slope * h + 0.5 * bound * h * h
     narrow = (h * h * narrowest < _NARROW**2) | (h <= _RESOLUTION * centre.abs())

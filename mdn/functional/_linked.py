@@ -21,8 +21,10 @@ from ._integrals import panels
 from ._numerics import LOG_2, SQRT_HALF, log_ndtr
 from ._quadrature import gauss_legendre
 
-__all__ = ["log_normal_crps", "logit_normal_crps", "logit_slope", "tilted"]
+__all__ = ["LOGIT", "log_normal_crps", "logit_normal_crps", "logit_slope", "tilted"]
 
+# powers of e^u and their factors in the inverse slope of the sigmoid
+LOGIT = {-1.0: 1.0, 0.0: 2.0, 1.0: 1.0}
 _NODES = 15  # of a panel
 _LONGEST = 4.0  # panel, beside the poles of the sigmoid at +-i pi
 _LARGEST_SCALE = 30.0  # up to which erfc does not underflow

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ._critical_points import Mixtures, Parameters, critical_points, log_density, row_chunks
+from ._linked import LOGIT, logit_slope, tilted
 from ._numerics import HALF_LOG_2PI, SQRT_HALF
 from ._quantile import mixture_icdf
 from ._roots import newton_root
@@ -28,10 +29,13 @@ _SADDLE = 1e-6  # D > 1: a point of larger upward curvature, in local widths, is
 _SAME_MODE = 1e-3  # D > 1: modes closer than this many scales are one
 
 
-def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+def mixture_modes(
+    log_w: Tensor, loc: Tensor, root: Tensor, *, logit: bool = False
+) -> tuple[Tensor, Tensor]:
     """All local maxima by falling density: (*, M, D) places and (*, M) log densities.
 
-    ``root`` (*, K, D, D) are lower triangular factors of the covariances.
+    ``root`` (*, K, D, D) are lower triangular factors of the covariances.  With ``logit``, D = 1,
+    the density is that of sigmoid(u), u of the mixture; places are those of u.
     """
     batch, (n_components, dims) = loc.shape[:-2], loc.shape[-2:]
     log_w = log_w.detach().double().reshape(-1, n_components)
@@ -41,7 +45,7 @@ def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Ten
     places, heights = [loc[:0]], [log_w[:0]]
     for part in _chunks(len(loc), per_row):
         if dims == 1:
-            flat = Mixtures.of(log_w[part], loc[part, :, 0], root[part, :, 0, 0])
+            flat = Mixtures.of(log_w[part], loc[part, :, 0], root[part, :, 0, 0], logit)
             x, is_mode, log_p = critical_points(flat)
             log_p = torch.where(is_mode, log_p, -math.inf)[:, ::2]
             x = x[:, ::2].unsqueeze(-1)
@@ -57,7 +61,9 @@ def mixture_modes(log_w: Tensor, loc: Tensor, root: Tensor) -> tuple[Tensor, Ten
     return place.reshape(*batch, place.shape[1], dims), height.reshape(*batch, place.shape[1])
 
 
-def mixture_hdr(density: Parameters, mass: Parameters, coverage: float) -> tuple[Tensor, Tensor]:
+def mixture_hdr(
+    density: Parameters, mass: Parameters, coverage: float, *, logit: bool = False
+) -> tuple[Tensor, Tensor]:
     """Highest-density regions, D = 1: the smallest set of the given probability.
 
     Args:
@@ -66,12 +72,13 @@ def mixture_hdr(density: Parameters, mass: Parameters, coverage: float) -> tuple
         mass: (*, L) each, of the probabilities; the same but where the density is that of a
             function of y.
         coverage: probability of the region.
+        logit: whether the density is that of sigmoid(u), u of the mixture; places are those of u.
 
     Returns:
         (*, M, 2) disjoint sorted intervals, and (*) the log density on their edges.
     """
     batch, same = mass[1].shape[:-1], density is mass
-    high, whole = Mixtures.of(*density), Mixtures.of(*mass)
+    high, whole = Mixtures.of(*density, logit), Mixtures.of(*mass, logit)
     intervals, levels = [high.loc.new_empty(0, 0, 2)], [high.loc.new_empty(0)]
     for part in _chunks(len(high.loc), high.loc.shape[1]):
         own = high.rows(part)
@@ -127,7 +134,9 @@ def _region(density: Mixtures, mass: Mixtures, coverage: float) -> tuple[Tensor,
         row, column = crossing.nonzero(as_tuple=True)
         at = edges[row, column], rows[row]
         height, slope, _ = log_density(*at, density)
-        if mass is not density:
+        if mass.logit:
+            height = height + logit_slope(at[0])
+        elif mass is not density:
             height = log_density(*at, mass)[0]
         score, rate = torch.zeros_like(edges), torch.zeros_like(edges)
         score[row, column], rate[row, column] = slope, height.exp() / slope.abs()
@@ -179,7 +188,7 @@ class _Slopes:
 
     def __init__(self, x: Tensor, log_p: Tensor, lowest: Tensor, mixtures: Mixtures) -> None:
         self.mixtures = mixtures
-        log_w, loc, scale = mixtures[:3]
+        log_w, loc, scale = tilted(mixtures[:3], LOGIT) if mixtures.logit else mixtures[:3]
         modes, peak = x[:, ::2], log_p[:, ::2]  # (n, M); missing ones have peak -inf
         valley, depth = x[:, 1::2], log_p[:, 1::2]  # (n, M - 1)
         modes = torch.where(peak == -math.inf, modes[:, :1], modes)
