@@ -21,6 +21,10 @@ def main(args: list[str] | None = None) -> int:
         return run(args)
     except KeyboardInterrupt:
         return _INTERRUPTED
+    finally:
+        # Python notes a KeyboardInterrupt that leaves code in a string, as dataclasses run it, and
+        # ``python -m`` would end by the signal although it was caught; more such code clears it
+        exec("")
 
 
 if __name__ == "__main__":

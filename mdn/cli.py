@@ -28,6 +28,7 @@ app = typer.Typer(
 _FIGURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps")
 
 _INTERRUPTED = 130  # 128 and the number of the signal, as shells have it
+_SENTENCES = ValueError, TypeError, OSError, ImportError, RuntimeError  # that speak for themselves
 
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 
@@ -139,7 +140,10 @@ def main(args: list[str] | None = None) -> int:
     except Exception as error:
         wrong_usage = hasattr(error, "format_message")  # a UsageError of click
         text = error.format_message() if wrong_usage else str(error)  # type: ignore[attr-defined]
-        print(f"mdn: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
+        told = " ".join(str(text).split())
+        if not told or not (wrong_usage or isinstance(error, _SENTENCES)):
+            told = f"{type(error).__name__}{told and f': {told}'}"
+        print(f"mdn: {told}", file=sys.stderr)
         return 2 if wrong_usage else 1
 
 

@@ -310,7 +310,7 @@ def _find_mnist(name: str, download: bool, timeout: float) -> Path:
         raise FileNotFoundError(f"MNIST is not here: {missing}; {cure}")
     try:
         import pooch
-    except ImportError:
+    except ModuleNotFoundError:
         raise OSError(
             f"MNIST is not here: {missing}, and pooch, which would download it, is not installed; "
             f"{cure}, or pip install mdn[data]"
@@ -328,7 +328,8 @@ def _find_mnist(name: str, download: bool, timeout: float) -> Path:
                 )
             )
         except (OSError, ValueError) as error:  # no answer, or not the file
-            failures.append(f"{mirror}: {type(error).__name__}")
+            reason = " ".join(str(error).split())
+            failures.append(f"{mirror}: {type(error).__name__}{reason and f' ({reason})'}")
     raise OSError(
         f"MNIST is not here: {missing}, and it could not be downloaded ({'; '.join(failures)}); "
         f"{cure}"

@@ -356,11 +356,11 @@ def test_mnist_is_downloaded_once_and_checked(
     assert len(list(cache.glob("train-*"))) == 2
     monkeypatch.setattr(mdn.datasets, "_MIRRORS", (url + "gone/",))
     np.testing.assert_array_equal(load_mnist().images, data.images)
-    with pytest.raises(OSError, match=r"could not be downloaded \(.*gone/: HTTPError\)"):
+    with pytest.raises(OSError, match=r"could not be downloaded \(.*gone/: HTTPError \(404 "):
         load_mnist(train=False)
     (few / "t10k-images-idx3-ubyte.gz").write_bytes(b"another file")
     monkeypatch.setattr(mdn.datasets, "_MIRRORS", (url,))
-    with pytest.raises(OSError, match=r"could not be downloaded .*: ValueError"):
+    with pytest.raises(OSError, match=r"could not be downloaded .*: ValueError .*hash"):
         load_mnist(train=False)
 
 

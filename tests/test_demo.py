@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -131,6 +132,27 @@ def test_wrong_usage_exits_2_in_one_line(
     assert said in error and error.count("\n") == 1 and error.startswith("mdn: ")
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("y must be\n finite"), "mdn: y must be finite"),
+        (KeyError("size"), "mdn: KeyError: 'size'"),  # 'size' alone would say nothing
+        (MemoryError(), "mdn: MemoryError"),
+    ],
+)
+def test_an_error_is_one_line_that_says_what_it_is(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kind of error is named where its text is no sentence."""
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == f"{line}\n"
+
+
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     """``--help`` exits 0; no argument at all shows the help and exits 2."""
     assert cli.main(["demo", "--help"]) == 0
@@ -183,28 +205,36 @@ def test_why_negative_quotes_the_demo(demo: Any) -> None:
 
 @pytest.mark.parametrize("module", ["mdn.cli", "torch"])
 @pytest.mark.parametrize("entry", ["-m mdn", "script"])
+@pytest.mark.parametrize("where", ["{}", "exec({!r})"], ids=["plain", "exec"])
 def test_ctrl_c_during_an_import_ends_the_command_silently(
-    module: str, entry: str, tmp_path: Path
+    module: str, entry: str, where: str, tmp_path: Path
 ) -> None:
-    """Exit status 130, nothing printed, as ``python -m mdn`` and as the script of the package."""
-    run = {
-        "-m mdn": "runpy.run_module('mdn', run_name='__main__', alter_sys=True)",
-        "script": "from mdn.__main__ import main; sys.exit(main())",
-    }[entry]
+    """Exit status 130, nothing printed, as ``python -m mdn`` and as the script of the package.
+
+    Also where the interrupt meets code in a string, as dataclasses run it: Python keeps a note of
+    that, and ``python -m`` would end by the signal (-2) although it was caught.
+    """
+    interrupt = "os.kill(os.getpid(), signal.SIGINT); [0 for _ in range(1000)]"
     code = f"""
-import os, runpy, signal, sys
+import os, signal, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
-            os.kill(os.getpid(), signal.SIGINT)
+            {where.format(interrupt)}
 
 sys.meta_path.insert(0, Finder())
-sys.argv = ["mdn", "demo", "--out", "out"]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore it
-{run}
 """
+    (tmp_path / "sitecustomize.py").write_text(code)
+    script = "import sys; from mdn.__main__ import main; sys.exit(main())"
+    options = ["-m", "mdn"] if entry == "-m mdn" else ["-c", script]
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, *options, "demo", "--out", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -27,6 +27,7 @@ from torch.distributions import (
     Gamma,
     Independent,
     LogNormal,
+    LowRankMultivariateNormal,
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
@@ -629,6 +630,7 @@ def test_torch_distributions_give_the_report_of_the_equal_mixture() -> None:
         Independent(Normal(loc[:, None], 0.3), 1),
         MixtureSameFamily(Categorical(torch.ones(60, 1).double()), Normal(loc[:, None], 0.3)),
         MultivariateNormal(loc[:, None], 0.09 * torch.eye(1).double()),
+        LowRankMultivariateNormal(loc[:, None], torch.zeros(60, 1, 1), torch.full((60, 1), 0.09)),
     ]
     for other in same:
         for target in (y, y[:, 0].numpy()):

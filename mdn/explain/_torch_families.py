@@ -10,6 +10,7 @@ from torch.distributions import (
     Categorical,
     Distribution,
     Independent,
+    LowRankMultivariateNormal,
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
@@ -44,9 +45,11 @@ def as_mixture(dist: Any) -> Any:
 
 
 def _gaussian_parameters(dist: Distribution) -> dict[str, Any] | None:
-    """Returns loc (*, D) and scale (*, D) or scale_tril (*, D, D) of Gaussians, else None."""
+    """Returns loc (*, D) of Gaussians and their scale (*, D) or covariance, else None."""
     if isinstance(dist, MultivariateNormal):
         return {"loc": dist.loc, "scale_tril": dist.scale_tril}
+    if isinstance(dist, LowRankMultivariateNormal):
+        return {"loc": dist.loc, "cov_factor": dist.cov_factor, "cov_diag": dist.cov_diag}
     base = dist.base_dist if isinstance(dist, Independent) else dist
     if not isinstance(base, Normal) or len(dist.event_shape) > 1:
         return None
@@ -61,6 +64,6 @@ def _mixture(logits: Tensor, components: Any) -> Mixture | None:
         found = mixture[:1] if mixture.batch_shape else mixture
         found.cdf(found.mean)
         found.modes()
-    except (TypeError, ValueError, NotImplementedError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError):  # torch says in many ways that it has none
         return None
     return mixture

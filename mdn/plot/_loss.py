@@ -81,14 +81,9 @@ def plot_history(
         ax.plot(best, judged[best], "o", markeredgewidth=1.8, zorder=4, label=label, **ring)
     if len(members) > 1:
         label = f"best epochs of the {len(members)} networks"
-        dash: dict[str, Any] = {
-            "color": look.BLACK,
-            "alpha": 0.5,
-            "markersize": 9,
-            "clip_on": False,
-        }
-        bottom = ax.get_xaxis_transform()
-        ax.plot(members, np.zeros(len(members)), "|", transform=bottom, label=label, **dash)
+        dash: dict[str, Any] = {"color": look.BLUE, "markersize": 12, "markeredgewidth": 1.5}
+        dash |= {"transform": ax.get_xaxis_transform(), "clip_on": False}
+        ax.plot(members, np.zeros(len(members)), "|", label=label, **dash)
 
     low, high, cut = _frame(train, val)
     away = max(low, -high, 0.0)

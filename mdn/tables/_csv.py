@@ -36,7 +36,7 @@ def read_csv(path: str | os.PathLike[str]) -> Any:
     """
     try:
         import pandas
-    except ImportError:
+    except ModuleNotFoundError:
         raise ImportError('a CSV file is read by pandas; pip install "mdn[tables]"') from None
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
