@@ -266,6 +266,24 @@ def test_weights_two_to_four_are_weights_one_to_two() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def test_copies_of_any_number_are_one_row_of_their_weight() -> None:
+    """Up to 13 copies, more than weights are written out as, give the model of the weights."""
+    X, y = rows()
+    count = 1 + np.arange(60) % 13
+    weighted = MDNRegressor(**SMALL).fit(X, y, sample_weight=count)
+    copies = MDNRegressor(**SMALL).fit(np.repeat(X, count, 0), np.repeat(y, count))
+    np.testing.assert_array_equal(copies.predict(X), weighted.predict(X))
+    assert copies.model_.held_out_nll[2] == 60
+
+
+def test_groups_that_separate_nothing_but_copies_are_none() -> None:
+    """A table written out twice, each time as one group, is the table."""
+    X, y = rows()
+    plain = MDNRegressor(**SMALL).fit(X, y).predict(X)
+    found = MDNRegressor(**SMALL).fit(np.repeat(X, 2, 0), np.repeat(y, 2), groups=[0, 1] * 60)
+    np.testing.assert_array_equal(found.predict(X), plain)
+
+
 def test_neither_order_nor_names_of_the_groups_play_a_part() -> None:
     """Permuted rows, and other labels for the same groups: one model bit for bit."""
     X, y, who = persons(6, 8)
@@ -430,5 +448,5 @@ def test_atoms_and_groups_and_copies_go_together() -> None:
     model = MDNRegressor(**{**SMALL, "max_epochs": 40}, atoms=[0.0])
     model.fit(X, y, groups=np.arange(len(y)) % 50)
     mean, error, count = model.model_.held_out_nll
-    assert count == len(y)
+    assert count == 200  # copies count once
     assert model.nll(X_new, y_new) == pytest.approx(mean, abs=4 * error)

@@ -72,7 +72,5 @@ def _off_atoms(rows: Rows, target: Target) -> Rows:
         if not inside.any():
             raise ValueError("eval_set must have rows whose y is none of the atoms; got none")
         val = val[0][inside], val[1][inside]
-    copies, groups = subset(rows.copies, off), subset(rows.groups, off)
-    return rows._replace(
-        x=rows.x[off], y=rows.y[off], weight=weight, copies=copies, groups=groups, val=val
-    )
+    groups = subset(rows.groups, off)
+    return rows._replace(x=rows.x[off], y=rows.y[off], weight=weight, groups=groups, val=val)

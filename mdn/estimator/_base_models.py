@@ -81,7 +81,6 @@ def fit_base_models(
     settings: Settings,
     *,
     n_columns: int,
-    copies: Codes | None,
     groups: Codes | None,
     previous: BaseModels | None,
     rng: np.random.Generator,
@@ -96,8 +95,6 @@ def fit_base_models(
         weight: (N,) or None.
         plan, settings: of the fit.
         n_columns: P.
-        copies: (N,) number of the distinct row, or None; of copies the processes take one, of
-            their weight, because a second one with the same noise would say that there is none.
         groups: (N,) numbers, or None; the rows of a group are in one fold.
         previous: of the last fit in a warm start, whose units are kept.
         rng: deals the rows over the folds.
@@ -115,9 +112,6 @@ def fit_base_models(
     means: Floats = np.empty((n_targets, n, 0))  # out of fold
     if plan.process_rows and n_columns <= _MAX_PROCESS_COLUMNS:
         rows, share = np.arange(n), weight
-        if copies is not None:
-            rows = np.unique(copies, return_index=True)[1]
-            share = np.bincount(copies, weight).astype(np.float64)
         if not plan.uses_process:
             some = np.random.default_rng(settings.seed).permutation(len(rows))[: plan.process_rows]
             rows, share = rows[some], None if share is None else share[some]
@@ -125,7 +119,6 @@ def fit_base_models(
         processes, found = _fit_processes(x, latent[rows], share, fold[rows], settings, report)
         low_noise = _oof_error(found[:, :, :1], latent[rows], share) < _LOW_NOISE
         if plan.uses_process:
-            found = found if copies is None else found[:, copies]
             models.processes, means = processes, found[:, :, :1]
             features += list(found)
     grown = None
@@ -150,8 +143,7 @@ def fit_base_models(
         means = np.concatenate([means, np.stack(tree_means)], 2)
         low_noise = plan.uses_process and _oof_error(means, latent, weight) < _LOW_NOISE
     if low_noise:
-        distinct = n if copies is None else int(copies.max()) + 1
-        plan = plan.with_longer_training(distinct, settings)
+        plan = plan.with_longer_training(n, settings)
     together = np.concatenate(features, 1)
     if previous is not None and len(previous.shift) == together.shape[1]:
         models.shift, models.scale = previous.shift, previous.scale

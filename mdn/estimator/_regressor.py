@@ -22,7 +22,7 @@ from ..nn import MIN_SCALE
 from ..prediction import n_rows, numeric_tensor, take_rows, warn_of_index
 from ..scoring import weighted_mean
 from ..tables import Columns
-from ..tables._folds import Codes, find_copies, group_codes, join_groups
+from ..tables._folds import Codes, find_copies, group_codes, join_groups, subset
 from ..train import History
 from ..warnings import DataWarning, once, warn
 from ._atoms import train_with_atoms
@@ -35,6 +35,7 @@ from ._validation import (
     checked_settings,
     checked_weight,
     checked_y,
+    collapsed,
     drawn_seed,
     expand_integer_weights,
     rounding_floor,
@@ -42,7 +43,6 @@ from ._validation import (
     warn_of_far_values,
     warn_of_repeated_x,
     warn_of_sample,
-    without_common_copies,
 )
 
 __all__ = ["MDNRegressor"]
@@ -255,13 +255,12 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         columns = Columns.fit(X) if start is None else self.columns_
         inputs, targets, weight, group = _sorted(columns.transform(X), targets, weight, group)
         copies = find_copies(inputs, targets)
-        if copies is not None and weight is None:
-            kept, copies = without_common_copies(copies)
-            inputs, targets = inputs[kept], targets[kept]
-            group = None if group is None else group[kept]
+        group = None if group is None else join_groups(group, copies)
+        if copies is not None:  # each becomes one row, of their weight
+            kept, weight = collapsed(copies, weight)
+            inputs, targets, group = inputs[kept], targets[kept], subset(group, kept)
         if group is None:
-            warn_of_repeated_x(inputs, copies)
-        group = join_groups(group, copies)
+            warn_of_repeated_x(inputs)
         target = Target.fit(targets, weight, self.target, self.resolution, self.atoms)
         target.check_covariance(self.covariance_type)
         seed = drawn_seed(self.random_state)
@@ -279,13 +278,12 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         val = None
         if eval_set is not None:
             val = self._checked_eval_set(eval_set, columns, target, targets.shape)
-        distinct = targets if copies is None else targets[np.unique(copies, return_index=True)[1]]
-        warn_of_sample(target, distinct, self.min_scale)
+        warn_of_sample(target, targets, self.min_scale)
         floor = self.min_scale
         if not target.likelihood_is_mass:
-            smooth = distinct[target.is_off_atoms(distinct)]
+            smooth = targets[target.is_off_atoms(targets)]
             floor = max(floor, rounding_floor(target.latent(smooth)))
-        rows = Rows(inputs, columns.numeric, targets, weight, copies, group, val)
+        rows = Rows(inputs, columns.numeric, targets, weight, group, val)
         settings = replace(settings, min_scale=floor, seed=seed)
         with threads(self.n_jobs), progress(bool(self.verbose)) as report:
             model = train_with_atoms(rows, target, settings, start=start, report=report)

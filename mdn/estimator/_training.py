@@ -37,14 +37,8 @@ class Rows(NamedTuple):
     numeric: NDArray[np.bool_]  # (P,) columns of numbers
     y: Floats  # (N,) or (N, D) as the target takes it
     weight: Floats | None  # (N,)
-    copies: Codes | None  # (N,) number of the distinct row, where some are equal
     groups: Codes | None  # (N,) rows of one group are held out together
     val: tuple[Floats, Floats] | None
-
-    @property
-    def distinct(self) -> int:
-        """Number of rows that are not copies of others."""
-        return len(self.x) if self.copies is None else int(self.copies.max()) + 1
 
 
 class _Inputs(NamedTuple):
@@ -110,9 +104,9 @@ def train(
     # them the choice between splits of the trees that are equally good
     latent = target.latent(rows.y).float().double()
     if start is None:
-        settings, todo = within(budget, z, latent, rows.x.shape[1], rows.distinct, settings)
+        settings, todo = within(budget, z, latent, rows.x.shape[1], len(z), settings)
     else:  # which has the same parts
-        todo = plan(rows.distinct, settings)
+        todo = plan(len(z), settings)
     base_models, features = BaseModels(), z[:, :0]
     if any(group.uses_trees for group in todo.groups):
         base_models, features, todo = fit_base_models(
@@ -122,7 +116,6 @@ def train(
             todo,
             settings,
             n_columns=rows.x.shape[1],
-            copies=rows.copies,
             groups=rows.groups,
             previous=start.base_models if start else None,
             rng=rng,

@@ -35,6 +35,7 @@ __all__ = [
     "checked_settings",
     "checked_weight",
     "checked_y",
+    "collapsed",
     "drawn_seed",
     "expand_integer_weights",
     "rounding_floor",
@@ -42,7 +43,6 @@ __all__ = [
     "warn_of_far_values",
     "warn_of_repeated_x",
     "warn_of_sample",
-    "without_common_copies",
 ]
 
 _PRESETS = ("default", "fast")
@@ -228,20 +228,22 @@ def expand_integer_weights(weight: Floats) -> tuple[NDArray[np.intp], Floats | N
     return used, weight
 
 
-def without_common_copies(copies: Codes) -> tuple[NDArray[np.intp], Codes | None]:
-    """Returns the rows that are left if the numbers of copies lose their common divisor.
+def collapsed(copies: Codes, weight: Floats | None) -> tuple[NDArray[np.intp], Floats | None]:
+    """Returns the first row of each set of copies, (M,) in order, and the weights of these rows.
 
-    Also the copies among those, None if no row is left twice: a table written out twice is the
-    table.
+    The weight of a row is that of all its copies, of mean 1; None where all are equal: a table
+    written out twice is the table.
 
     Args:
-        copies: (N,) number of the distinct row; equal rows are side by side.
+        copies: (N,) number of the distinct row.
+        weight: (N,) or None.
     """
-    _, first, counts = np.unique(copies, return_index=True, return_counts=True)
-    divisor = int(np.gcd.reduce(counts))
-    place = np.arange(len(copies)) - first[copies]  # among the copies of its row
-    kept = np.flatnonzero(place < counts[copies] // divisor)
-    return kept, copies[kept] if len(kept) > len(counts) else None
+    kept = np.unique(copies, return_index=True)[1]
+    total = np.bincount(copies, weight)
+    order = kept.argsort()
+    kept, total = kept[order], total[order]
+    equal = bool((total == total[0]).all())
+    return kept, None if equal else total * (len(total) / total.sum())
 
 
 def rounding_floor(y: Tensor) -> float:
@@ -255,9 +257,9 @@ def rounding_floor(y: Tensor) -> float:
     return worst
 
 
-def warn_of_repeated_x(x: Floats, copies: Codes | None) -> None:
+def warn_of_repeated_x(x: Floats) -> None:
     """Warns where most rows share their X with others, as repeated measurements do."""
-    share = repeats_in_x(x, copies)
+    share = repeats_in_x(x)
     if share > _MAX_REPEATED:
         warn(
             f"{share:.0%} of the rows have the X of another row and another y: if they are "

@@ -130,13 +130,11 @@ def find_copies(x: Floats, y: Floats) -> Codes | None:
     return row
 
 
-def repeats_in_x(x: Floats, copies: Codes | None) -> float:
-    """Returns the share of rows whose X another row has too, copies counted once.
+def repeats_in_x(x: Floats) -> float:
+    """Returns the share of rows, of which none is a copy, whose X another row has too.
 
     0 where X takes a few values, or rounded values alone: there it says nothing about the rows.
     """
-    if copies is not None:
-        x = x[np.unique(copies, return_index=True)[1]]
     counts = np.bincount(_runs(x))
     if len(counts) < _MIN_LEVELS or len(counts) == len(x):
         return 0.0
@@ -166,7 +164,7 @@ def join_groups(first: Codes | None, second: Codes | None) -> Codes | None:
     return at.argsort().argsort()[codes]
 
 
-def subset(codes: Codes | None, rows: NDArray[np.bool_]) -> Codes | None:
+def subset(codes: Codes | None, rows: NDArray[np.bool_] | Codes) -> Codes | None:
     """Returns the numbers of some rows, from 0 again; None where all or none of them differ."""
     if codes is None:
         return None
