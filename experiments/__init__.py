@@ -19,6 +19,7 @@ NAMES = (
     "mnist-cross-entropy",
     "optimizers",
     "softmax-losses",
+    "log-likelihood",
     "nllr",
     "label-noise",
     "image-head",

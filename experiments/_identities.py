@@ -1,9 +1,9 @@
-"""Both sides of identities between losses and likelihoods, computed independently."""
+"""Both sides of identities, computed independently, their table, and those of class losses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import integrate, special, stats
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 import mdn
@@ -19,19 +19,21 @@ import mdn
 from ._density import gaussian
 
 __all__ = [
+    "FITTED",
+    "FLOAT64",
+    "HALF_LOG_2PI",
     "SHAPES",
     "Row",
-    "row",
     "by_hand",
-    "maximum_likelihood",
-    "nll_of",
-    "breast_cancer",
     "classes",
-    "gradient",
-    "binary",
-    "prior",
     "entropy",
-    "squared_error",
+    "gradient",
+    "indexing",
+    "maximum_likelihood",
+    "one_double",
+    "row",
+    "summary",
+    "table",
 ]
 
 IGNORED = 2  # the class used as ignore_index
@@ -40,7 +42,6 @@ FLOAT32, FLOAT64 = 2e-6, 1e-12  # largest difference allowed, as a share of max(
 FITTED = 1e-6  # the same for the result of an iteration
 DIFFERENCES = 1e-8  # the same for a central difference: the square of its step, and rounding
 STEP = 1e-5
-PRIOR_WIDTHS = (0.1, 1.0, 10.0)
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 SHAPES: dict[str, tuple[int, ...]] = {  # of targets; 0 stands for the number of rows
     "()": (),
@@ -72,13 +73,16 @@ def maximum_likelihood(loss: Callable[[Tensor], Tensor], weights: Tensor) -> Ten
         )
         if failed:  # flat in some direction
             break
-        if float(slope @ step) < 1e-24 * max(1.0, float(loss(weights).abs())):
+        decrease, value = float(slope @ step), float(loss(weights).abs())
+        if decrease < 1e-24 * max(1.0, value) and decrease < 1e-6 * value:
             return weights
         size = 1.0
         while size > 1e-6 and loss(weights - size * step) > loss(weights):
             size /= 2
         if size <= 1e-6:  # the rest is rounding
-            return weights
+            if decrease < 1e-6 * value:
+                return weights
+            break  # a loss that falls towards 0 without end promises as much as it is at each step
         weights = weights - size * step
     raise ValueError("the likelihood must have a maximum; none was found in 100 steps")
 
@@ -103,6 +107,35 @@ def row(identity: str, left: ArrayLike, right: ArrayLike, tolerance: float, **mo
 def _array(value: ArrayLike | Tensor) -> np.ndarray:
     value = value.detach().numpy() if isinstance(value, Tensor) else value
     return np.asarray(value, dtype=np.float64)
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Returns how many identities hold, which do not, and what the columns of the tables are."""
+    failed = [row["identity"] for row in rows if not row["holds"]]
+    return [
+        f"{len(rows) - len(failed)} of {len(rows)} identities hold within their tolerance."
+        + (f" **These do not**: {'; '.join(failed)}." if failed else ""),
+        "",
+        "Where the two sides are arrays, the numbers are those of the entry that differs most. The "
+        "tolerance is relative to max(1, |value|): that of float32, of float64, of a finite "
+        "difference, or of an iterative fit.",
+    ]
+
+
+def table(rows: Sequence[Row], title: str) -> list[str]:
+    """Returns the lines of a table of identities, both sides in view, under its title."""
+    return [
+        "",
+        f"**{title}**",
+        "",
+        "| identity | left | right | difference | tolerance |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {row['identity']}{'' if row['holds'] else ' **(fails)**'} | {row['left']:.8g} | "
+            f"{row['right']:.8g} | {row['difference']:.1e} | {row['tolerance']:.0e} |"
+            for row in rows
+        ),
+    ]
 
 
 def classes(rows: int, generator: torch.Generator) -> Iterable[Row]:
@@ -208,99 +241,56 @@ def gradient(generator: torch.Generator) -> Iterable[Row]:
     )
 
 
-def binary() -> Iterable[Row]:
-    """Yields identities for two classes: log loss, log-odds, logistic regression."""
-    from sklearn.metrics import log_loss
-
-    x, t = breast_cancer()
-    w = maximum_likelihood(lambda w: nll_of(w, x, t), torch.zeros(x.shape[1]).double())
-    a = x @ w
-    p = torch.sigmoid(a)
-    reference = _logistic_regression(x, t, C=np.inf)
-    loss = F.binary_cross_entropy_with_logits(a, t)
-    two = F.cross_entropy(torch.stack([torch.zeros_like(a), a], -1), t.long())
-    yield row("BCEWithLogitsLoss(a) = CrossEntropyLoss of logits (0, a)", loss, two, FLOAT64)
+def indexing(rows: int, generator: torch.Generator) -> Iterable[Row]:
+    """Yields identities of NLLLoss, indexing of log-probabilities, and ``ignore_index = -100``."""
+    logits = 3 * torch.randn(rows, CLASSES, generator=generator, dtype=torch.float64)
+    y = torch.randint(CLASSES, (rows,), generator=generator)
+    logp, loss = logits.log_softmax(-1), F.cross_entropy(logits, y, reduction="none")
+    exact = -special.log_softmax(logits.numpy(), -1)[range(rows), y.numpy()]
+    for code, picked in {
+        "-logp[range(N), y]": -logp[range(rows), y],
+        "-logp.gather(1, y[:, None])[:, 0]": -logp.gather(1, y[:, None])[:, 0],
+        "-(logp * one_hot(y)).sum(1)": -(logp * F.one_hot(y, CLASSES)).sum(1),
+        "logits.logsumexp(1) - logits[range(N), y]": logits.logsumexp(1) - logits[range(rows), y],
+    }.items():
+        yield row(
+            f"{code} = NLLLoss(logp, y)", picked, F.nll_loss(logp, y, reduction="none"), FLOAT64
+        )
+    yield row("NLLLoss(logp, y) = SciPy's log_softmax, indexed", loss, exact, FLOAT64)
     yield row(
-        "BCEWithLogitsLoss = log(1 + exp(-s a)), s = 2t - 1",
-        loss,
-        np.logaddexp(0.0, -((2 * t - 1) * a).numpy()).mean(),
+        "logp[:, y] is another thing: (N, N), of which the loss is the diagonal",
+        -logp[:, y].diagonal(),
+        exact,
         FLOAT64,
     )
     yield row(
-        "BCEWithLogitsLoss = scikit-learn's log_loss", loss, log_loss(t.numpy(), p.numpy()), FLOAT64
+        "NLLLoss(softmax(a), y) = -mean p_t: a loss between -1 and 0, and no likelihood",
+        F.nll_loss(logits.softmax(-1), y),
+        -np.exp(-exact).mean(),
+        FLOAT64,
+    )
+    missing = torch.arange(rows) % 4 == 0  # rows without a label
+    marked = torch.where(missing, -100, y)
+    known = ~missing.numpy()
+    a = logits.clone().requires_grad_()
+    F.cross_entropy(a, marked).backward()
+    yield row(
+        "target -100 (the default ignore_index): mean over the other rows",
+        F.cross_entropy(logits, marked),
+        exact[known].mean(),
+        FLOAT64,
     )
     yield row(
-        "the logit is the log-odds: log p - log(1 - p) = a", special.logit(p.numpy()), a, 1e-9
+        "its loss with reduction='none' is 0",
+        F.cross_entropy(logits, marked, reduction="none"),
+        np.where(known, exact, 0.0),
+        FLOAT64,
     )
-    share = float(t.mean())
-    intercept = maximum_likelihood(lambda w: nll_of(w, x[:, :1], t), torch.zeros(1).double())
+    yield row("its gradient is 0", a.grad[missing], 0.0, FLOAT64)  # type: ignore[index]
     yield row(
-        "intercept alone, fitted = log-odds of the share of ones",
-        intercept,
-        special.logit(share),
-        FITTED,
-    )
-    weights = _weights(reference)
-    yield row("weights, Newton on -log_prob = LogisticRegression(C=inf)", w, weights, FITTED)
-    yield row(
-        "their mean NLL",
-        nll_of(w, x, t) / len(t),
-        log_loss(t.numpy(), reference.predict_proba(x[:, 1:].numpy())),
-        FITTED,
-    )
-    up = x.clone()
-    up[:, 1] += 1.0
-    yield row(
-        "a weight is the change of the log-odds for one unit of its feature",
-        special.logit(torch.sigmoid(up @ w).numpy()) - special.logit(p.numpy()),
-        w[1],
-        1e-9,
-    )
-    yield row("at the maximum the mean of (p - t) x is 0", (p - t) @ x / len(t), 0.0, 1e-9)
-
-
-def prior() -> Iterable[Row]:
-    """Yields identities of Gaussian priors on the weights of a logistic regression."""
-    x, t = breast_cancer()
-    start = torch.zeros(x.shape[1]).double()
-    for width in PRIOR_WIDTHS:
-        prior = Normal(torch.tensor(0.0).double(), width)  # of the weights; the intercept has none
-
-        def posterior(w: Tensor, prior: Normal = prior) -> Tensor:
-            return nll_of(w, x, t) - prior.log_prob(w[1:]).sum()
-
-        def penalised(w: Tensor, width: float = width) -> Tensor:
-            return nll_of(w, x, t) + w[1:].square().sum() / (2 * width**2)
-
-        w = maximum_likelihood(posterior, start)
-        reference = _weights(_logistic_regression(x, t, C=width**2))
-        case = f"prior of width {width:g}"
-        yield row(
-            f"{case}: posterior's maximum = LogisticRegression(C={width**2:g})",
-            w,
-            reference,
-            FITTED,
-        )
-        constant = (x.shape[1] - 1) * (HALF_LOG_2PI + math.log(width))
-        yield row(
-            f"{case}: -log posterior = penalised loss + constant",
-            posterior(w),
-            float(penalised(w)) + constant,
-            FLOAT64,
-        )
-    weights = nn.Parameter(torch.linspace(-1.0, 1.0, x.shape[1]).double())
-    rate, width = 1e-3, PRIOR_WIDTHS[1]
-    slope = torch.func.grad(lambda w: nll_of(w, x, t) - Normal(0.0, width).log_prob(w).sum())(
-        weights.detach()
-    )
-    by_prior = weights.detach() - rate * slope
-    optimizer = torch.optim.SGD([weights], lr=rate, weight_decay=1 / width**2)
-    nll_of(weights, x, t).backward()
-    optimizer.step()
-    yield row(
-        f"one step of SGD(weight_decay={1 / width**2:g}) = one on -log posterior",
-        weights,
-        by_prior,
+        "all targets -100: the sum is 0 (and the mean NaN, 0 / 0)",
+        F.cross_entropy(logits, torch.full_like(y, -100), reduction="sum"),
+        0.0,
         FLOAT64,
     )
 
@@ -324,8 +314,10 @@ def entropy(generator: torch.Generator) -> Iterable[Row]:
     )
     p, q = stats.norm(0.3, 0.2), stats.norm(0.1, 0.5)
     cross_entropy, _ = integrate.quad(lambda y: -p.pdf(y) * q.logpdf(y), -3, 3, epsabs=1e-13)
-    entropy = gaussian(_double([0.3]), _double([0.2])).entropy()
-    kl = kl_divergence(Normal(_double(0.3), _double(0.2)), Normal(_double(0.1), _double(0.5)))
+    entropy = gaussian(one_double([0.3]), one_double([0.2])).entropy()
+    kl = kl_divergence(
+        Normal(one_double(0.3), one_double(0.2)), Normal(one_double(0.1), one_double(0.5))
+    )
     yield row(
         "densities: -∫ p log q (quadrature) = GaussianMixture.entropy + KL(p ‖ q)",
         cross_entropy,
@@ -340,103 +332,6 @@ def entropy(generator: torch.Generator) -> Iterable[Row]:
     )
 
 
-def squared_error(rows: int, generator: torch.Generator) -> Iterable[Row]:
-    """Yields identities of squared error, GaussianNLLLoss and a mixture of one component."""
-    from sklearn.datasets import load_diabetes
-    from sklearn.linear_model import LinearRegression
-
-    # squared error, on the diabetes rows with its first four features
-    x, y = load_diabetes(return_X_y=True)
-    design = torch.from_numpy(np.column_stack([np.ones(len(x)), x[:, :4] / x[:, :4].std(0)]))
-    t, width = torch.from_numpy(y), 50.0
-
-    def likelihood(w: Tensor) -> Tensor:
-        return -Normal(design @ w, width).log_prob(t).mean()
-
-    def squares(w: Tensor) -> Tensor:
-        return F.mse_loss(design @ w, t)
-
-    w = maximum_likelihood(likelihood, torch.zeros(design.shape[1]).double())
-    line = LinearRegression(fit_intercept=False).fit(design.numpy(), y)
-    yield row(
-        "Gaussian NLL of fixed width = MSE / 2s² + log s + log(2π) / 2",
-        likelihood(w),
-        float(squares(w)) / (2 * width**2) + math.log(width) + HALF_LOG_2PI,
-        FLOAT64,
-    )
-    at = torch.ones_like(w)
-    yield row(
-        "its gradient = that of MSE / 2s²",
-        torch.func.grad(likelihood)(at),
-        torch.func.grad(squares)(at) / (2 * width**2),
-        FLOAT64,
-    )
-    yield row("its minimum = LinearRegression", w, line.coef_, FITTED)
-    rms = math.sqrt(float(squares(w)))
-    log_width = maximum_likelihood(
-        lambda v: -Normal(design @ w, v.exp()).log_prob(t).mean(), torch.full((1,), 4.0).double()
-    )
-    yield row(
-        "the most likely width = root mean square of the residuals", log_width.exp(), rms, FITTED
-    )
-
-    # torch's GaussianNLLLoss takes the variance, a mixture takes the scale
-    loc, raw, value = torch.randn(3, rows, 2, generator=generator, dtype=torch.float64)
-    scale = F.softplus(raw) + 0.05
-    nll = -gaussian(loc, scale).log_prob(value)  # (N,), summed over the two dimensions
-    reduced = {"none": nll, "sum": nll.sum(), "mean": nll.mean() / 2}
-    for reduction, right in reduced.items():
-        left = nn.GaussianNLLLoss(full=True, reduction=reduction)(loc, value, scale.square())
-        left = left.sum(-1) if reduction == "none" else left
-        yield row(
-            f"GaussianNLLLoss(full=True, {reduction}) = one-component mixture", left, right, FLOAT64
-        )
-    without_constant = nn.GaussianNLLLoss()(loc, value, scale.square())
-    yield row(
-        "without full=True it lacks log(2π) / 2: a density only up to a constant",
-        without_constant + HALF_LOG_2PI,
-        reduced["mean"],
-        FLOAT64,
-    )
-    narrow = torch.full((1, 1), 1e-4, dtype=torch.float64)  # variance 1e-8
-    clamped = nn.GaussianNLLLoss(full=True)(narrow * 0, narrow, narrow.square())
-    wider = gaussian(_double([0.0]), _double([math.sqrt(1e-6)]))
-    yield row(
-        "below eps = 1e-6 it takes eps for the variance, so that of the wider mixture",
-        clamped,
-        -wider.log_prob(narrow[0]),
-        FLOAT64,
-    )
-
-
-def breast_cancer() -> tuple[Tensor, Tensor]:
-    """Returns a column of ones and five standardised features, (N, 6), and the class, (N,)."""
-    from sklearn.datasets import load_breast_cancer
-
-    # with all 30 features the classes are linearly separable, and the likelihood has no maximum
-    x, t = load_breast_cancer(return_X_y=True)
-    x = x[:, [1, 4, 5, 8, 9]]
-    x = np.column_stack([np.ones(len(x)), (x - x.mean(0)) / x.std(0)])
-    return torch.from_numpy(x), torch.from_numpy(t).double()
-
-
-def nll_of(w: Tensor, x: Tensor, t: Tensor) -> Tensor:
-    """Returns the summed NLL of a logistic regression, nats."""
-    return -Bernoulli(logits=x @ w, validate_args=False).log_prob(t).sum()
-
-
-def _logistic_regression(x: Tensor, t: Tensor, **options: Any) -> Any:
-    """Returns scikit-learn's fit; its intercept takes the place of the column of ones."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(solver="newton-cholesky", tol=1e-12, max_iter=1000, **options)
-    return model.fit(x[:, 1:].numpy(), t.numpy())
-
-
-def _weights(model: Any) -> np.ndarray:
-    """Returns intercept and weights of a logistic regression, (F,)."""
-    return np.concatenate([model.intercept_, model.coef_[0]])
-
-
-def _double(value: Any) -> Tensor:
+def one_double(value: Any) -> Tensor:
+    """Returns a number or a list as a tensor in float64."""
     return torch.tensor(value, dtype=torch.float64)

@@ -3,7 +3,9 @@ r"""A negative loss is no sign of overfitting: one model in four units, a classi
 A density is probability per unit of y, so it may exceed 1, and then $-\log p$ is negative. In
 another unit, $c\,y$, the same model has another loss, $\text{NLL} + \log c$. Its predictions, for
 example its quantiles, do not change. The loss of a classifier is that of a probability, at most 1,
-so it cannot become negative; that of a likelihood *ratio* can.
+so it cannot become negative; that of a likelihood *ratio* can. A classifier whose `NLLLoss` is
+negative was given the output of `Softmax` in place of `LogSoftmax`: its loss is minus the mean
+probability of the true class, and no likelihood.
 
 So the sign of the loss is no evidence for or against a model, and `mdn.explain_nll` uses other
 criteria. Here it is applied to one good model in four units and to three models that were broken on
@@ -137,6 +139,20 @@ def report(numbers: dict[str, Any]) -> str:
         f"loss of the same predictions is {c['ratio_loss']:.3f} on average, and below 0 on "
         f"{c['share_ratio_below_zero']:.0%} of the rows: those with p > 1/2.",
         "",
+        "The same network trained by `NLLLoss` on the output of its last layer:",
+        "",
+        "| last layer | `NLLLoss` | true NLL | accuracy | mean highest probability |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {last} | {n['loss']:.3f} | {n['nll']:.3f} | {n['accuracy']:.3f} | "
+            f"{n['confidence']:.3f} |"
+            for last, n in c["by_nll_loss"].items()
+        ),
+        "",
+        "`explain_nll(network, X, y)` tells the two apart by the values that they return:",
+        "",
+        *(f"- {last}: *{n['said']}*" for last, n in c["by_nll_loss"].items()),
+        "",
         "The verdicts on the broken models:",
         "",
         "| model | NLL on training rows | NLL on held-out rows | verdict |",
@@ -209,6 +225,46 @@ def _classifier(seed: int, rows: Rows, val: Rows, new: Rows, fast: bool) -> dict
         "ratio_loss": float(ratio.mean()),
         "share_ratio_below_zero": float((ratio < 0).double().mean()),
         "share_mass_above_half": float((loss < math.log(2)).double().mean()),
+        "by_nll_loss": {
+            last: _by_nll_loss(seed, layer, binned(rows), binned(new), fast)
+            for last, layer in {"LogSoftmax": nn.LogSoftmax(1), "Softmax": nn.Softmax(1)}.items()
+        },
+    }
+
+
+def _by_nll_loss(seed: int, last: nn.Module, rows: Rows, new: Rows, fast: bool) -> dict[str, Any]:
+    """Returns scores of a network that NLLLoss trains on the output of its last layer, all rows."""
+
+    def build() -> nn.Module:
+        layers = (
+            nn.Linear(1, 32),
+            nn.SiLU(),
+            nn.Linear(32, 32),
+            nn.SiLU(),
+            nn.Linear(32, N_CLASSES),
+        )
+        return nn.Sequential(*layers, last)
+
+    net = seeded(seed, build)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(200 if fast else 500):
+        optimizer.zero_grad()
+        loss = nn.functional.nll_loss(net(rows[0]), rows[1])
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        output, log_p = net(new[0]), net[:-1](new[0]).log_softmax(1)
+    try:
+        mdn.explain_nll(net, *new)
+        said = "nothing"
+    except TypeError as error:  # it is a network that returns a tensor
+        said = str(error)
+    return {
+        "loss": float(nn.functional.nll_loss(output, new[1])),
+        "nll": float(nn.functional.nll_loss(log_p, new[1])),
+        "accuracy": float((log_p.argmax(1) == new[1]).double().mean()),
+        "confidence": float(log_p.exp().amax(1).mean()),
+        "said": said,
     }
 
 

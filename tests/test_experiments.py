@@ -196,6 +196,22 @@ def test_a_mass_has_no_negative_loss_and_its_ratio_has(
     assert classes["share_ratio_below_zero"] == classes["share_mass_above_half"] > 0
 
 
+def test_nll_loss_of_softmax_is_negative_and_no_likelihood(
+    signs: tuple[dict[str, Any], Path],
+) -> None:
+    """Minus a mean probability; the network is sure of itself, and the true NLL suffers."""
+    numbers = signs[0]
+    right, wrong = numbers["classifier"]["by_nll_loss"].values()
+    assert right["loss"] == pytest.approx(right["nll"], abs=1e-5)
+    assert -1 < wrong["loss"] < 0 < right["nll"] < wrong["nll"]
+    assert wrong["confidence"] > 0.9 > wrong["accuracy"] + 0.3
+    assert abs(right["confidence"] - right["accuracy"]) < 0.12
+    # of a network that is sure nearly everywhere the mean probability is nearly the accuracy
+    assert wrong["loss"] == pytest.approx(-wrong["accuracy"], abs=0.03)
+    assert "Categorical(logits=" in right["said"] and "LogSoftmax" in wrong["said"]
+    assert wrong["said"] in negative_nll.report(numbers)
+
+
 def test_models_broken_on_purpose_get_the_right_verdicts(
     signs: tuple[dict[str, Any], Path],
 ) -> None:

@@ -1,4 +1,4 @@
-"""The experiments softmax-losses, maximum-likelihood and image-head, in their small versions."""
+"""Small versions of softmax-losses, log-likelihood, maximum-likelihood and image-head."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,11 @@ from experiments import (
     _families,
     _identities,
     _images,
+    _imbalance,
+    _likelihoods,
+    _regressions,
     image_head,
+    log_likelihood,
     maximum_likelihood,
     softmax_losses,
 )
@@ -32,6 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:x has values far outside:mdn.Dat
 
 MODULES = {
     "softmax_losses": softmax_losses,
+    "log_likelihood": log_likelihood,
     "maximum_likelihood": maximum_likelihood,
     "image_head": image_head,
 }
@@ -73,15 +79,19 @@ def test_every_figure_is_drawn_and_the_report_is_markdown(name: str, ran: Any) -
             widths = []
 
 
-# -- softmax-losses ---------------------------------------------------------------------------
+# -- softmax-losses and log-likelihood --------------------------------------------------------
 
 
-def test_every_identity_holds(ran: Any) -> None:
+@pytest.mark.parametrize("name", ["softmax_losses", "log_likelihood"])
+def test_every_identity_holds(name: str, ran: Any) -> None:
     """Both sides of each agree within its tolerance; the difference is that of the two numbers."""
-    numbers, _ = ran("softmax_losses")
+    numbers, _ = ran(name)
     rows = numbers["identities"]
     assert [row["identity"] for row in rows if not row["holds"]] == []
-    assert numbers["hold"] == len(rows)
+    assert f"{len(rows)} of {len(rows)} identities hold" in MODULES[name].report(numbers)
+    assert len({(row["part"], row["identity"], row.get("target_shape")) for row in rows}) == len(
+        rows
+    )
     for row in rows:
         assert abs(row["left"] - row["right"]) == pytest.approx(row["difference"], abs=1e-15)
         assert row["difference"] <= row["tolerance"] * max(1, abs(row["right"]))
@@ -99,17 +109,17 @@ def test_an_identity_that_fails_is_reported(wrong: float, ran: Any) -> None:
     """NaN, infinity and a small difference: none of them passes for equal."""
     row = _identities.row("one thing", [1.0, wrong], 1.0, 1e-6)
     assert not row["holds"]
-    numbers = {**ran("softmax_losses")[0], "hold": 0}
-    text = softmax_losses.report({**numbers, "identities": [{"part": "prior", **row}]})
-    assert "**These do not**: one thing" in text
+    numbers = ran("softmax_losses")[0]
+    text = softmax_losses.report({**numbers, "identities": [{"part": "gradient", **row}]})
+    assert "0 of 1 identities hold within their tolerance. **These do not**: one thing" in text
     assert "one thing **(fails)**" in text
 
 
 def test_logistic_regression_is_the_maximum_of_the_likelihood() -> None:
     """Newton's weights are those that SciPy finds from the formula, without torch."""
-    x, t = _identities.breast_cancer()
+    x, t = _regressions.breast_cancer()
     w = _identities.maximum_likelihood(
-        lambda w: _identities.nll_of(w, x, t), torch.zeros(x.shape[1]).double()
+        lambda w: _regressions.nll_of(w, x, t), torch.zeros(x.shape[1]).double()
     )
     a, sign = x.numpy(), 2 * t.numpy() - 1
     found = optimize.minimize(
@@ -122,13 +132,14 @@ def test_logistic_regression_is_the_maximum_of_the_likelihood() -> None:
     assert np.allclose(w, found.x, atol=1e-6)
 
 
-def test_classes_that_a_plane_separates_have_no_maximum_likelihood() -> None:
+@pytest.mark.parametrize("places", [[-1.0, -2.0, 1.0, 2.0], [-1.3, -2.0, 0.4, 5.0], [0.0, 1, 2, 3]])
+def test_classes_that_a_plane_separates_have_no_maximum_likelihood(places: list[float]) -> None:
     """The weights would grow for ever; that is an error, not an answer."""
-    x = torch.tensor([[1.0, -1.0], [1.0, -2.0], [1.0, 1.0], [1.0, 2.0]]).double()
+    x = torch.tensor([[1.0, place] for place in places]).double()
     t = torch.tensor([0.0, 0.0, 1.0, 1.0]).double()
     with pytest.raises(ValueError, match="must have a maximum"):
         _identities.maximum_likelihood(
-            lambda w: _identities.nll_of(w, x, t), torch.zeros(2).double()
+            lambda w: _regressions.nll_of(w, x, t), torch.zeros(2).double()
         )
 
 
@@ -144,6 +155,126 @@ def test_the_formula_by_hand_is_nan_where_the_model_is_right(ran: Any) -> None:
             assert math.isnan(result["wrong"]["slope_by_hand"])
         if result["gap"] >= 60:  # the cure that is none: most wrong, and no gradient
             assert result["wrong"]["slope_with_epsilon"] < 1e-12
+
+
+def test_weights_of_classes_raise_recall_at_the_price_of_the_probabilities() -> None:
+    """Recall by the normal cdf; the log of their ratio gives the probabilities back."""
+    _, numbers = _imbalance.unbalanced(40_000, 0)
+    plain, weighted, corrected = numbers["fits"].values()
+    for one in (plain, weighted, corrected):
+        assert one["recall"] == pytest.approx(one["exact_recall"], abs=0.03)
+    # the border is where both densities, by their odds, are equal
+    border = optimize.brentq(
+        lambda x: 0.05 * stats.norm(2).pdf(x) - 0.95 * stats.norm(0).pdf(x), 0, 5, xtol=1e-12
+    )
+    assert plain["exact_recall"] == pytest.approx(stats.norm(2).sf(border), abs=1e-9)
+    assert weighted["exact_recall"] == pytest.approx(stats.norm.cdf(1), abs=0.005)  # near to 1:1
+    assert weighted["recall"] > plain["recall"] + 0.4
+    assert weighted["precision"] < plain["precision"] - 0.3
+    assert weighted["mean_probability"] > 3 * numbers["share"]
+    assert corrected["mean_probability"] == pytest.approx(numbers["share"], abs=0.005)
+    assert corrected["nll"] == pytest.approx(plain["nll"], abs=0.001)
+
+
+def test_the_loss_falls_on_when_every_row_is_right() -> None:
+    """The same steps in NumPy; loss and log-odds, at an accuracy of 1."""
+    path = _imbalance.at_perfect_accuracy(300)
+    right = [one for one in path if one["accuracy"] == 1]
+    assert len(right) > 5
+    for key, sign in (("loss", -1), ("least_log_odds", 1), ("length", 1)):
+        assert (sign * np.diff([one[key] for one in right]) > 0).all(), key
+    from sklearn.datasets import load_iris
+
+    x, y = load_iris(return_X_y=True)
+    x, y = x[:100, :2], y[:100]
+    x = np.column_stack([np.ones(100), (x - x.mean(0)) / x.std(0)])
+    w = np.zeros(3)  # of the log-odds: the difference of two columns, whose gradients are opposite
+    for _ in range(299):
+        w -= 2 * (special.expit(x @ w) - y) @ x / 100
+    assert path[-1]["step"] == 300
+    assert path[-1]["loss"] == pytest.approx(
+        np.logaddexp(0, (1 - 2 * y) * (x @ w)).mean(), rel=1e-9
+    )
+    assert path[-1]["least_log_odds"] == pytest.approx(((2 * y - 1) * (x @ w)).min(), rel=1e-9)
+
+
+def test_a_product_of_densities_leaves_the_numbers_and_a_sum_of_logs_does_not(ran: Any) -> None:
+    """0 and infinity; the log of the product by 50 digits is the sum."""
+    tall, fair, wide = ran("log_likelihood")[0]["product"]
+    assert (tall["product"], tall["log_of_product"]) == (0.0, -math.inf)
+    assert (wide["product"], wide["log_of_product"]) == (math.inf, math.inf)
+    assert fair["log_of_product"] == pytest.approx(fair["sum_of_logs"], abs=1e-9)
+    z = np.random.default_rng(0).standard_normal(1000)
+    with mpmath.workdps(50):
+        exact = mpmath.mpf(1)
+        for density in stats.norm(0, 1e-3).pdf(1e-3 * z):
+            exact *= mpmath.mpf(float(density))
+        assert wide["sum_of_logs"] == pytest.approx(float(mpmath.log(exact)), rel=1e-13)
+        densities = stats.norm(0, 1e-3).pdf(1e-3 * z)
+        assert _likelihoods.product(densities)[1] == pytest.approx(float(mpmath.log(exact)))
+
+
+def test_the_likelihood_of_a_logistic_regression_is_convex_and_has_one_end(ran: Any) -> None:
+    """Positive eigenvalues, two starts; separable classes have a falling loss and no end."""
+    numbers, _ = ran("log_likelihood")
+    found, separable = numbers["curvature"], numbers["separable"]
+    assert (
+        min(found["least_eigenvalue"], found["least_chord"])
+        > 0
+        > found["least_eigenvalue_of_squares"]
+    )
+    assert found["ends"][0] == pytest.approx(found["ends"][1], abs=1e-10)
+    assert min(found["starts"]) > found["ends"][0] + 100
+    nll = [one["nll"] for one in separable["ray"]]
+    assert nll == sorted(nll, reverse=True) and 0 < nll[-1] < 1e-9
+    assert "must have a maximum" in separable["error"]
+    x, t = (a.numpy() for a in log_likelihood._two_classes(0, log_likelihood.SEPARABLE))
+    with_prior = optimize.minimize(
+        lambda w: np.logaddexp(0, (1 - 2 * t) * (x @ w)).sum() + w[1] ** 2 / 2,
+        [0.0, 0.0],
+        tol=1e-10,
+    )
+    assert separable["with_prior"] == pytest.approx(with_prior.x[1], abs=1e-4)
+
+
+def test_binomials_approach_the_poisson_distribution_as_their_bound_says(ran: Any) -> None:
+    """Ten times the trials, a tenth of the distance; of one count the difference in closed form."""
+    table = ran("log_likelihood")[0]["counts"]
+    rate = _likelihoods.RATE
+    for one in table:
+        n, y = one["trials"], int(rate)
+        assert 0 < one["distance"] < one["bound"]
+        with mpmath.workdps(40):
+            p = mpmath.mpf(rate) / n
+            binomial = mpmath.binomial(n, y) * p**y * (1 - p) ** (n - y)
+            poisson = mpmath.exp(-rate) * mpmath.mpf(rate) ** y / mpmath.factorial(y)
+            exact = float(mpmath.log(binomial / poisson))
+        assert one["log_prob_at_rate"] == pytest.approx(exact, abs=1e-9)
+    distances = np.array([one["distance"] for one in table[1:]])
+    assert distances[:-1] / distances[1:] == pytest.approx(10, rel=0.05)
+
+
+def test_the_likelihood_that_is_differentiated_is_that_of_a_mixture() -> None:
+    """SciPy's mixture gives its value; mpmath its derivative."""
+    theta, y = [0.4, -1.0, 2.0, -0.3, 0.5], np.array([-2.0, 0.3, 4.0])
+    w = special.expit(theta[0])
+    laws = [
+        stats.Normal(mu=m, sigma=math.exp(s)) for m, s in zip(theta[1:3], theta[3:], strict=True)
+    ]
+    mixture = stats.Mixture(laws, weights=[w, 1 - w])
+    found = _likelihoods._custom(theta, y, np.log, np.exp)
+    assert np.allclose(found, -mixture.logpdf(y), atol=1e-13)
+    with mpmath.workdps(30):
+        exact = mpmath.diff(
+            lambda a: sum(
+                _likelihoods._custom([a, *theta[1:]], v, mpmath.log, mpmath.exp) for v in y.tolist()
+            ),
+            theta[0],
+        )
+    slope = torch.func.grad(
+        lambda t: _likelihoods._custom(t, torch.from_numpy(y), torch.log, torch.exp).sum()
+    )(torch.tensor(theta, dtype=torch.float64))
+    assert slope[0].item() == pytest.approx(float(exact), abs=1e-10)
 
 
 # -- maximum-likelihood -----------------------------------------------------------------------

@@ -547,7 +547,7 @@ def test_softmax_output_taken_for_logits_is_recognised(seed: int) -> None:
         explain_nll(net, x, y)
     fit = explain_nll(Categorical(probs=p), y=y).fit
     assert fit["confidence"] == pytest.approx(p.amax(1).mean().item(), abs=1e-6)
-    assert not fit["logits_are_probabilities"]
+    assert not fit["logits_like_probabilities"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -571,7 +571,8 @@ def test_a_weak_but_honest_classifier_is_not_blamed_for_a_second_softmax() -> No
         p = torch.tensor([1.0, 0.0])[torch.randint(2, (N,), generator=g)]
         dist = Categorical(logits=torch.stack([p, 1 - p], 1))
         report = explain_nll(dist, y=torch.rand(N, generator=g) < dist.probs[:, 1])
-        assert not report.fit["logits_are_probabilities"]
+        assert report.word == "fine" and "applied twice" not in report.verdict
+    assert any("if they are the output of Softmax" in remark for remark in report.remarks)
 
 
 def test_an_overconfident_classifier_is_told_so() -> None:

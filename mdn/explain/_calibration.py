@@ -29,7 +29,6 @@ _WORST = 0.01  # share of the rows, at least one, that count as the worst
 _LISTED = 5
 _ROUNDING = 1e-4  # of probabilities in single precision
 _NEAR_ONE = 0.98  # a network trained on them comes so close to 1
-_EXCESS_ERRORS = 3.0  # standard errors by which a class is right more often than its probability
 
 
 def gap(evaluation: Evaluation, train: Evaluation | None) -> dict[str, float]:
@@ -120,9 +119,10 @@ def calibration(evaluation: Evaluation) -> dict[str, Any]:
 def _confidence(evaluation: Evaluation) -> dict[str, Any]:
     """Returns the mean probability of the likeliest class, beside how often it is right.
 
-    ``logits_are_probabilities`` tells that softmax was applied twice: up to a constant for each row
-    the logits have the range and the sum of probabilities, some are close to 1, and the likeliest
-    class is right more often than the second softmax lets the model say.
+    ``logits_like_probabilities``: up to a constant for each row the logits have the range and the
+    sum of probabilities, some close to 1, as those of a softmax that is applied twice.
+    ``confidence_z``: by how many standard errors the likeliest class is right more often than the
+    model says.
     """
     assert evaluation.y is not None
     logits = evaluation.dist.logits.double()
@@ -130,14 +130,13 @@ def _confidence(evaluation: Evaluation) -> dict[str, Any]:
     likeliest = logits.softmax(-1).amax(-1)
     hits = (logits.argmax(-1) == evaluation.y).double().sum()
     error = (likeliest * (1 - likeliest)).sum().sqrt()  # of the hits of a calibrated model
-    excess = float((hits - likeliest.sum()) / error.clamp(min=1e-9))
     inner = logits + (1 - logits.sum(-1, keepdim=True)) / n_classes  # so that each row sums to 1
-    twice = bool(inner.min() > -_ROUNDING and inner.max() > _NEAR_ONE) and excess > _EXCESS_ERRORS
     return {
         "confidence": float(likeliest.mean()),
-        "confidence_z": excess,
-        "logits_are_probabilities": n_classes > 1 and twice,
-        "highest_confidence": math.e / (math.e + n_classes - 1),
+        "confidence_z": float((hits - likeliest.sum()) / error.clamp(min=1e-9)),
+        "highest_confidence": math.e / (math.e + n_classes - 1),  # of a second softmax
+        "logits_like_probabilities": n_classes > 1
+        and bool(inner.min() > -_ROUNDING and inner.max() > _NEAR_ONE),
     }
 
 

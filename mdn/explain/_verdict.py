@@ -62,7 +62,7 @@ def _no_density(parts: dict[str, Any]) -> Found:
 
 def _softmax_twice(parts: dict[str, Any]) -> Found:
     fit = parts["fit"]
-    if not fit.get("logits_are_probabilities"):
+    if not (fit.get("logits_like_probabilities") and fit["confidence_z"] > _GAP_ERRORS):
         return None
     return (
         "misspecified: the logits are probabilities, from 0 to 1 with the sum 1 in each row up to "
@@ -349,6 +349,12 @@ def _remarks(parts: dict[str, Any]) -> list[str]:
         found.append(
             f"{health['share_at_floor']:.0%} of rows are at the scale floor of "
             f"{min(health['floor_in_standard_deviations']):.2g} standard deviations of y"
+        )
+    if fit.get("logits_like_probabilities"):
+        found.append(
+            "the logits of each row look like probabilities, from 0 to 1 with the sum 1: if they "
+            "are the output of Softmax, it was applied twice; then pass Categorical(probs=...), "
+            "and train by NLLLoss on LogSoftmax"
         )
     if health.get("floor_known") is False:
         found.append("the scale floor is not known: the head's output is transformed afterwards")
