@@ -33,7 +33,10 @@ from experiments import (
 )
 
 # of few rows, many columns of trained features are constant in the training rows alone
-pytestmark = pytest.mark.filterwarnings("ignore:x has values far outside:mdn.DataWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:x has values far outside:mdn.DataWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of its forward mode
+]
 
 MODULES = {
     "softmax_losses": softmax_losses,
