@@ -2,7 +2,8 @@
 
 The likelihood of y falls into two factors, P(which atom, or none | x) and, where it is none, the
 density p(y | x, no atom).  They share no parameter, so each is fitted by itself, by all that a fit
-has: base models, networks, held-out rows and a stack.
+has: base models, networks, held-out rows and a stack.  The classifier has base models of its own:
+trees with more rows in a leaf, and no Gaussian process.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def train_with_atoms(
     classifier = train(
         rows._replace(y=index, val=val),
         Choice.of(target, index, rows.weight),
-        replace(settings, n_components=len(target.atoms) + 1, max_time=limit),
+        replace(settings, n_components=len(target.atoms) + 1, max_time=limit, classes=True),
         start=start and start.atoms,
         report=lambda stage, done, total: report(f"atoms: {stage}", done, total),
     )

@@ -129,6 +129,7 @@ def fit_base_models(
             weight,
             fold,
             fast=settings.fast,
+            classes=settings.classes,
             seed=settings.seed % (2**31 - 1000),
             n_jobs=settings.n_jobs,
             report=report,

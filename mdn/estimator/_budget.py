@@ -217,7 +217,7 @@ class _Costs:
             n = len(self.z)
             step = -(-n // _TRIED_ROWS)  # rows are sorted, so some of all are taken
             x, y = self.z[::step].numpy(), self.latent[::step].nan_to_num().numpy()
-            one = trees_seconds(x, y[:, 0], n, fast=settings.fast, n_jobs=settings.n_jobs,
-                                seconds=clock)  # fmt: skip
+            one = trees_seconds(x, y[:, 0], n, fast=settings.fast, classes=settings.classes,
+                                n_jobs=settings.n_jobs, seconds=clock)  # fmt: skip
             self.known[key] = one * self.latent.shape[1] * (todo.n_folds + 1)
         return self.known[key]

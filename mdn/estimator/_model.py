@@ -170,6 +170,11 @@ class FittedModel(Saved):
             raise ValueError("the trees know more columns than there are")
 
     @property
+    def seen(self) -> InputTransform:
+        """The transform of all training rows, at the atoms or off them, which knows their range."""
+        return self.inputs if self.atoms is None else self.atoms.inputs
+
+    @property
     def subgroup_sizes(self) -> list[list[int]]:
         """Of each group, the number of members of each subgroup."""
         return [group.subgroup_sizes for group in self.groups]

@@ -288,7 +288,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         with threads(self.n_jobs), progress(bool(self.verbose)) as report:
             model = train_with_atoms(rows, target, settings, start=start, report=report)
         if val is not None:
-            warn_of_far_values(columns, model.inputs, val[0])
+            warn_of_far_values(columns, model.seen, val[0])
         self._set_fitted(columns, model, seed, digest)
         self.target_names_ = target_names(y)
         return self
@@ -340,7 +340,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 f"{self.n_features_in_} features as input"
             )
         inputs = self.columns_.transform(X)
-        warn_of_far_values(self.columns_, self.model_.inputs, inputs)
+        warn_of_far_values(self.columns_, self.model_.seen, inputs)
         return inputs
 
     def predict_uncertainty(self, X: Any) -> tuple[Floats, Floats]:

@@ -21,6 +21,7 @@ __all__ = ["Forest", "difference", "fit_trees", "trees_seconds"]
 
 _CHUNK = 1 << 20  # rows x trees that are evaluated at once
 _LARGE = 5000  # rows from which on the boosting takes larger leaves
+_FEW, _CLASS_LEAF = 1000, 10  # trees of classes: rows that are few, rows of a leaf of boosted ones
 _MAX_SPLIT_FEATURES = 16  # columns that a split of a randomised tree considers, at most
 _CHECKED_ROWS = 50  # rows on which the arrays are compared with scikit-learn's trees
 _TRIED = 4, 2  # boosted and randomised trees whose time is measured
@@ -133,6 +134,7 @@ def fit_trees(
     fast: bool,
     seed: int,
     n_jobs: int | None,
+    classes: bool = False,
     report: Callable[[str, int, int], None],
     goes_on: Callable[[], bool] = lambda: True,
 ) -> tuple[list[Forest], Floats] | None:
@@ -144,6 +146,7 @@ def fit_trees(
         weight: (N,) or None.
         fold: (N,) fold that a row is held out with.
         fast, seed, n_jobs: of the trees.
+        classes: the targets are indicators of classes.
         report: called after each forest with the stage, the forests done and their number.
         goes_on: whether there is time for another forest.
 
@@ -159,7 +162,9 @@ def fit_trees(
     columns: list[Floats] = []
     for target in y.T:
         known = ~np.isnan(target)
-        for model in _models(int(known.sum()), x.shape[1], fast=fast, n_jobs=n_jobs):
+        for model in _models(
+            int(known.sum()), x.shape[1], fast=fast, n_jobs=n_jobs, classes=classes
+        ):
             out = np.zeros((len(x), 1 if isinstance(model, HistGradientBoostingRegressor) else 2))
             for f in folds:
                 inside = fold != f
@@ -189,6 +194,7 @@ def trees_seconds(
     *,
     fast: bool,
     n_jobs: int | None,
+    classes: bool = False,
     seconds: Callable[[], float],
 ) -> float:
     """Returns an estimate of the time that both forests of ``n`` rows take, from a few trees.
@@ -196,13 +202,13 @@ def trees_seconds(
     Args:
         x, y: (m, F) and (m,), all rows or some of them.
         n: rows of the fit.
-        fast, n_jobs: of the trees.
+        fast, n_jobs, classes: of the trees.
         seconds: the clock.
     """
     x = _to_float32(x)
     total = 0.0
     names = "max_iter", "n_estimators"
-    models = _models(n, x.shape[1], fast=fast, n_jobs=n_jobs)
+    models = _models(n, x.shape[1], fast=fast, n_jobs=n_jobs, classes=classes)
     for model, name, few in zip(models, names, _TRIED, strict=True):
         count, found = model.get_params()[name], []
         for trees in (few, _TRIED_FACTOR * few):
@@ -225,9 +231,30 @@ def difference(once: float, several: float, *, factor: int) -> float:
     return max((several - once) / (factor - 1), 0.1 * once)
 
 
-def _models(n: int, n_columns: int, *, fast: bool, n_jobs: int | None) -> Sequence[Any]:
-    """Unfitted boosted trees, for trends, and randomised ones, which average neighbours."""
+def _models(
+    n: int, n_columns: int, *, fast: bool, n_jobs: int | None, classes: bool = False
+) -> Sequence[Any]:
+    """Unfitted boosted trees, for trends, and randomised ones, which average neighbours.
+
+    Of indicators of a class, whose noise is large, with fewer trees and more rows in a leaf.
+    """
     small = n < _LARGE
+    if classes:
+        leaf = max(1, min(_CLASS_LEAF, n // 20))
+        return HistGradientBoostingRegressor(
+            max_iter=60 if n < _FEW else 120,
+            learning_rate=0.06,
+            max_leaf_nodes=6 if small else 12,
+            min_samples_leaf=leaf,
+            l2_regularization=5.0,
+            max_features=0.6,
+            early_stopping=False,
+        ), ExtraTreesRegressor(
+            60 if fast else 100,
+            min_samples_leaf=max(1, leaf // 2),
+            max_features=max(1, min(_MAX_SPLIT_FEATURES, round(0.7 * n_columns))),
+            n_jobs=n_jobs,
+        )
     boosted = HistGradientBoostingRegressor(
         max_iter=(120 if fast else 600) if small else (150 if fast else 400),
         learning_rate=0.2 if fast else 0.06 if small else 0.08,
