@@ -55,6 +55,7 @@ DIST = mdn.GaussianMixture(
     ZERO, torch.randn(24, 2, 1, generator=torch.Generator()), ZERO[..., None] + 1
 )
 COLUMN = torch.as_tensor(Y)[:, None]
+PLANE = mdn.GaussianMixture(ZERO[:3], torch.zeros(3, 2, 2), torch.ones(3, 2, 2))  # D = 2
 SMALL: dict[str, Any] = {
     "n_components": 1,
     "hidden": (2,),
@@ -259,11 +260,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Kind]]] = {
         {"width": POSITIVE},
     ),
     "energy_score": (
-        lambda _, **o: scoring.energy_score(
-            mdn.GaussianMixture(ZERO[:3], torch.zeros(3, 2, 2), torch.ones(3, 2, 2)),
-            torch.zeros(3, 2),
-            **o,
-        ),
+        lambda _, **o: scoring.energy_score(PLANE, torch.zeros(3, 2), **o),
         {"n_samples": SEVERAL, "generator": GENERATOR},
     ),
     "randomized_pit": (
@@ -283,11 +280,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Kind]]] = {
         },
     ),
     "hdr_values": (
-        lambda _, **o: calibration.hdr_values(
-            mdn.GaussianMixture(ZERO[:3], torch.zeros(3, 2, 2), torch.ones(3, 2, 2)),
-            torch.zeros(3, 2),
-            **o,
-        ),
+        lambda _, **o: calibration.hdr_values(PLANE, torch.zeros(3, 2), **o),
         {"n_samples": COUNT, "generator": GENERATOR},
     ),
     "conditional_calibration": (

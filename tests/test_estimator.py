@@ -40,20 +40,7 @@ from mdn.estimator import (
     _trees,
 )
 from mdn.train import _ensemble, fit_ensemble
-
-FAST: dict[str, Any] = {
-    "n_components": 3,
-    "hidden": (8,),
-    "ensemble_size": 2,
-    "trees": False,
-    "max_epochs": 5,
-    "random_state": 0,
-}
-TREES: dict[str, Any] = {"trees": True, "preset": "fast"}
-
-
-def regressor(**options: Any) -> MDNRegressor:
-    return MDNRegressor(**{**FAST, **options})
+from tests.models import FAST, TREES, regressor
 
 
 def rows(n: int = 120, dims: int = 0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

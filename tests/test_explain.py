@@ -894,6 +894,14 @@ def test_errors_state_what_was_expected(call: Any, error: type[Exception], messa
 # -- the command line -----------------------------------------------------------------------------
 
 
+def error_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which the command gives up, and nothing else is printed."""
+    assert cli.main(["explain", *args]) == 1
+    out, error = capsys.readouterr()
+    assert error.count("\n") == 1 and not out
+    return error
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, regressors: Any, frame: Any) -> Path:
     """A saved model with tables of training and test rows; the target is the first column."""
@@ -979,9 +987,7 @@ def test_command_errors_are_one_line(
     table.assign(other=1.0).to_csv("wide.csv", index=False)
     table.assign(note="a").to_csv("text.csv", index=False)
     Path("empty.csv").write_text("")
-    assert cli.main(["explain", *args]) == 1
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert message in error_of(args, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -1040,9 +1046,7 @@ def test_the_wrong_column_is_refused(
 ) -> None:
     """A feature, or another column than the model was fitted on, gets no verdict."""
     monkeypatch.chdir(prices)
-    assert cli.main(["explain", *args]) == 1
-    out, error = capsys.readouterr()
-    assert message in error and error.count("\n") == 1 and not out
+    assert message in error_of(args, capsys)
 
 
 @pytest.mark.parametrize(
@@ -1074,9 +1078,7 @@ def test_no_output_of_the_command_replaces_a_file_unasked(
     monkeypatch.chdir(prices)
     Path("taken.png").write_text("mine")
     before = {path: path.read_bytes() for path in Path().iterdir()}
-    assert cli.main(["explain", "model.mdn", "test.csv", *args]) == 1
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert message in error_of(["model.mdn", "test.csv", *args], capsys)
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
 
 
@@ -1097,8 +1099,8 @@ def test_command_without_pandas_names_the_extra(
 ) -> None:
     """A module that is None in sys.modules cannot be imported."""
     monkeypatch.setitem(sys.modules, "pandas", None)
-    assert cli.main(["explain", str(files / "model.mdn"), str(files / "test.csv")]) == 1
-    assert 'pip install "mdn[tables]"' in capsys.readouterr().err
+    error = error_of([str(files / "model.mdn"), str(files / "test.csv")], capsys)
+    assert 'pip install "mdn[tables]"' in error
 
 
 def test_help_of_the_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

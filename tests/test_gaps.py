@@ -11,21 +11,8 @@ import pytest
 import torch
 
 import mdn
-from mdn import MDNRegressor, scoring
-
-FAST: dict[str, Any] = {
-    "n_components": 3,
-    "hidden": (8,),
-    "ensemble_size": 2,
-    "trees": False,
-    "max_epochs": 5,
-    "random_state": 0,
-}
-TREES: dict[str, Any] = {"trees": True, "preset": "fast"}
-
-
-def regressor(**options: Any) -> MDNRegressor:
-    return MDNRegressor(**{**FAST, **options})
+from mdn import scoring
+from tests.models import TREES, regressor
 
 
 def pair(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
