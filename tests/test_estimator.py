@@ -38,6 +38,7 @@ from mdn.estimator import (
     _plan,
     _training,
     _trees,
+    _validation,
 )
 from mdn.train import _ensemble, fit_ensemble
 from tests.models import FAST, TREES, regressor
@@ -1064,8 +1065,48 @@ def test_max_time_is_kept_whatever_the_machine(
         assert bool(forests) == ("no trees" not in found[-1])
     assert sizes == sorted(sizes)
     assert sizes[0] == 2 and sizes[-1] == (48 if preset == "default" else 16)
-    assert "no trees" in found[0] and "there are 2 networks instead of 16" in found[0]
+    assert "no trees" in found[0] and "there are 2 networks instead of 8" in found[0]
     assert found[-1] == ""
+
+
+@pytest.mark.parametrize("max_time", [0.5, 2.0])
+def test_max_time_is_used(max_time: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too short for the whole fit is filled by networks of "fast", by the same clock."""
+    X, y = rows(200)
+    clock = Clock(monkeypatch)
+    with pytest.warns(mdn.TrainingWarning, match="the settings are those of preset='fast'"):
+        model = MDNRegressor(max_epochs=30, max_time=max_time, random_state=0).fit(X, y)
+    assert 0.8 * max_time <= clock.now <= 1.2 * max_time
+    assert model.n_networks_ > 16
+    assert bool(model.model_.base_models.forests) == (max_time > 1)
+
+
+@pytest.mark.parametrize("options", [{"preset": "fast"}, {"ensemble_size": 6}])
+def test_max_time_adds_no_networks_to_those_asked_for(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time for many more is left where the process and the trees do not fit in."""
+    X, y = rows(200)
+    clock = Clock(monkeypatch)
+    with pytest.warns(mdn.TrainingWarning, match="there are no trees"):
+        model = MDNRegressor(**options, max_epochs=30, max_time=0.5, random_state=0).fit(X, y)
+    assert clock.now < 0.4
+    assert model.n_networks_ == options.get("ensemble_size", 8)
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.3, 0.99, 1.0, 1.7, 6.0])
+@pytest.mark.parametrize("n", [10, 500, 5000, 50_000])
+def test_a_plan_of_other_size_holds_out_each_row(factor: float, n: int) -> None:
+    """Its members are as many times as many, two at least, and those of a group suffice for it."""
+    settings = _validation.checked_settings(MDNRegressor(preset="fast").get_params(deep=False))
+    whole = _plan.plan(n, settings)
+    alone = whole.without_trees(settings, with_process=True)
+    for todo in (whole, alone):
+        for old, new in zip(todo.groups, todo.times(factor).groups, strict=True):
+            assert new.members == max(2, int(factor * old.members))
+            mask, repeats = _training._held_out_rows(60, None, new, np.random.default_rng(0))
+            assert repeats >= 1 and (mask.sum(0) >= repeats * len(new.subgroup_sizes)).all()
+    assert whole.times(1.0).groups == whole.groups
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2, -1])

@@ -1,14 +1,16 @@
 """What of a fit can be done in the time that it may take, ``max_time``.
 
-Each stage is measured by a small piece of it, before any is begun.  What is too long is left out in
-this order: what the default preset has more than ``"fast"``, the Gaussian process, the trees, and
-networks.  The learning rate then falls to its end in the time that the networks have.
+The fit is the first of these that the time is enough for, by the time that small pieces of its
+stages take: that of the user's settings; that of ``"fast"``; the same without the Gaussian process;
+the same without trees.  Once its base models are fitted, the networks of ``"fast"`` become as many
+as fill the time that is left.  Their learning rate falls to its end within it.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,14 +28,16 @@ __all__ = ["Budget", "clock", "within"]
 
 clock = time.monotonic
 
-_USED = 0.8  # of the time that is left, which estimates may fill
+_USED = 0.95  # of the time that is left, which estimates of a whole fit may fill
 _RESERVE = 0.1  # of the whole time, for the stack
 _TREES_END = 0.3  # of the whole time, which must be left when the last tree is grown
-_EPOCHS = 0.35  # of max_epochs; most networks stop there
-# How many times the networks of preset="fast" must fit in for more to be considered.
-_REACH_OF_TREES, _REACH_OF_DEFAULT = 1.5, 4.0
+_EPOCHS = 16, 1.1  # after which most networks stop: so many, and so many times the patience
+_EMBEDDING = 1.6  # times as long as others networks take that embed their columns
+# How many times the networks of preset="fast" without trees must fit in for more to be considered.
+_REACH_OF_TREES, _REACH_OF_DEFAULT = 1.0, 7.0
+_LEAST = 0.8  # of the networks of "fast", which must fit in beside its base models
+_MOST = 6.0  # times as many networks as "fast" has without a limit
 _TRIAL = 0.05  # of the time that is left; what takes longer is not measured a second time
-_MIN_MEMBERS = 2
 _TRIED_STEPS = 4
 _TRIED_ROWS = 10_000  # on which trees are tried, at most
 
@@ -45,10 +49,14 @@ class Budget:
     Attributes:
         seconds: of the whole fit; None without a limit.
         left_out: what was left out of the fit, for the warning.
+        costs: of the networks, if as many are trained as the time is enough for.
+        most: times as many networks as planned that there may be then.
     """
 
     seconds: float | None
     left_out: list[str] = field(default_factory=list)
+    costs: _Costs | None = None
+    most: float = 1.0
     begin: float = field(default_factory=lambda: clock())
 
     def left(self) -> float:
@@ -59,11 +67,30 @@ class Budget:
         """Whether another forest may be begun."""
         return self.seconds is None or self.left() > _TREES_END * self.seconds
 
-    def share(self, parts: int) -> float | None:
-        """Returns an equal share of what is left for the networks; None without a limit."""
+    def share(self, groups: Sequence[GroupPlan]) -> float | None:
+        """Returns what the first of the groups to train may take; None without a limit."""
         if self.seconds is None:
             return None
-        return max((self.left() - _RESERVE * self.seconds) / parts, 1e-3)
+        sizes = [(_EMBEDDING if group.embeds else 1.0) * group.members for group in groups]
+        return self._for_networks() * sizes[0] / sum(sizes)
+
+    def filled(self, todo: Plan) -> Plan:
+        """Returns the plan with as many networks as there is time for, where it decides that."""
+        if self.costs is None:
+            return todo
+        once = self.costs.networks(todo)
+        factor = min(self.most, self._for_networks() / once)
+        if factor > 1:  # each one takes less time the more there are
+            slope = (self.costs.networks(todo.times(factor)) - once) / (factor - 1)
+            factor = min(self.most, 1 + (self._for_networks() - once) / max(slope, 0.1 * once))
+        found = todo.times(factor)
+        before, after = (sum(group.members for group in each.groups) for each in (todo, found))
+        if after < before:
+            self.left_out.append(f"there are {after} networks instead of {before}")
+        return found
+
+    def _for_networks(self) -> float:
+        return max(self.left() - _RESERVE * (self.seconds or 0.0), 1e-3)
 
     def warn(self, epochs: int | None, most: int) -> None:
         """Warns of all that was left out; ``epochs`` if it was time that ended the training."""
@@ -92,90 +119,75 @@ def within(
         settings: the user's choices.
     """
     seconds = budget.seconds
+    whole = plan(n, settings)
     if seconds is None:
-        return settings, plan(n, settings)
-    costs = _Costs(z, latent, n_columns, budget)
+        return settings, whole
+    costs = _Costs(z, latent, n_columns, budget, settings.covariance_type)
 
     def available() -> float:
         return _USED * budget.left() - _RESERVE * seconds
 
-    # the networks of a small fit show first how much is within reach, as measuring takes time too
     fast = replace(settings, fast=True)
-    small = whole = plan(n, fast)
-    if any(group.uses_trees for group in whole.groups):
-        small = whole.without_trees(fast, with_process=False)
-        small = replace(small, process_rows=0, uses_process=False)
-    reach = max(available(), 0.0) / costs.networks(small, fast)
-    chosen = fast, small
-    for least, each, todo in (
-        (_REACH_OF_DEFAULT, settings, plan(n, settings)),
-        (_REACH_OF_TREES, fast, whole),
-        (_REACH_OF_TREES, fast, replace(whole, process_rows=0, uses_process=False)),
+    small = plan(n, fast)
+    no_process = replace(small, process_rows=0, uses_process=False)
+    no_trees = no_process.without_trees(fast, with_process=False) if settings.trees else no_process
+    # the networks of the least fit show first how much is within reach, as measuring takes time too
+    reach = available() / costs.networks(no_trees)
+    for least_reach, share, each, todo in (
+        (_REACH_OF_TREES if settings.fast else _REACH_OF_DEFAULT, 1.0, settings, whole),
+        (_REACH_OF_TREES, _LEAST, fast, small),
+        (_REACH_OF_TREES, _LEAST, fast, no_process),
     ):
-        if reach >= least and costs.whole(each, todo) <= available():
-            chosen = each, todo
+        enough = reach >= least_reach and available() >= costs.base_models(each, todo)
+        if enough and available() >= costs.base_models(each, todo) + share * costs.networks(todo):
             break
     else:
-        if reach < 1:
-            chosen = fast, _with_fewer_networks(small, reach)
-    budget.left_out += _left_out(*chosen, plan(n, chosen[0]), settings)
-    return chosen
-
-
-def _with_fewer_networks(todo: Plan, share: float) -> Plan:
-    """A plan of one group with a share of its networks."""
-    (group,) = todo.groups
-    members = min(group.members, max(_MIN_MEMBERS, int(share * group.members)))
-    repeats = min(group.repeats, max(1, members // 4))
-    group = group._replace(members=members, repeats=repeats, n_without_process=0)
-    return replace(todo, groups=(group,))
-
-
-def _left_out(chosen: Settings, todo: Plan, whole: Plan, settings: Settings) -> list[str]:
-    """What a plan lacks of the whole one of its settings, and those of the user's."""
-    found = []
-    if chosen.fast and not settings.fast:
-        found.append("the settings are those of preset='fast'")
-    trees = any(group.uses_trees for group in whole.groups)
-    if trees and whole.process_rows and not todo.process_rows:
-        found.append("there is no Gaussian process")
-    if trees and not any(group.uses_trees for group in todo.groups):
-        found.append("there are no trees")
-    counts = [sum(group.members for group in p.groups) for p in (todo, whole)]
-    if counts[0] < counts[1]:
-        found.append(f"there are {counts[0]} networks instead of {counts[1]}")
-    return found
+        each, todo = fast, no_trees
+    if todo is whole:
+        return each, todo
+    budget.costs = costs
+    if not settings.fast:
+        budget.left_out.append("the settings are those of preset='fast'")
+        if settings.ensemble_size is None:
+            budget.most = _MOST
+    if settings.trees and small.process_rows and todo is not small:
+        budget.left_out.append("there is no Gaussian process")
+    if settings.trees and todo is no_trees:
+        budget.left_out.append("there are no trees")
+    return each, todo
 
 
 class _Costs:
     """Estimates of the seconds that stages take, each measured once."""
 
-    def __init__(self, z: Tensor, latent: Tensor, n_columns: int, budget: Budget) -> None:
+    def __init__(
+        self, z: Tensor, latent: Tensor, n_columns: int, budget: Budget, covariance_type: str
+    ) -> None:
         self.z, self.latent, self.n_columns, self.budget = z, latent, n_columns, budget
+        self.covariance_type = covariance_type
         self.known: dict[object, float] = {}
 
-    def whole(self, settings: Settings, todo: Plan) -> float:
-        """Of a plan with its base models."""
-        found = self.networks(todo, settings)
-        if any(group.uses_trees for group in todo.groups):
-            found += self._process(settings, todo) + self._trees(settings, todo)
-        return found
+    def base_models(self, settings: Settings, todo: Plan) -> float:
+        """Of the Gaussian processes and trees."""
+        if not any(group.uses_trees for group in todo.groups):
+            return 0.0
+        return self._process(settings, todo) + self._trees(settings, todo)
 
-    def networks(self, todo: Plan, settings: Settings) -> float:
+    def networks(self, todo: Plan) -> float:
         """Of the epochs that most networks take."""
-        return sum(
-            _EPOCHS * todo.max_epochs * self._epoch(settings, todo, group) for group in todo.groups
-        )
+        epochs = min(todo.max_epochs, _EPOCHS[0] + _EPOCHS[1] * todo.patience)
+        return sum(epochs * self._epoch(todo, group) for group in todo.groups)
 
-    def _epoch(self, settings: Settings, todo: Plan, group: GroupPlan) -> float:
+    def _epoch(self, todo: Plan, group: GroupPlan) -> float:
         n = len(self.z)
+        n = max(1, round(n * (1 - group.repeats / group.members)))  # the others are held out
         batch = min(n, todo.batch_size or ensemble_batch_size(n))
-        key = (group.members, todo.hidden, batch)
+        key = (group.members, group.embeds, todo.hidden, batch)
         if key not in self.known:
-            self.known[key] = self._step(settings, todo, group, batch)
+            self.known[key] = self._step(todo, group, batch)
         return self.known[key] * max(1, n // batch)
 
-    def _step(self, settings: Settings, todo: Plan, group: GroupPlan, batch: int) -> float:
+    def _step(self, todo: Plan, group: GroupPlan, batch: int) -> float:
         """Of one step of the networks, on rows of noise."""
         generator = torch.Generator().manual_seed(0)
         columns, d = self.z.shape[1] + 5 * group.uses_trees, self.latent.shape[1]
@@ -190,17 +202,18 @@ class _Costs:
             todo.n_components,
             todo.hidden,
             embedded=range(min(self.n_columns, columns)) if group.embeds else (),
-            covariance_type=settings.covariance_type,
+            covariance_type=self.covariance_type,
             generator=generator,
         )
         seconds: list[float] = []
-        for epochs in (1, 1, 3):  # the first call also prepares what later ones find
+        # the first call of all also prepares what later ones find
+        for epochs in (1, 3) if self.known else (1, 1, 3):
             begin = clock()
             fit_ensemble(network, x, y, held_out, batch_size=batch, max_epochs=epochs)
             seconds.append(clock() - begin)
             if seconds[0] > _TRIAL * self.budget.left():
                 return 0.5 * seconds[0] / _TRIED_STEPS
-        return difference(*seconds[1:], factor=3) / _TRIED_STEPS
+        return difference(*seconds[-2:], factor=3) / _TRIED_STEPS
 
     def _process(self, settings: Settings, todo: Plan) -> float:
         if not todo.process_rows:

@@ -92,6 +92,10 @@ class Plan:
         without = size // 2 if many and with_process else 0
         return replace(self, groups=(GroupPlan(size, repeats, False, True, without),))
 
+    def times(self, factor: float) -> Plan:
+        """With ``factor`` times as many networks, at least two in each group."""
+        return replace(self, groups=tuple(_times(group, factor) for group in self.groups))
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -182,3 +186,11 @@ def _resized(groups: Sequence[GroupPlan], size: int) -> list[GroupPlan]:
         g._replace(members=m, repeats=min(g.repeats, max(1, m // 4)))
         for g, m in zip(groups, share, strict=True)
     ]
+
+
+def _times(group: GroupPlan, factor: float) -> GroupPlan:
+    """The group with ``factor`` times as many members; few of them hold out a row once."""
+    members = max(2, int(factor * group.members))
+    repeats = group.repeats if factor >= 1 else min(group.repeats, max(1, members // 4))
+    without = members // 2 if group.n_without_process and members >= _MIN_HALVED else 0
+    return group._replace(members=members, repeats=repeats, n_without_process=without)

@@ -93,8 +93,10 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             120 or 30), and up to 4.5 times as many where y has next to no noise.
         patience: epochs without a better held-out NLL after which a network stops; None
             for 50, 30 or 15 (``"fast"`` 20 or 8), longer in proportion.
-        max_time: seconds that a fit may take.  Parts that would take longer are left out, with a
-            warning, and the training ends in time; a limit that is not reached changes nothing.
+        max_time: seconds that a fit may take.  Where the whole fit would take longer, there are
+            those base models of ``"fast"`` for which there is time and, unless ``ensemble_size`` is
+            given, as many of its networks as the rest is enough for, at most 6 times as many; a
+            warning names what is left out.  A limit that is not reached changes nothing.
         warm_start: train the networks of the last fit further, on the same rows and groups: with
             others, a network could hold out rows that it was trained on before.
         n_jobs: threads; None for as many as torch uses, -1 for all cores.

@@ -124,6 +124,7 @@ def train(
         )
         if not base_models.forests and not budget.lets_trees_grow():
             budget.left_out.append("there are no trees")
+    todo = budget.filled(todo)
     inputs, val = _Inputs(z, features, target.standardized(rows.y), weight), None
     if rows.val is not None:
         z_val = transform(rows.val[0])
@@ -195,7 +196,7 @@ def _train_group(
         batch_size=todo.batch_size,
         max_epochs=todo.max_epochs,
         patience=todo.patience,
-        max_time=training.budget.share(len(todo.groups) - i),
+        max_time=training.budget.share(todo.groups[i:]),
         seed=settings.seed + 104_729 * (i + 1),
         report=partial(training.report, f"networks {i + 1} of {len(todo.groups)}"),
     )
