@@ -41,7 +41,7 @@ class About(NamedTuple):
         name: the name on the command line.
         shows: what it shows, one sentence.
         text: the rest of the description, Markdown.
-        minutes: duration of the full run on two cores.
+        minutes: duration of the full run on one core.
         data: the data it needs.
     """
 

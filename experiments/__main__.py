@@ -6,8 +6,12 @@
     python -m experiments nllr --fast             run a small version, in seconds
     python -m experiments all --fast --out DIR    run all, each into a folder of its own
     python -m experiments --pages                 write the docs pages from experiments/results
+    python -m experiments --stale                 list the stored results of older code
 
 Each writes its figures and ``results.json``.  Exit status: 0 success, 1 failure, 2 wrong usage.
+
+A run uses one thread: sums in another order differ in the last digits, and training makes these
+differences large.  So the same seed gives the same numbers with any number of cores.
 """
 
 from __future__ import annotations
@@ -25,11 +29,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
 from . import NAMES, about, load
+from ._code import changed, digests
 
-__all__ = ["main", "page", "run_one", "write_pages"]
+__all__ = ["main", "page", "run_one", "stale", "write_pages"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -38,8 +45,18 @@ OUT = Path("mdn-experiments")
 _PACKAGES = ("mdn", "torch", "numpy", "scipy", "scikit-learn")
 _OPTIONS = {
     "data": (str, "mnist or digits; by default MNIST if it is available, else the digits"),
-    "images": (Path, "a folder with a folder of images for each class"),
+    "images": (
+        Path,
+        "a folder with a folder of images for each class, or with train/ and test/",
+    ),
     "backbone": (str, "the network that maps images to features, for example densenet121"),
+    "weights": (
+        str,
+        "of the backbone: default (trained), none (random) or their name",
+    ),
+    "epochs": (int, "passes over the training rows"),
+    "batch": (int, "rows of a batch"),
+    "device": (str, "where the networks are, as cpu or cuda"),
 }
 
 
@@ -54,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in write_pages():
             print(path.relative_to(ROOT))
         return 0
+    if args.stale:
+        old = stale()
+        print("\n".join(old) or "every stored result is of the code as it is")
+        return 1 if old else 0
     if not args.names:
         parser.print_usage(sys.stderr)
         return 2
@@ -96,8 +117,9 @@ def run_one(
     folder.mkdir(parents=True, exist_ok=True)
     options = options or {}
     begin = time.monotonic()
-    before = commit()  # the code that runs; it may be committed to during the run
-    with _status(name) as progress:
+    before, code = commit(), digests(name)  # of the code that runs; it may change during the run
+    versions = {p: _version(p) for p in _PACKAGES}
+    with _status(name) as progress, _one_thread():
         numbers = load(name).run(seed, fast, out=folder, progress=progress, **options)
     arguments = [f"--{key} {value}" for key, value in options.items()]
     arguments += ["--fast"] if fast else []
@@ -106,10 +128,11 @@ def run_one(
         "experiment": name,
         "command": " ".join(["mdn experiment", name, *arguments]),
         "commit": before,
+        "code": code,
         "fast": fast,
         "seed": seed,
         "seconds": round(time.monotonic() - begin, 1),
-        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES},
+        "versions": versions,
         "figures": sorted(path.name for path in folder.glob("*.png")),
         "numbers": _finite(numbers),
     }
@@ -125,7 +148,7 @@ def listing() -> str:
         it = about(name)
         lines.append(f"{name:20} {it.minutes:5.3g} min   {it.shows}")
         lines.append(f"{'':20} {'':9}   data: {it.data}")
-    lines.append("\nThe minutes are those of a full run on two cores; --fast takes seconds.")
+    lines.append("\nThe minutes are those of a full run, on one core; --fast takes seconds.")
     return "\n".join(lines)
 
 
@@ -167,6 +190,20 @@ def write_pages() -> list[Path]:
     return written
 
 
+def stale() -> list[str]:
+    """Returns a line for each stored result whose code has changed since, and what has changed."""
+    lines = []
+    for name in NAMES:
+        file = RESULTS / name / "results.json"
+        if not file.exists():
+            lines.append(f"{name}: no result")
+            continue
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if now := changed(name, result.get("code", {})):
+            lines.append(f"{name}: since commit {result['commit']} changed: {', '.join(now)}")
+    return lines
+
+
 def _index(done: Sequence[str]) -> str:
     rows = [f"| [{n}]({n}.md) | {about(n).shows} | {about(n).data} |" for n in done]
     return "\n".join(
@@ -175,7 +212,8 @@ def _index(done: Sequence[str]) -> str:
             "",
             "Each page is generated from the numbers of one run, which are stored with its figures",
             "in `experiments/results`. Run an experiment with `mdn experiment NAME` from a clone",
-            "of the repository, or small versions of all with `mdn experiment all --fast`.",
+            "of the repository, or small versions of all with `mdn experiment all --fast`. A run",
+            "uses one thread, so the same seed gives the same numbers with any number of cores.",
             "",
             "| experiment | shows | data |",
             "|---|---|---|",
@@ -204,6 +242,26 @@ def commit() -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a clone, not installed
+        return importlib.import_module(package).__version__
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Limits torch, BLAS and OpenMP to one thread."""
+    importlib.import_module("sklearn.ensemble")  # only libraries that are loaded can be limited
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _own_options(name: str, options: dict[str, Any], *, several: bool) -> dict[str, Any]:
@@ -250,6 +308,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, or all")
     parser.add_argument("--list", action="store_true", help="list the experiments and exit")
     parser.add_argument("--pages", action="store_true", help="write the pages of the docs")
+    parser.add_argument(
+        "--stale", action="store_true", help="list the stored results of older code"
+    )
     parser.add_argument("--fast", action="store_true", help="run a small version, in seconds")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument(

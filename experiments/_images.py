@@ -17,7 +17,7 @@ __all__ = [
     "Folder",
     "read_folder",
     "draw_images",
-    "batch",
+    "read_batch",
     "random_resized_crop",
     "middle",
     "pointer",
@@ -27,6 +27,7 @@ SIDE, SHORTER_SIDE = 224, 256  # pixels: of the backbone's input; of a test imag
 CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # shares of the area; width over height
 CHANNEL_MEAN, CHANNEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 DRAWN_SIDE = 160  # pixels
+TESTS = ("test", "valid", "val")  # names of the folder of test images, by preference
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 Pixels = NDArray[np.uint8]
 
@@ -41,6 +42,8 @@ class Folder(NamedTuple):
         label: class of each image, (N,).
         target: continuous target of each image, (N,).
         target_name: name of the continuous target.
+        n_test: how many of the images, the last ones, are from a folder of test images; 0 if the
+            folder has none.
     """
 
     root: Path
@@ -49,38 +52,73 @@ class Folder(NamedTuple):
     label: Tensor
     target: Tensor
     target_name: str
+    n_test: int = 0
 
 
 def read_folder(root: Path) -> Folder:
-    """Reads a folder that has a folder of images for each class, with a continuous target.
+    """Reads a folder of images with their classes and a continuous target.
+
+    The folder has a folder of images for each class, or two folders ``train`` and ``test`` (or
+    ``valid``, or ``val``) of this kind.
 
     Raises:
-        ValueError: there are fewer than two classes, a class has no images, or targets.csv does not
-            list an image.
+        ValueError: there are fewer than two classes, those of the test are others, a class has no
+            images, or targets.csv has no number for an image.
     """
     root = Path(root)
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    parts = [root]
+    if len(_folders(root / "train")) > 1:
+        tests = [root / name for name in TESTS if _folders(root / name)]
+        parts = [root / "train", *tests[:1]]
+    classes = _folders(parts[0])
     if len(classes) < 2:
-        raise ValueError(f"images must have a folder for each of two or more classes; got {root}")
-    files, label = [], []
-    for i, name in enumerate(classes):
-        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ValueError(f"images must have some in each class; {root / name} has none")
-        files += [p.relative_to(root).as_posix() for p in found]
-        label += [i] * len(found)
-    name, target = "brightness (0 to 1)", []
-    if (root / "targets.csv").exists():
-        with (root / "targets.csv").open(newline="", encoding="utf-8") as lines:
-            (_, name), *rows = csv.reader(lines)
-        known = {row[0]: float(row[1]) for row in rows}
-        missing = [file for file in files if file not in known]
-        if missing:
-            raise ValueError(f"targets.csv must have a row for each image; {missing[0]} has none")
-        target = [known[file] for file in files]
-    else:
-        target = [float(_pixels(root / file).mean()) / 255 for file in files]
-    return Folder(root, files, classes, torch.tensor(label), torch.tensor(target), name)
+        raise ValueError(
+            "images must have a folder for each of two or more classes, or folders train and test "
+            f"that have these; got {root}"
+        )
+    if _folders(parts[-1]) != classes:
+        raise ValueError(
+            f"images must have the same classes in {parts[0]} and {parts[-1]}; got "
+            f"{', '.join(classes)} and {', '.join(_folders(parts[-1]))}"
+        )
+    files: list[str] = []
+    label: list[int] = []
+    for part in parts:
+        n_before = len(files)
+        for i, name in enumerate(classes):
+            found = sorted(p for p in (part / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not found:
+                raise ValueError(f"images must have some in each class; {part / name} has none")
+            files += [p.relative_to(root).as_posix() for p in found]
+            label += [i] * len(found)
+    n_test = len(files) - n_before if len(parts) > 1 else 0
+    name, target = _targets(root, files)
+    return Folder(root, files, classes, torch.tensor(label), torch.tensor(target), name, n_test)
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+
+def _targets(root: Path, files: list[str]) -> tuple[str, list[float]]:
+    """Returns the name and the values of the continuous target."""
+    if not (root / "targets.csv").exists():
+        return "brightness (0 to 1)", [float(_pixels(root / f).mean()) / 255 for f in files]
+    with (root / "targets.csv").open(newline="", encoding="utf-8-sig") as lines:
+        header, *rows = csv.reader(lines)
+    known = {}
+    for row in filter(None, rows):
+        try:
+            known[row[0]] = float(row[1])
+            wrong = not math.isfinite(known[row[0]])
+        except (IndexError, ValueError):
+            wrong = True
+        if wrong:
+            raise ValueError(f"targets.csv must have a file and a number in each row; got {row}")
+    missing = [file for file in files if file not in known]
+    if missing:
+        raise ValueError(f"targets.csv must have a row for each image; {missing[0]} has none")
+    return header[-1], [known[file] for file in files]
 
 
 def draw_images(root: Path, n: int, *, seed: int = 0) -> None:
@@ -147,7 +185,7 @@ def _pixels(path: Path) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def batch(
+def read_batch(
     folder: Folder, rows: NDArray[np.int64], rng: np.random.Generator | None = None
 ) -> Tensor:
     """Returns normalised images, (B, 3, 224, 224): random crops with a generator, else middles."""

@@ -21,11 +21,18 @@ degrees), between 20 and 160 degrees or between 200 and 340. An arrow shows the 
 shows it only up to half a turn, so the true density for a bar has **two modes of equal mass**,
 which no single number can represent. The backbone consists of two layers of random filters.
 
-**With `--images DIR`** DIR has a folder of images for each class. The continuous target is read
-from `DIR/targets.csv` (`file,NAME`, paths relative to DIR) if this file exists; otherwise it is the
-mean brightness of the image. `--backbone densenet121` or another model of torchvision with its
-trained weights needs torchvision (`pip install "mdn[vision]"`); from Python, `run(backbone=...)`
-takes any module from (N, 3, 224, 224) to (N, ...).
+**With `--images DIR`** DIR has a folder of images for each class, or two folders `train` and `test`
+that have one for each class. The continuous target is read from `DIR/targets.csv` (`file,NAME`,
+paths relative to DIR) if this file exists; otherwise it is the mean brightness of the image.
+
+**With `--backbone densenet121`** or another classifier of torchvision (`pip install "mdn[vision]"`)
+the features are those before its last layer. Its weights, trained on ImageNet, are downloaded once
+into the folder `checkpoints` of torch's hub folder; with `--weights none` they are random, and no
+network is needed. densenet121 has 1024 features, so its head begins with `Linear(1024, 512)`; a
+published head for it begins with `Linear(2048, 512)`, which fails: 2048 is the number of features
+of a resnet50. From Python, `run(backbone=...)` takes any module from (N, 3, 224, 224) to (N, ...).
+
+`--epochs`, `--batch` and `--device` set the epochs, the images of a batch and torch's device.
 
 C. Szegedy et al., Going deeper with convolutions, CVPR (2015), on the crops; G. Huang, Z. Liu, L.
 van der Maaten, K. Q. Weinberger, Densely connected convolutional networks, CVPR (2017); C. M.
@@ -35,9 +42,9 @@ Bishop, *Mixture Density Networks*, Aston University NCRG/94/004 (1994).
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,16 +60,15 @@ from torch.nn import functional as F
 
 import mdn
 
-from ._images import Folder, batch, draw_images, middle, read_folder
+from ._backbones import Standardized, device_of, load_backbone, text_of_weights
+from ._images import Folder, draw_images, middle, read_batch, read_folder
 from ._palette import BLUE, VERMILLION
 
 __all__ = [
     "MINUTES",
     "DATA",
-    "SmallBackbone",
     "classifier_head",
     "density_head",
-    "load_backbone",
     "report",
     "run",
 ]
@@ -82,6 +88,7 @@ RUNNING = 20  # batches of the moving average of the loss
 SHOWN = 4  # images in the figure
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]  # numbers of images, (N,)
 
 
 def run(
@@ -92,9 +99,34 @@ def run(
     progress: Callable[[str], None] = lambda text: None,
     images: Path | None = None,
     backbone: str | nn.Module = "small",
+    weights: str = "default",
+    epochs: int | None = None,
+    batch: int = BATCH,
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """Trains and tests both heads; draws losses.png and densities.png."""
-    network = load_backbone(backbone, seed) if isinstance(backbone, str) else backbone
+    """Trains and tests both heads; draws losses.png and densities.png.
+
+    Args:
+        seed, fast, out, progress: as for every experiment.
+        images: a folder of images, as `read_folder` takes it; None draws some.
+        backbone: as `load_backbone` takes it, or a module from (N, 3, 224, 224) to (N, ...).
+        weights: of a backbone that is given by name, as `load_backbone` takes them.
+        epochs: passes over the training images; None for 20, or 2 if fast.
+        batch: images of a batch.
+        device: where the backbone and the heads are.
+
+    Raises:
+        ValueError: a backbone, weights, a folder, a number or a device that cannot be used.
+        OSError: the weights of the backbone could not be downloaded.
+    """
+    epochs = (FAST_EPOCHS if fast else EPOCHS) if epochs is None else epochs
+    for name, number in (("epochs", epochs), ("batch", batch)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1; got {number}")
+    on = device_of(device)
+    named = isinstance(backbone, str)
+    network = load_backbone(backbone, seed, weights=weights) if named else backbone
+    network = network.to(on)
     with contextlib.ExitStack() as stack:
         if images is None:
             progress("drawing images")
@@ -105,29 +137,34 @@ def run(
             drawn = False
         folder = read_folder(images)
         rng = np.random.default_rng(seed)
-        order = rng.permutation(len(folder.files))
-        n_test = max(1, round(HELD_OUT * len(order)))
-        test, train = np.sort(order[:n_test]), order[n_test:]
-        features = _features(folder, train, network, progress)
+        train, test = _split(folder, rng)
+        features = _features(folder, train, network, batch, on, progress)
         network = Standardized(network, features)
         with torch.random.fork_rng(devices=[]):  # initial weights and dropout
             torch.manual_seed(seed)
             heads = {
                 "class": classifier_head(features.shape[1], len(folder.classes)),
-                "density": density_head(network.units(features), folder.target[train, None]),
+                "density": density_head(network.units(features), folder.target[train, None].to(on)),
             }
-            epochs = FAST_EPOCHS if fast else EPOCHS
-            losses = _train(heads, network, folder, train, epochs, rng, progress)
-        result = _predict(heads, network, folder, test, progress)
+            for head in heads.values():
+                head.to(on)
+            # on few images a feature may be constant, and far from that in a crop: not a fault of x
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "x has values far outside", mdn.DataWarning)
+            losses = _train(heads, network, folder, train, epochs, batch, on, rng, progress)
+        result = _predict(heads, network, folder, test, batch, on, progress)
         numbers = {
             "drawn": drawn,
-            "backbone": backbone if isinstance(backbone, str) else type(backbone).__name__,
+            "backbone": backbone if named else type(backbone).__name__,
+            "weights": text_of_weights(backbone, weights) if named else "held fixed",
+            "own_test": folder.n_test > 0,
             "features": features.shape[1],
             "classes": folder.classes,
             "target": folder.target_name,
             "train_images": len(train),
             "test_images": len(test),
             "epochs": epochs,
+            "batch": batch,
             "losses": losses,
             "per_epoch": {
                 name: np.reshape(values, (epochs, -1)).mean(1).tolist()
@@ -149,8 +186,9 @@ def report(numbers: dict[str, Any]) -> str:
     source = "synthetic images" if numbers["drawn"] else "images"
     lines = [
         f"{numbers['train_images']} {source} for training and {numbers['test_images']} for the "
-        f"test; {numbers['epochs']} epochs; backbone `{numbers['backbone']}` "
-        f"({numbers['features']} features), not trained.",
+        f"test{', from a folder of their own' if numbers['own_test'] else ''}; "
+        f"epochs: {numbers['epochs']}, of batches of {numbers['batch']}; backbone: "
+        f"`{numbers['backbone']}`, {numbers['features']} features, {numbers['weights']}.",
         "",
         "| | class head | density head |",
         "|---|---:|---:|",
@@ -171,10 +209,9 @@ def report(numbers: dict[str, Any]) -> str:
         "",
         f"The test accuracy of the class head is {numbers['accuracy']:.1%}; "
         f"{numbers['commonest']:.1%} of the images are of the most frequent class.",
-        "",
         *(
-            f"**The {name} head is of no use on new images**: its test NLL is not below that of a "
-            "prediction that ignores the image."
+            f"\n**The {name} head is of no use on new images**: its test NLL is not below that of "
+            "a prediction that ignores the image."
             for name, good in better.items()
             if not good
         ),
@@ -201,85 +238,7 @@ def report(numbers: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# -- backbones and heads ----------------------------------------------------------------------
-
-
-class SmallBackbone(nn.Module):
-    """Two layers of random filters and average pooling to 4 x 4: (N, 3, 224, 224) to (N, 1024).
-
-    The filters are orthogonal, so that they differ from each other; they are not trained.
-    """
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        first = nn.utils.skip_init(nn.Conv2d, 3, 32, 9, stride=4)  # does not draw random numbers
-        second = nn.utils.skip_init(nn.Conv2d, 32, 64, 5, stride=2)
-        generator = torch.Generator().manual_seed(seed)
-        for layer in (first, second):
-            nn.init.orthogonal_(layer.weight.flatten(1), gain=2.0, generator=generator)
-            nn.init.zeros_(layer.bias)
-        self.layers = nn.Sequential(
-            first, nn.ReLU(), second, nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns features of images, (N, 1024)."""
-        return self.layers(x)
-
-
-class Standardized(nn.Module):
-    """A backbone whose features are standardised column by column.
-
-    Args:
-        backbone: maps images to (N, F), or to a shape that flattens to it.
-        features: features of the training images, (N, F), which define mean and scale.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, backbone: nn.Module, features: Tensor) -> None:
-        super().__init__()
-        self.backbone = backbone
-        std = features.std(0)
-        self.register_buffer("mean", features.mean(0))
-        self.register_buffer("std", torch.where(std > 0, std, 1.0))  # a feature may be constant
-
-    def units(self, h: Tensor) -> Tensor:
-        """Returns standardised features."""
-        return (h - self.mean) / self.std
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns standardised features of images, (N, F)."""
-        return self.units(self.backbone(x).flatten(1))
-
-
-def load_backbone(name: str, seed: int = 0) -> nn.Module:
-    """Returns the small backbone, or a trained model of torchvision without its last layer.
-
-    Raises:
-        ValueError: torchvision is not installed or has no such model, or the name of the model's
-            last layer is not known.
-    """
-    if name == "small":
-        return SmallBackbone(seed)
-    try:
-        models = importlib.import_module("torchvision.models")
-    except ImportError:
-        raise ValueError(
-            f"backbone={name!r} needs torchvision; install it with pip install 'mdn[vision]', or "
-            "use backbone='small'"
-        ) from None
-    if name not in models.list_models():
-        raise ValueError(
-            f"backbone must be 'small' or a model of torchvision, as 'densenet121'; got {name!r}"
-        )
-    model = models.get_model(name, weights="DEFAULT")
-    for last in ("classifier", "fc", "heads", "head"):  # names in the families of models
-        if isinstance(getattr(model, last, None), nn.Module):
-            setattr(model, last, nn.Identity())
-            return model
-    raise ValueError(f"backbone={name!r} has no last layer of a known name to remove")
+# -- heads and images -------------------------------------------------------------------------
 
 
 def classifier_head(n_features: int, n_classes: int) -> nn.Sequential:
@@ -299,12 +258,19 @@ def density_head(features: Tensor, y: Tensor) -> mdn.MDN:
     return mdn.MDN(HIDDEN, 1, COMPONENTS, backbone=hidden).standardize_(features, y)
 
 
-# -- images -----------------------------------------------------------------------------------
+def _split(folder: Folder, rng: np.random.Generator) -> tuple[Rows, Rows]:
+    """Returns the training images in random order, and the test images."""
+    order = rng.permutation(len(folder.files))
+    if folder.n_test:
+        own = order >= len(order) - folder.n_test
+        return order[~own], np.sort(order[own])
+    n_test = max(1, round(HELD_OUT * len(order)))
+    return order[n_test:], np.sort(order[:n_test])
 
 
-def _batches(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, len(rows), BATCH):
-        yield rows[start : start + BATCH]
+def _batches(rows: Rows, size: int) -> Iterator[Rows]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 # -- training and testing ---------------------------------------------------------------------
@@ -313,15 +279,17 @@ def _batches(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 @torch.no_grad()
 def _features(
     folder: Folder,
-    rows: NDArray[np.int64],
+    rows: Rows,
     network: nn.Module,
+    size: int,
+    on: torch.device,
     progress: Callable[[str], None],
 ) -> Tensor:
     """Returns features of the middles of images, (N, F)."""
     network.eval()
     parts = []
-    for part in _batches(rows):
-        parts.append(network(batch(folder, part)).flatten(1))
+    for part in _batches(rows, size):
+        parts.append(network(read_batch(folder, part).to(on)).flatten(1))
         progress(f"features of {sum(map(len, parts))} of {len(rows)} images")
     return torch.cat(parts)
 
@@ -329,16 +297,18 @@ def _features(
 def _loss(name: str, head: nn.Module, h: Tensor, folder: Folder, rows: Tensor) -> Tensor:
     """Returns the mean of -log p(target | image), where p is a probability or a density."""
     if name == "class":
-        return F.nll_loss(head(h), folder.label[rows])
-    return -head(h).log_prob(folder.target[rows, None]).mean()
+        return F.nll_loss(head(h), folder.label[rows].to(h.device))
+    return -head(h).log_prob(folder.target[rows, None].to(h.device)).mean()
 
 
 def _train(
     heads: dict[str, nn.Module],
     network: nn.Module,
     folder: Folder,
-    rows: NDArray[np.int64],
+    rows: Rows,
     epochs: int,
+    size: int,
+    on: torch.device,
     rng: np.random.Generator,
     progress: Callable[[str], None],
 ) -> dict[str, list[float]]:
@@ -347,9 +317,9 @@ def _train(
     optimizers = {name: torch.optim.Adam(head.parameters(), RATE) for name, head in heads.items()}
     losses: dict[str, list[float]] = {name: [] for name in heads}
     for epoch in range(epochs):
-        for part in _batches(rng.permutation(rows)):
+        for part in _batches(rng.permutation(rows), size):
             with torch.no_grad():
-                h = network(batch(folder, part, rng)).flatten(1)
+                h = network(read_batch(folder, part, rng).to(on)).flatten(1)
             for name, head in heads.items():
                 loss = _loss(name, head, h, folder, torch.from_numpy(part))
                 optimizers[name].zero_grad()
@@ -378,18 +348,20 @@ def _predict(
     heads: dict[str, nn.Module],
     network: nn.Module,
     folder: Folder,
-    rows: NDArray[np.int64],
+    rows: Rows,
+    size: int,
+    on: torch.device,
     progress: Callable[[str], None],
 ) -> Predictions:
-    h = _features(folder, rows, network, progress)
-    return Predictions(heads["class"].eval()(h), heads["density"].eval()(h))
+    h = _features(folder, rows, network, size, on, progress)
+    return Predictions(heads["class"].eval()(h).cpu(), heads["density"].eval()(h).to("cpu"))
 
 
 def _scores(
     result: Predictions,
     folder: Folder,
-    train: NDArray[np.int64],
-    test: NDArray[np.int64],
+    train: Rows,
+    test: Rows,
     *,
     drawn: bool,
 ) -> dict[str, Any]:
@@ -436,29 +408,30 @@ def _draw_losses(numbers: dict[str, Any]) -> Figure:
     }
     for name, (colour, line, label) in lines.items():
         loss = np.array(numbers["losses"][name])
-        width = min(RUNNING, len(loss))
-        mean = np.convolve(loss, np.ones(width) / width, "valid")
-        ax.plot(np.arange(1, len(loss) + 1), loss, color=colour, lw=0.7, alpha=0.4)
-        ax.plot(np.arange(width, len(loss) + 1), mean, line, color=colour, lw=2, label=label)
-    ax.axhline(0, color="k", lw=1)
-    ax.text(
-        0.99,
-        0.02,
-        "zero: the loss of a probability cannot be below, that of a density can",
-        fontsize=8,
-        va="bottom",
-        transform=ax.get_yaxis_transform(),
-        ha="right",
+        batches = np.arange(1, len(loss) + 1)
+        ax.plot(batches, loss, color=colour, lw=0.7, alpha=0.4)
+        ax.plot(batches, _running_mean(loss, RUNNING), line, color=colour, lw=2, label=label)
+    ax.axhline(0, color="k", lw=1, label="zero: only the loss of a density can be below")
+    ax.set(
+        xlabel=f"batch of {numbers['batch']} images; thick: mean of the last {RUNNING} batches",
+        ylabel="loss: mean of -log p(target | image), nats",
     )
-    ax.set(xlabel=f"batch of {BATCH} images", ylabel="loss: mean of -log p(target | image), nats")
     figure.legend(
-        *ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False
+        *ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False
     )
     return figure
 
 
+def _running_mean(values: Floats, width: int) -> Floats:
+    """Returns the mean of each value and those before it, of the last `width` at most, (N,)."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - width, 0)
+    return (total[end] - total[start]) / (end - start)
+
+
 @torch.no_grad()
-def _draw_densities(result: Predictions, folder: Folder, test: NDArray[np.int64]) -> Figure:
+def _draw_densities(result: Predictions, folder: Folder, test: Rows) -> Figure:
     """Draws some test images and the densities of their targets."""
     label = folder.label[test]
     chosen = [int(i) for c in range(len(folder.classes)) for i in torch.where(label == c)[0][:2]]

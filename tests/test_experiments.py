@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import integrate, stats
+from threadpoolctl import threadpool_info
 
-from experiments import NAMES, __main__, about, load, negative_nll, uci
+import mdn
+from experiments import NAMES, __main__, _code, about, load, negative_nll, uci
 
 
 def small(**more: Any) -> SimpleNamespace:
@@ -23,7 +26,9 @@ def small(**more: Any) -> SimpleNamespace:
     ) -> dict[str, Any]:
         progress("drawing")
         (out / "dot.png").write_bytes(b"dot")
-        return {"seed": seed, "fast": fast, "data": data, "odd": [math.nan, math.inf], 3: (1, 2)}
+        odd = [math.nan, math.inf]
+        threads = [torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())]
+        return {"seed": seed, "fast": fast, "data": data, "odd": odd, 3: (1, 2), "threads": threads}
 
     result = {
         "__doc__": "Dots.\n\nMore of them.",
@@ -45,6 +50,7 @@ def dots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     modules = {"dots": small(), "broken": small(run=broken)}
     monkeypatch.setattr(__main__, "NAMES", tuple(modules))
     monkeypatch.setattr(__main__, "load", modules.__getitem__)
+    monkeypatch.setattr(__main__, "digests", lambda name: {name: "1"})
     monkeypatch.chdir(tmp_path)
     return modules
 
@@ -67,9 +73,14 @@ def test_every_module_has_a_name_and_every_name_a_module() -> None:
 def test_a_run_leaves_numbers_and_figures_in_its_folder(
     dots: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """JSON without NaN, with the command that made it; the terminal shows the report."""
+    """JSON without NaN, with the command that made it; the terminal shows the report.
+
+    The run has one thread whatever torch was given before, and gives the others back.
+    """
+    threads = torch.get_num_threads()
     assert __main__.main(["dots", "--fast", "--seed", "7", "--data", "digits"]) == 0
     result = json.loads(Path("mdn-experiments/dots/results.json").read_text())
+    assert set(result["numbers"].pop("threads")) == {1}
     assert result["numbers"] == {
         "seed": 7,
         "fast": True,
@@ -80,7 +91,9 @@ def test_a_run_leaves_numbers_and_figures_in_its_folder(
     assert result["command"] == "mdn experiment dots --data digits --fast --seed 7"
     assert result["figures"] == ["dot.png"]
     assert result["seconds"] >= 0
-    assert {"commit", "versions", "fast"} <= set(result)
+    assert {"commit", "code", "versions", "fast"} <= set(result)
+    assert result["code"] == {"dots": "1"}
+    assert torch.get_num_threads() == threads
     shown = capsys.readouterr().out
     assert "seed 7, odd ['nan', 'inf']" in shown
     assert "results.json and dot.png" in shown
@@ -152,6 +165,113 @@ def test_the_pages_of_the_docs_are_those_of_the_stored_results() -> None:
         page = __main__.PAGES / f"{result['experiment']}.md"
         assert page.read_text(encoding="utf-8") == __main__.page(folder)
     assert {p.name for p in done} == {p.stem for p in __main__.PAGES.glob("*.md")} - {"index"}
+
+
+def test_stored_results_are_of_the_code_as_it_is() -> None:
+    """Of the experiment and the modules of the folder it imports, and of this version of mdn.
+
+    Code of mdn may change without a new run, until its next version; ``--stale`` tells of it.
+    """
+    old = []
+    for file in sorted(__main__.RESULTS.glob("*/results.json")):
+        name, result = file.parent.name, json.loads(file.read_text(encoding="utf-8"))
+        assert result["experiment"] == name
+        changed = set(_code.changed(name, result.get("code", {}))) - {"mdn"}
+        if result["versions"]["mdn"] != mdn.__version__:
+            changed.add(f"version {result['versions']['mdn']} of mdn")
+        if changed:
+            old.append(f"{name} ({', '.join(sorted(changed))})")
+    assert not old, (
+        f"results of older code: {'; '.join(old)}; for each: mdn experiment NAME --force --out "
+        "experiments/results/NAME, then mdn experiment --pages"
+    )
+
+
+SOURCE = '''"""What it shows."""
+
+from ._density import gaussian  # of one component
+
+DATA = "none"
+
+
+def run(seed: int) -> int:
+    """Draws."""
+    if seed:
+        return len("#" * seed)
+    return 0
+
+
+def report(numbers: int) -> str:
+    return f"{numbers}"
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("  # of one component", "", True),
+        ("What it shows.", "What\nit shows.", True),
+        ("Draws.", "Draws\n\n    twice.", True),
+        ('DATA = "none"', "DATA = (\n    1\n)", True),
+        ('f"{numbers}"', '"none"', True),
+        ("return 0", "return 1", False),
+        ('"#"', '"##"', False),  # no comment
+        ("    return 0", "        return 0", False),
+        ("gaussian", "table", False),
+    ],
+)
+def test_the_digest_of_code_heeds_what_it_does_alone(
+    tmp_path: Path, old: str, new: str, same: bool
+) -> None:
+    """Not comments, docstrings and the texts of the page."""
+    assert old in SOURCE
+    for name, text in (("before", SOURCE), ("after", SOURCE.replace(old, new))):
+        (tmp_path / f"{name}.py").write_text(text)
+    before, after = (_code.digest(tmp_path / f"{name}.py") for name in ("before", "after"))
+    assert (before == after) is same
+
+
+def test_a_result_has_a_digest_of_each_module_that_it_needs() -> None:
+    """real imports _real_sets, which imports _classic; and the whole package is one."""
+    now = _code.digests("real")
+    assert list(now) == ["_classic", "_density", "_palette", "_real_sets", "real", "mdn"]
+    assert _code.changed("real", now) == []
+    assert _code.changed("real", {**now, "_classic": "0", "gone": "1"}) == ["_classic", "gone"]
+
+
+def test_old_results_are_listed(
+    dots: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what has changed since; exit status 1 if there are any."""
+    monkeypatch.setattr(__main__, "NAMES", ("dots",))
+    monkeypatch.setattr(__main__, "RESULTS", Path("here"))
+    assert __main__.main(["--stale"]) == 1
+    assert capsys.readouterr().out == "dots: no result\n"
+    assert __main__.main(["dots", "--out", "here/dots"]) == 0
+    monkeypatch.setattr(__main__, "changed", lambda name, code: [])
+    capsys.readouterr()
+    assert __main__.main(["--stale"]) == 0
+    assert capsys.readouterr().out == "every stored result is of the code as it is\n"
+    monkeypatch.setattr(__main__, "changed", lambda name, code: ["_density", *code])
+    assert __main__.main(["--stale"]) == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("dots: since commit ")
+    assert shown.endswith(" changed: _density, dots\n")
+
+
+def test_a_run_gives_the_same_numbers_with_one_thread_and_with_two(tmp_path: Path) -> None:
+    """Of training that amplifies the last digit of a sum; threads of torch, given from outside."""
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            result = __main__.run_one("negative-nll", tmp_path, fast=True, options=None)
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        found.append(result["numbers"])
+    assert found[0] == found[1]
 
 
 # -- negative-nll -------------------------------------------------------------------------------
@@ -264,4 +384,10 @@ def test_uci_full_version_reads_the_stored_results() -> None:
     """Those that benchmarks.uci wrote."""
     numbers = uci.run(0)
     assert numbers["source"] == "benchmarks/results/uci.json"
+
+    def rounded(text: str) -> Any:
+        return json.loads(text, parse_float=lambda digits: round(float(digits), 9))
+
+    stored = (__main__.RESULTS / "uci" / "results.json").read_text(encoding="utf-8")
+    assert rounded(json.dumps(__main__._finite(numbers))) == rounded(stored)["numbers"]
     assert set(numbers["methods"]) >= {"mdn", "mdn fast", "ngboost", "catboost"}

@@ -1,13 +1,11 @@
-"""Small versions of softmax-losses, log-likelihood, maximum-likelihood and image-head."""
+"""Small versions of softmax-losses, log-likelihood and maximum-likelihood."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
@@ -15,34 +13,26 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy import optimize, special, stats
-from torch import nn
 
 from experiments import (
     _families,
     _identities,
-    _images,
     _imbalance,
     _likelihoods,
     _regressions,
-    image_head,
     log_likelihood,
     maximum_likelihood,
     softmax_losses,
 )
 
-# of few rows, many columns of trained features are constant in the training rows alone
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:x has values far outside:mdn.DataWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of its forward mode
-]
+# of the forward mode of torch
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 MODULES = {
     "softmax_losses": softmax_losses,
     "log_likelihood": log_likelihood,
     "maximum_likelihood": maximum_likelihood,
-    "image_head": image_head,
 }
 Ran = tuple[dict[str, Any], Path]
 
@@ -351,188 +341,3 @@ def test_a_component_on_one_draw_has_a_greater_likelihood_than_the_best_mixture(
     """The likelihood of a mixture has no greatest value."""
     collapse = ran("maximum_likelihood")[0]["collapse"]
     assert collapse["nll"] < collapse["fitted"]
-
-
-# -- image-head -------------------------------------------------------------------------------
-
-
-def test_a_class_head_stays_above_zero_and_a_density_head_passes_below(ran: Any) -> None:
-    """A probability is at most 1; a density of a target in turns is not."""
-    losses = ran("image_head")[0]["losses"]
-    assert len(losses["class"]) == len(losses["density"]) > 2
-    assert min(losses["class"]) >= 0
-    assert min(losses["density"]) < 0
-
-
-def test_the_same_seed_gives_the_same_losses(ran: Any) -> None:
-    """Bit for bit."""
-    numbers, _ = ran("image_head")
-    assert json.loads(json.dumps(image_head.run(0, fast=True))) == numbers
-
-
-def test_heads_have_the_documented_layers() -> None:
-    """Linear 512, ReLU, Dropout 0.2, Linear, LogSoftmax; and its output are probabilities."""
-    head = image_head.classifier_head(7, 3)
-    kinds = [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.LogSoftmax]
-    assert [type(layer) for layer in head] == kinds
-    assert (head[0].out_features, head[2].p, head[3].out_features) == (512, 0.2, 3)
-    assert torch.allclose(head(torch.zeros(2, 7)).exp().sum(-1), torch.ones(2))
-
-
-def test_crops_have_the_documented_areas_and_ratios() -> None:
-    """An image whose colours are its coordinates tells which part was taken."""
-    width, height = 300, 200
-    red, green = np.meshgrid(np.arange(width) * 255 / width, np.arange(height) * 255 / height)
-    image = Image.fromarray(np.stack([red, green, 0 * red], -1).astype(np.uint8))
-    rng = np.random.default_rng(0)
-    areas, ratios = [], []
-    for _ in range(200):
-        crop = np.asarray(_images.random_resized_crop(image, rng)).astype(float)
-        assert crop.shape == (224, 224, 3)
-        w, h = (np.ptp(crop[..., c]) * s / 255 for c, s in ((0, width), (1, height)))
-        areas.append(w * h / (width * height))
-        ratios.append(w / h)
-    rounding = 0.06  # of the colours, and of the halves of pixels at the edges
-    assert 0.08 - rounding < min(areas) < 0.2
-    assert 0.6 < max(areas) <= 1 + rounding
-    assert 3 / 4 - 2 * rounding < min(ratios) < 0.85
-    assert 1.2 < max(ratios) < 4 / 3 + 2 * rounding
-
-
-def test_a_long_image_is_cropped_to_an_allowed_ratio() -> None:
-    """No part of 8 % of the area and an allowed ratio fits into a strip: the middle is taken."""
-    strip = np.zeros((10, 2000, 3), np.uint8)
-    strip[:, 990:1010] = 255
-    crop = _images.random_resized_crop(Image.fromarray(strip), np.random.default_rng(0))
-    assert np.asarray(crop).min() == 255
-
-
-def test_drawn_arrows_show_their_direction_and_bars_do_not() -> None:
-    """Dark pixels of an arrow lean to where it points; those of a bar are alike on both sides."""
-    rng = np.random.default_rng(0)
-    for kind in ("arrow", "bar"):
-        for degrees in (30, 100, 215, 330):
-            angle = math.radians(degrees)
-            pixels = np.asarray(_images.pointer(kind, angle, rng)).mean(-1)
-            rows, columns = np.nonzero(pixels < 105)  # darker than any ground
-            x, y = columns - columns.mean(), rows.mean() - rows
-            axis = 0.5 * math.atan2(2 * (x * y).mean(), (x**2 - y**2).mean())
-            assert math.cos(2 * (axis - angle)) > 0.99
-            along = x * math.cos(angle) + y * math.sin(angle)
-            lean = (along.max() + along.min()) / np.ptp(along)  # the centre lies near the head
-            assert lean < -0.05 if kind == "arrow" else abs(lean) < 0.03
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three classes of plain images, the brighter the higher their number; one is grey."""
-    for i, name in enumerate(("ant", "bee", "cat")):
-        (tmp_path / name).mkdir()
-        for j in range(4):
-            value = 20 * (4 * i + j)
-            pixels = np.full((40, 60 + j, 3), value, np.uint8)
-            image = Image.fromarray(pixels[..., 0] if i == 0 else pixels)
-            image.save(tmp_path / name / f"{j}.{'JPG' if i == 2 else 'png'}")
-    return tmp_path
-
-
-def test_a_folder_of_images_without_targets_has_brightness(folder: Path) -> None:
-    """Classes by name, and the mean of the pixels."""
-    (folder / "ant" / "notes.txt").write_text("no image")
-    read = _images.read_folder(folder)
-    assert read.classes == ["ant", "bee", "cat"]
-    assert read.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert read.target.tolist() == pytest.approx([20 * i / 255 for i in range(12)], abs=0.01)
-
-
-class Means(nn.Module):
-    """A backbone of somebody's own, with a shape of its own: means of the channels."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean((2, 3), keepdim=True)
-
-
-def test_a_folder_of_ones_own_and_any_module(folder: Path, tmp_path: Path) -> None:
-    """Everything runs on them, with targets from a table, and the report tells their names."""
-    files = _images.read_folder(folder).files
-    lines = ["file,height (m)", *(f"{file},{3.0 + i}" for i, file in enumerate(files))]
-    (folder / "targets.csv").write_text("\n".join(lines) + "\n")
-    numbers = image_head.run(0, fast=True, out=tmp_path, images=folder, backbone=Means())
-    assert (numbers["features"], numbers["backbone"]) == (3, "Means")
-    assert (numbers["train_images"], numbers["test_images"]) == (9, 3)
-    text = image_head.report(numbers)
-    assert "ant or bee or cat" in text
-    assert "height (m)" in text
-    assert (tmp_path / "densities.png").exists()
-
-
-def test_an_incomplete_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    """Each of the ways in which a folder cannot be used."""
-    with pytest.raises(ValueError, match="two or more classes"):
-        image_head.run(0, fast=True, images=folder / "ant")
-    with pytest.raises(ValueError, match="two or more classes"):
-        image_head.run(0, fast=True, images=tmp_path / "nowhere")
-    (folder / "targets.csv").write_text("file,height\nant/0.png,1\n")
-    with pytest.raises(ValueError, match=r"a row for each image; ant/1\.png has none"):
-        _images.read_folder(folder)
-    (folder / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty has none"):
-        _images.read_folder(folder)
-
-
-def test_a_backbone_without_torchvision_is_an_error_with_its_cure(monkeypatch: Any) -> None:
-    """The extra is named."""
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(ValueError, match=r"pip install 'mdn\[vision\]'"):
-        image_head.run(0, fast=True, backbone="densenet121")
-
-
-def test_the_last_layer_of_a_torchvision_model_is_taken_off(monkeypatch: Any) -> None:
-    """With a stand-in for torchvision: densenet calls it classifier, resnet fc."""
-
-    class Model(nn.Module):
-        def __init__(self, last: str) -> None:
-            super().__init__()
-            self.last = last
-            setattr(self, last, nn.Linear(3, 1000))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return getattr(self, self.last)(x.mean((2, 3)))
-
-    asked: list[tuple[str, str]] = []
-    ends = {"densenet121": "classifier", "resnet18": "fc", "odd": "end"}
-
-    def get_model(name: str, *, weights: str) -> Model:
-        asked.append((name, weights))
-        return Model(ends[name])
-
-    stand_in = SimpleNamespace(list_models=lambda: list(ends), get_model=get_model)
-    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=stand_in))
-    monkeypatch.setitem(sys.modules, "torchvision.models", stand_in)
-    for name in ("densenet121", "resnet18"):
-        model = image_head.load_backbone(name)
-        assert model(torch.ones(2, 3, 8, 8)).tolist() == [[1.0] * 3] * 2
-    assert asked == [("densenet121", "DEFAULT"), ("resnet18", "DEFAULT")]
-    with pytest.raises(ValueError, match="no last layer of a known name"):
-        image_head.load_backbone("odd")
-    with pytest.raises(ValueError, match=r"a model of torchvision.*got 'nonsense'"):
-        image_head.load_backbone("nonsense")
-
-
-def test_a_backbone_is_not_trained() -> None:
-    """Its weights after a run are those before, and it is left in evaluation mode."""
-    backbone = nn.Sequential(nn.Conv2d(3, 2, 32, 32), nn.BatchNorm2d(2))
-    before = {k: v.clone() for k, v in backbone.state_dict().items()}
-    image_head.run(0, fast=True, backbone=backbone)
-    assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
-
-
-def test_useless_heads_are_reported(ran: Any) -> None:
-    """The verdict comes from the numbers: worse than a guess, and better."""
-    numbers, _ = ran("image_head")
-    guess = numbers["constant_nll"]
-    worse = {k: v + 0.1 for k, v in guess.items()}
-    better = {k: v - 0.1 for k, v in guess.items()}
-    assert image_head.report({**numbers, "test_nll": worse}).count("is of no use") == 2
-    assert "is of no use" not in image_head.report({**numbers, "test_nll": better})
