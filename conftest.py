@@ -52,6 +52,27 @@ def _validation_stays_on() -> Iterator[None]:
     torch.distributions.Distribution.set_default_validate_args(True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _saved_figures_have_no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Checks every figure that an experiment saves: cut or overlapping texts, crossed legends."""
+    if not request.module.__name__.rpartition(".")[2].startswith("test_experiments"):
+        yield
+        return
+    from matplotlib.figure import Figure  # only here: most tests draw nothing
+
+    from tests.figures import faults
+
+    def checked(figure: Figure, name: object, **options: object) -> None:
+        found = faults(figure)
+        assert not found, f"{name}: {'; '.join(found)}"
+        savefig(figure, name, **options)
+
+    savefig = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", checked)
+        yield
+
+
 @pytest.fixture
 def ax() -> Axes:
     """Axes of a figure that pyplot knows nothing of."""

@@ -453,7 +453,7 @@ def _draw_densities(result: Predictions, folder: Folder, test: Rows) -> Figure:
         axes[1, k].axvline(float(folder.target[test[i]]), color="k", ls="--", label="true target")
         axes[1, k].axhline(1, color="0.6", lw=0.8, ls=":", label="density 1: above, -log p < 0")
         axes[1, k].set(xlabel=folder.target_name, ylim=(0, None))
-    axes[1, 0].set_ylabel("density")
+    axes[1, 0].set_ylabel("density (per unit of the target)")
     figure.legend(
         *axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
     )

@@ -382,8 +382,9 @@ def _draw_parts(out: Path, x: Floats, t: Floats, model: Any) -> None:
     )
     possible = (np.abs(curve(ys) - CUT) <= NOISE) & (ys >= 0) & (ys <= 1)
     cut.plot(ys, possible / _length(np.array([CUT])), "--", color=BLACK, lw=1.3, label="truth")
-    cut.axvline(float(one.mean), color=VERMILLION, ls=":", lw=2, label="mean")
+    top = cut.get_ylim()[1]
+    cut.vlines(float(one.mean), 0, top, color=VERMILLION, ls=":", lw=2, label="mean")
     cut.set(title=f"p(x | t = {CUT})", xlabel="x", ylabel="density [1 / unit of x]")
     cut.legend(loc="upper center", ncols=3, fontsize="x-small")
-    cut.set_ylim(0, 1.2 * cut.get_ylim()[1])
+    cut.set_ylim(0, 1.2 * top)  # the legend is above the curves
     save(drawn, out, "3_parts")

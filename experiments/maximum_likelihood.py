@@ -443,7 +443,7 @@ def _draw_steps(families: dict[str, Any]) -> Figure:
             above = np.maximum(path["nats"], 1e-16)  # rounding leaves 0 or less
             step = np.add(path["step"], 1)
             ax.loglog(step, above, line, marker=mark, ms=3, color=colour, label=method)
-        ax.axhline(CLOSE, color="0.6", lw=0.8, ls=":")
+        ax.axhline(CLOSE, color="0.6", lw=0.8, ls=":", label=f"converged: {CLOSE:.0e} nats")
         ax.set(ylabel="nats above the minimum", ylim=(1e-16, None), xlabel="step, from 1")
         ax.set_title(family["title"], fontsize=10)
     _legend(figure, ax)

@@ -311,7 +311,6 @@ def _draw_units(numbers: dict[str, Any], history: mdn.History) -> Figure:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     plot.plot_units({name: u["nll"] for name, u in numbers["units"].items()}, ax=left)
-    left.margins(x=0.25)  # space for the numbers next to the bars
     left.set_title("One model in four units of y", fontsize=10)
     plot.plot_history(history, y_unit="hours", ax=right)
     right.set_title("Its training in hours: negative, and sound", fontsize=10)

@@ -241,7 +241,7 @@ def _draw_ranks(numbers: dict[str, Any]) -> Figure:
         ax.plot([1, 1 + size], [2.0, 2.0], color="k", lw=3, solid_capstyle="butt")
         ax.text(1, 2.15, f"critical difference {size:.2f}", fontsize=8, ha="left", va="bottom")
         ax.axhline(0, color="0.7", lw=1, zorder=0)
-        ax.set_xlim(0.7, max(len(methods), 1 + size) + 0.3)
+        ax.set_xlim(0.5, max(len(methods), 1 + size) + 0.5)
         ax.set_ylim(-2.0, 2.9)
         ax.set_yticks([])
         ax.set_xticks(range(1, len(methods) + 1))

@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import stats
 
 from mdn import GaussianMixture
 from mdn.calibration import CoverageCurve, coverage_curve, pit_histogram, sharpness
-from mdn.plot import plot_coverage, plot_pit, plot_sharpness, plot_units, plot_waterfall
+from mdn.plot import (
+    plot_coverage,
+    plot_pit,
+    plot_sharpness,
+    plot_units,
+    plot_waterfall,
+)
+from tests.figures import faults
 from tests.test_plot import labelled, names
 
 N = 2000
@@ -189,16 +197,16 @@ def test_steps_of_the_waterfall_do_not_depend_on_the_unit() -> None:
     assert widths[0] == widths[1] == widths[2]
 
 
-def test_everything_in_the_waterfall_is_inside_the_frame(ax: Axes) -> None:
-    """Bars, marks and numbers, however small or large the steps."""
-    for scale in (1e-3, 1.0, 1e3):
-        drawn = plot_waterfall({"a": 3 * scale, "b": 2 * scale, "c": 2.5 * scale, "d": scale})
-        drawn.get_figure().canvas.draw()
-        frame = drawn.get_window_extent()
-        for text in drawn.texts:
-            box = text.get_window_extent()
-            assert frame.x0 <= box.x0 and box.x1 <= frame.x1, text.get_text()
-        assert len({text.get_text() for text in drawn.texts}) >= 6
+@pytest.mark.parametrize("plot", [plot_waterfall, plot_units])
+@pytest.mark.parametrize("width", [4.0, 6.0, 9.0])
+def test_everything_beside_the_bars_is_inside_the_frame(plot: Any, width: float) -> None:
+    """Bars, marks and numbers, however small or large they are, in Axes of any width."""
+    for values in ((3.0, 2.0, 2.5, 1.0), (-4.32, -0.23, 3.87, 10.77), (-5.0, -6.0, -7.0, -1.0)):
+        for scale in (1e-3, 1.0, 1e3):
+            figure = Figure(figsize=(width, 3.6), layout="constrained")
+            nll = dict(zip(("hours", "minutes", "seconds", "ms"), values, strict=True))
+            plot({name: scale * v for name, v in nll.items()}, ax=figure.subplots())
+            assert not [fault for fault in faults(figure) if "overlaps" not in fault]
 
 
 def test_equal_losses_make_a_waterfall_of_no_height(ax: Axes) -> None:

@@ -25,6 +25,8 @@ _SHOWN = 0.01, 0.99  # quantiles of the losses between which bins are; the end b
 _REACH = 6.0  # widths of the peak that are drawn on either side of it
 _FAR = 20.0  # times below the smallest scale from which on the floor is not drawn
 _MARGIN = 0.25  # of the length of the bars, beyond either end, for the numbers
+_HEADROOM = 0.4  # of the height of the data, above them for the legend
+_TOP = 1 / (1 + _HEADROOM)  # height of the data in the frame: where vertical lines end
 _TAIL = 1e-4  # probability on each side beyond which the density is not drawn
 
 
@@ -105,13 +107,13 @@ def _losses(ax: Axes, report: Any, evaluation: Evaluation, train: Evaluation | N
         ax.stairs(counts, edges, linewidth=1.8, label=name, **style)
         mean = float(rows.nll.mean())
         if edges[0] <= mean <= edges[-1]:
-            ax.axvline(mean, linewidth=1, alpha=0.7, **style)
+            ax.axvline(mean, ymax=_TOP, linewidth=1, alpha=0.7, **style)
     zero = "0: the bound of a probability" if mass else "0: no bound of a density"
-    ax.axvline(0.0, color=_BLACK, linestyle=":", linewidth=1.2, label=zero)
+    ax.axvline(0.0, ymax=_TOP, color=_BLACK, linestyle=":", linewidth=1.2, label=zero)
     ax.set_xlabel("NLL of a row [nats]" + ("; first and last bin hold the rest" if beyond else ""))
     ax.set_ylabel("share of rows")
     ax.set_title("Loss of each row (thin line: mean)")
-    ax.margins(y=0.3)
+    ax.margins(y=_HEADROOM)
     ax.set_ylim(bottom=0.0)
     ax.legend(loc="upper right", fontsize="small", frameon=False)
 
@@ -139,19 +141,23 @@ def _scales(ax: Axes, report: Any, evaluation: Evaluation, train: Evaluation | N
         counts = np.histogram(scale, edges)[0] / max(1, len(scale))
         ax.stairs(counts, edges, linewidth=1.8, label=name, **style)
     if floor is not None:
-        ax.axvspan(
-            low, AT_FLOOR * floor, color=_BLACK, alpha=0.15, linewidth=0, label="at the floor"
-        )
+        look: dict[str, Any] = {
+            "color": _BLACK,
+            "alpha": 0.15,
+            "linewidth": 0,
+            "label": "at the floor",
+        }
+        ax.axvspan(low, AT_FLOOR * floor, ymax=_TOP, **look)
     step = report.floor.get("grid", {}).get("spacing")
     if step is not None and low < step < high and not evaluation.link:
-        ax.axvline(step, color=_BLACK, linestyle="-.", linewidth=1.2, label="step of y")
+        ax.axvline(step, ymax=_TOP, color=_BLACK, ls="-.", lw=1.2, label="step of y")
     ax.set_xscale("log")
     ax.set_xlim(low, high)
     unit = {"log": "log of y", "logit": "logit of y"}.get(evaluation.link, "unit of y")
     ax.set_xlabel(f"scale of the component of each row [{unit}]")
     ax.set_ylabel("share of rows")
     ax.set_title(title)
-    ax.margins(y=0.3)
+    ax.margins(y=_HEADROOM)
     ax.set_ylim(bottom=0.0)
     ax.legend(loc="upper left", fontsize="small", frameon=False)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 
 from ..prediction import kind_of
@@ -21,6 +22,11 @@ __all__ = ["plot_history", "plot_units", "plot_waterfall"]
 
 _WORST_EPOCHS = 0.05  # share of the epochs, at least one, that may leave the frame at the top
 _NEAR_ZERO = 3.0  # heights of the curves within which the line at 0 is drawn
+_GAP = 5.0  # points between a value and its text
+_CHARACTER = 0.65  # width of a character of a number, as a share of the size of its font
+_SIDE = 0.05  # share of the axis that is left free on either side
+_LEAST_WIDTH = 0.85  # share of the width of an Axes that a layout with long labels leaves to it
+_MOST_SHARE = 0.4  # of the axis that is given to a text on one side
 _CUT_RANGE = 10.0  # they do if the range of the loss would be more than this times as large
 
 
@@ -133,15 +139,14 @@ def plot_units(nll: Mapping[str, float], *, ax: Axes | None = None, **style: Any
     options = look.with_defaults(style, Patch, color=look.SKY, edgecolor=look.BLACK)
     ax.barh(rows, values, **{"height": 0.55, **options})
     ax.axvline(0.0, color=look.BLACK, lw=1, ls=":")
-    for row, value in zip(rows, values, strict=True):
+    texts = [
         _write(ax, f"{value:+.2f}", value, row, 1 if value >= 0 else -1)
+        for row, value in zip(rows, values, strict=True)
+    ]
     ax.set_yticks(rows, [f"y in {unit}" for unit in nll])
-    ax.set_ylim(-0.6, len(values) - 0.05)
-    text, at_top = "0: p(y|x) = 1 per unit of y, no bound", ("data", "axes fraction")
-    offset: dict[str, Any] = {"xytext": (5, -4), "textcoords": "offset points"}
-    ax.annotate(text, (0.0, 1.0), xycoords=at_top, va="top", fontsize="small", **offset)
-    ax.margins(x=0.18)
-    look.set_labels(ax, "NLL [nats per row]", "")
+    ax.set_ylim(-0.6, len(values) - 0.4)
+    _make_room(ax, texts)
+    look.set_labels(ax, "NLL [nats per row]\n(0: p(y|x) = 1 per unit of y, no bound)", "")
     return ax
 
 
@@ -192,14 +197,15 @@ def plot_waterfall(
         bar.sticky_edges.x.clear()  # they stand on no line that the frame should end at
     ax.vlines(values, rows - 0.32, rows + 0.32, color=look.BLACK, linewidth=2.5, zorder=3)
     ax.vlines(values[:-1], rows[1:], rows[:-1], color=look.BLACK, linewidth=0.8, linestyle=":")
-    _write(ax, _signed(values[0], digits), values[0], rows[0], 1)
+    texts = [_write(ax, _signed(values[0], digits), values[0], rows[0], 1)]
     for row, before, value in zip(rows[1:], values, values[1:], strict=False):
         side = 1 if value > before else -1  # of the new value; the step stands on the other side
-        _write(ax, _signed(value, digits), value, row, side)
-        _write(ax, _signed(value - before, digits, "+"), before, row, -side, style="italic")
+        step = _signed(value - before, digits, "+")
+        texts.append(_write(ax, _signed(value, digits), value, row, side))
+        texts.append(_write(ax, step, before, row, -side, style="italic"))
     ax.set_yticks(rows, list(nll))
     ax.set_ylim(-0.6, len(values) - 0.4)
-    ax.margins(x=0.2)
+    _make_room(ax, texts)
     look.set_labels(ax, _nll_label(y_unit), "")
     return ax
 
@@ -239,8 +245,10 @@ def _frame(train: Floats, val: Floats) -> tuple[float, float, str | None]:
     high = float(shown.max()) if shown.size else low
     if not out.size:
         return low, high, None
-    first = "first " if out[-1] == len(out) - 1 else ""
-    return low, high, f"not shown: {first}{len(out)} of {n} epochs,\nup to {worst.max():.3g}"
+    which = f"{len(out)} of {n} epochs"
+    if out[-1] == len(out) - 1:
+        which = f"first {which}" if len(out) > 1 else f"first of {n} epochs"
+    return low, high, f"not shown: {which},\nup to {worst.max():.3g}"
 
 
 def _nll_label(y_unit: str | None) -> str:
@@ -254,8 +262,27 @@ def _signed(value: float, digits: int, sign: str = "-") -> str:
 # -- drawing --------------------------------------------------------------------------------------
 
 
-def _write(ax: Axes, text: str, at: float, row: float, side: int, **style: Any) -> None:
+def _write(ax: Axes, text: str, at: float, row: float, side: int, **style: Any) -> Annotation:
     """Writes to the right (side 1) or to the left (side -1) of a value."""
-    offset: dict[str, Any] = {"xytext": (5 * side, 0), "textcoords": "offset points"}
+    offset: dict[str, Any] = {"xytext": (_GAP * side, 0), "textcoords": "offset points"}
     ha = "left" if side > 0 else "right"
-    ax.annotate(text, (at, row), ha=ha, va="center", **offset, **style)
+    return ax.annotate(text, (at, row), ha=ha, va="center", **offset, **style)
+
+
+def _make_room(ax: Axes, texts: Sequence[Annotation]) -> None:
+    """Widens the horizontal axis until each text that `_write` wrote is inside the frame."""
+    figure: Any = ax.figure
+    width = _LEAST_WIDTH * ax.get_window_extent().width / figure.dpi * 72  # points
+    low, high = ax.dataLim.intervalx
+    span = (high - low) or 1.0
+    needs = []  # value, side, share of the axis that the text needs
+    for text in texts:
+        size = _CHARACTER * text.get_fontsize() * len(text.get_text())  # points
+        share = min((size + 2 * _GAP) / width, _MOST_SHARE)
+        needs.append((text.xy[0], 1 if text.get_horizontalalignment() == "left" else -1, share))
+    start = low - _SIDE * span, high + _SIDE * span
+    low, high = start
+    for _ in range(50):  # the wider the axis is, the more of it a text of a given size covers
+        ends = [at + side * share * (high - low) for at, side, share in needs]
+        low, high = min(start[0], *ends), max(start[1], *ends)
+    ax.set_xlim(low, high)
