@@ -277,7 +277,7 @@ def _make_room(ax: Axes, texts: Sequence[Annotation]) -> None:
     span = (high - low) or 1.0
     needs = []  # value, side, share of the axis that the text needs
     for text in texts:
-        size = _CHARACTER * text.get_fontsize() * len(text.get_text())  # points
+        size = _CHARACTER * float(text.get_fontsize()) * len(text.get_text())  # points
         share = min((size + 2 * _GAP) / width, _MOST_SHARE)
         needs.append((text.xy[0], 1 if text.get_horizontalalignment() == "left" else -1, share))
     start = low - _SIDE * span, high + _SIDE * span
