@@ -106,7 +106,7 @@ def check_path(name: str, value: Any) -> None:
 def how_to_wrap(output: Any) -> str:
     """Returns what to do with the output of a network that is no distribution, one sentence.
 
-    Probabilities and log-probabilities of classes are told by their values: they sum to one.
+    Probabilities and log-probabilities of classes are recognised by their values: they sum to one.
 
     Args:
         output: what the network returned: a tensor or an array (N, C), a tuple of them, or another.

@@ -140,10 +140,10 @@ def main(args: list[str] | None = None) -> int:
     except Exception as error:
         wrong_usage = hasattr(error, "format_message")  # a UsageError of click
         text = error.format_message() if wrong_usage else str(error)  # type: ignore[attr-defined]
-        told = " ".join(str(text).split())
-        if not told or not (wrong_usage or isinstance(error, _SENTENCES)):
-            told = f"{type(error).__name__}{told and f': {told}'}"
-        print(f"mdn: {told}", file=sys.stderr)
+        line = " ".join(str(text).split())
+        if not line or not (wrong_usage or isinstance(error, _SENTENCES)):
+            line = f"{type(error).__name__}{line and f': {line}'}"
+        print(f"mdn: {line}", file=sys.stderr)
         return 2 if wrong_usage else 1
 
 
