@@ -15,6 +15,7 @@ __all__ = ["ROUNDING", "Units", "column_units", "compress", "expand", "limits", 
 _LONG_TAILS = 10.0
 _NORMAL_QUARTILE = 0.6744897501960817  # half of a standard normal sample is within this of 0
 _FAR = 3.0  # widths of the training range by which a value may lie beyond it and still count
+_NEWTON_STEPS = 60  # of the inverse of the compression; half as many are enough for 1e300
 ROUNDING = 2.0**-23  # relative, of what was float32 once
 
 
@@ -44,7 +45,8 @@ class Units(NamedTuple):
 
     Attributes:
         shift, scale: (F,) of the columns, after :func:`compress`; scale 1 for a constant one.
-        tails: (2, F) centre and unit of the columns with long tails; unit 0 for the others.
+        tails: (3, F) centre, unit and slope of the columns with long tails, as :func:`compress`
+            takes them; unit 0 for the others.
         z: (N, F) the columns in these units, exactly 0 for a constant one.
     """
 
@@ -69,13 +71,13 @@ def column_units(x: Tensor, weight: Tensor | None = None) -> Units:
 
 
 def _long_tails(x: Tensor, weight: Tensor | None) -> Tensor:
-    """Centre and unit of the columns that have long tails, (2, F); unit 0 for the others.
+    """Centre, unit and slope of the columns that have long tails, (3, F); unit 0 for the others.
 
     The centre is the median, and the unit the median distance from it, among the rows that are not
-    at it, as a standard deviation: it is not 0 for a column that is mostly 0.
-
+    at it, as a standard deviation: it is not 0 for a column that is mostly 0.  The slope gives the
+    linear part the standard deviation of the logarithmic one: y may follow either.
     """
-    tails = x.new_zeros(2, x.shape[1])
+    tails = x.new_zeros(3, x.shape[1])
     spread = standardization(x, weight)[1]
     for f, column in enumerate(x.t()):
         centre = _median(column, weight)
@@ -86,7 +88,8 @@ def _long_tails(x: Tensor, weight: Tensor | None) -> Tensor:
         unit = _median(distance[apart], None if weight is None else weight[apart])
         unit = unit / _NORMAL_QUARTILE
         if bool(spread[f] > _LONG_TAILS * unit):
-            tails[:, f] = torch.stack([centre, unit])
+            log_spread = standardization(torch.asinh((column - centre) / unit), weight)[1]
+            tails[:, f] = torch.stack([centre, unit, log_spread * unit / spread[f]])
     return tails
 
 
@@ -100,24 +103,36 @@ def _median(column: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def compress(x: Tensor, tails: Tensor) -> Tensor:
-    r"""Columns (*, F) with their long tails as logarithms, the others as they are.
+    r"""Columns (*, F), with a logarithmic part added to those of long tails.
 
-    It is :math:`\mathrm{arsinh}((x - c) / u)` with the centre c and the unit u of
-    :class:`Units`: linear within a unit of the centre, logarithmic beyond.
+    It is :math:`\mathrm{arsinh}(t) + s t` of :math:`t = (x - c) / u`, with the centre c, the unit u
+    and the slope s of :class:`Units`.  The first part, logarithmic from a unit off the centre on,
+    tells apart the rows between the tails; by the second a network can follow an effect that is
+    linear in x out to the ends.  Without a slope, as in older files, there is the first part alone.
 
     References:
         J. B. Burbidge, L. Magee, A. L. Robb, Alternative Transformations to Handle Extreme Values
         of the Dependent Variable (1988), section 3.
     """
-    centre, unit = tails
+    centre, unit, slope = _parts(tails)
     long = unit > 0
-    return torch.where(long, torch.asinh((x - centre) / torch.where(long, unit, 1.0)), x)
+    t = (x - centre) / torch.where(long, unit, 1.0)
+    return torch.where(long, torch.asinh(t) + slope * t, x)
 
 
 def expand(h: Tensor, tails: Tensor) -> Tensor:
     """The inverse of :func:`compress`."""
-    centre, unit = tails
-    return torch.where(unit > 0, centre + unit * torch.sinh(h), h)
+    centre, unit, slope = _parts(tails)
+    size, t = h.abs(), torch.zeros_like(h)
+    for _ in range(_NEWTON_STEPS):  # concave: each step stays below the root
+        root = (1 + t.square()).sqrt()
+        t = t + (size - torch.asinh(t) - slope * t) / (1 / root + slope)
+    return torch.where(unit > 0, centre + unit * h.sign() * t, h)
+
+
+def _parts(tails: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre, unit and slope."""
+    return tails[0], tails[1], tails[2] if len(tails) > 2 else torch.zeros_like(tails[0])
 
 
 def limits(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

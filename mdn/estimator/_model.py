@@ -39,7 +39,8 @@ class InputTransform(Saved):
             tails those of its compressed values.
         whitening: (P, Q) to uncorrelated directions of unit variance; Q is 0 where no columns are
             nearly collinear.
-        tails: (2, P) centre and unit of the columns with long tails; unit 0 for the others.
+        tails: (3, P) centre, unit and slope of the columns with long tails, as
+            :func:`mdn.standardization.compress` takes them; unit 0 for the others.
         low, high: (P + Q,) range of the training rows, in standard units.
     """
 

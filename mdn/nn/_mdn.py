@@ -101,7 +101,7 @@ class MDN(nn.Module):
             self.register_buffer(f"{name}_scale", torch.ones(size, dtype=torch.float64))
         endless = torch.tensor([-torch.inf, torch.inf], dtype=torch.float64)
         self.register_buffer("x_range", endless)  # (2,) or (2, F), in standard units
-        self.register_buffer("x_tails", None)  # (2, F) where a column has long tails
+        self.register_buffer("x_tails", None)  # (3, F) where a column has long tails
 
     @property
     def head(self) -> MDNHead:
@@ -113,9 +113,10 @@ class MDN(nn.Module):
 
         A column of x without spread gets scale 1 and has no influence; a y without spread gets its
         own size.  A column whose outliers are the greater part of its standard deviation is
-        standardised after its tails were made logarithmic, ``arsinh((x - median) / unit)``; other
-        columns are not.  Beyond the range of a column in x, ``forward`` follows it for three times
-        its width; the limit stands in for values further out, with a warning.
+        standardised after a logarithm of its tails was added to it, ``arsinh(t) + s t`` of
+        ``t = (x - median) / unit``; other columns are not.  Beyond the range of a column in x,
+        ``forward`` follows it for three times its width; the limit stands in for values further
+        out, with a warning.
 
         Args:
             x: (N, F), standardised by column, or any (N, ...), by one mean and one scale.
@@ -145,7 +146,7 @@ class MDN(nn.Module):
         shape = x_scale.shape if x.ndim == 2 else ()
         self.x_shift, self.x_scale = (a.reshape(shape).to(device) for a in (x_shift, x_scale))
         self.x_range = x_range.reshape(2, *shape).to(device)
-        self.x_tails = x_tails.reshape(2, *shape).to(device) if bool(x_tails.any()) else None
+        self.x_tails = x_tails.reshape(-1, *shape).to(device) if bool(x_tails.any()) else None
         self.y_shift, self.y_scale = shift.to(device), scale.to(device)
         return self
 
