@@ -293,7 +293,9 @@ def _draw_curves(numbers: dict[str, Any]) -> Figure:
         ax.set(xlabel=f"steps (mini-batches of {numbers['batch']} images)", title=title)
         _log_axis(ax)
     axes[0].set_ylabel("negative log-likelihood (nats)")
-    axes[1].legend(frameon=False, fontsize=9)
+    figure.legend(
+        *axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
+    )
     return figure
 
 
@@ -311,7 +313,9 @@ def _draw_rates(numbers: dict[str, Any]) -> Figure:
     left.set(xlabel="learning rate (of the schedule: its peak)", xscale="log",
              ylabel=f"NLL of {numbers['held_out']} held-out\ntraining images (nats)")  # fmt: skip
     _log_axis(left)
-    left.legend(frameon=False, fontsize=9)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
+    )
     steps = numbers["steps"]
     right.plot([factor(step, steps) for step in range(steps)], color="0.2")
     right.plot([0, steps], [1, 1], "--", color="0.5")
