@@ -120,10 +120,12 @@ def test_the_density_is_with_respect_to_length_and_the_atoms(rain: Any) -> None:
     """P(Y = 0) and the integral of exp(log_prob) elsewhere add up to 1; 0 below."""
     model, _, test = rain
     for row in test.X[:3]:
-        x = row[None]
+        dist = model.predict_distribution(row[None])
+        at = model.log_prob(row[None], [1.5])
+        np.testing.assert_allclose(dist.log_prob([[1.5]]), at, rtol=1e-12)
 
-        def density(y: float, x: Floats = x) -> float:
-            return float(np.exp(model.log_prob(x, [y]))[0])
+        def density(y: float, dist: Any = dist) -> float:
+            return float(dist.log_prob([[y]]).exp())
 
         cuts = itertools.pairwise(np.geomspace(1e-4, 1e3, 40))
         area = sum(scipy.integrate.quad(density, a, b)[0] for a, b in cuts)
@@ -145,7 +147,7 @@ def test_moments_quantiles_intervals_and_draws_agree(rain: Any) -> None:
     q = model.predict_quantiles(X, [0.1, 0.5, 0.95])
     dist = model.predict_distribution(X)
     at = torch.from_numpy(q.T[..., None])
-    level = torch.tensor([[0.1], [0.5], [0.95]]).double()
+    level = torch.tensor([[0.1], [0.5], [0.95]], dtype=torch.float64)
     assert bool((dist.cdf(at) >= level - 1e-9).all())
     assert bool((dist.cdf(at - 1e-6) < level).all())
     np.testing.assert_array_equal(q[:, 1] == 0, p >= 0.5)
