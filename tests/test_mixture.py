@@ -1349,3 +1349,44 @@ def test_modes_of_100_random_logit_normal_mixtures_are_those_of_a_dense_scan() -
         np.testing.assert_allclose(found.numpy(), peaks, atol=1e-3)
         total += len(peaks)
     assert total > 150
+
+
+@pytest.mark.parametrize("family", [Logistic, td.Poisson, td.LogNormal])
+def test_a_few_rows_at_a_time_give_the_answers_of_all(
+    family: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for 200 numbers, rows and places are asked in parts; two axes of batch."""
+    g = torch.Generator().manual_seed(2)
+    logits, loc, noise = (torch.randn(2, 5, 3, generator=g).double() for _ in range(3))
+    parts = [loc.exp()] if family is td.Poisson else [loc, noise.exp()]
+    dist = Mixture(logits, family(*parts))
+    y = torch.tensor([[[1.0]], [[2.0]]], dtype=torch.float64)
+    p = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64).view(3, 1, 1)
+
+    def answers() -> list[torch.Tensor]:
+        found = [dist.icdf(p), dist.cdf(y), dist.crps(y[None]), dist.entropy(), *dist.modes()]
+        region = dist.hdr(0.8)
+        return [*found, region.intervals, region.threshold, dist.log_mass(y - 1.0, y)]
+
+    want = answers()
+    monkeypatch.setattr("mdn.distribution._rows.BUDGET", 200)
+    monkeypatch.setattr("mdn.distribution._law.BUDGET", 200)
+    for got, whole in zip(answers(), want, strict=True):
+        torch.testing.assert_close(got, whole, rtol=1e-7, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("family", [None, td.LogNormal, LogitNormal])
+def test_cdf_without_gradients_is_that_of_scipy(family: type | None) -> None:
+    """Relative in the lower tail, at places in front of the batch too; 1 and 0 at the ends."""
+    g = torch.Generator().manual_seed(2)
+    logits, loc, noise = (torch.randn(4, 30, generator=g).double() for _ in range(3))
+    scale = (0.5 * noise).exp()
+    u = torch.tensor([-INF, -30.0, -2.0, 0.3, 2.0, INF], dtype=torch.float64)[:, None]
+    if family is None:
+        dist, y = GaussianMixture(logits, loc[..., None], scale[..., None]), u
+    else:
+        dist = Mixture(logits, family(loc, scale))
+        y = u.exp() if family is td.LogNormal else torch.sigmoid(u)
+    z = (u.numpy()[..., None] - loc.numpy()) / scale.numpy()
+    want = (scipy.special.softmax(logits.numpy(), -1) * scipy.stats.norm.cdf(z)).sum(-1)
+    np.testing.assert_allclose(dist.cdf(y.unsqueeze(-1)).numpy(), want, rtol=1e-11, atol=1e-300)

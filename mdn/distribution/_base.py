@@ -27,6 +27,7 @@ from ..functional._checks import (
 )
 from ._law import UnivariateLaw
 from ._results import HDR, Modes
+from ._rows import GRID, of_places, of_rows
 
 __all__ = ["DRAWS", "MixtureDistribution"]
 
@@ -92,11 +93,11 @@ class MixtureDistribution(Distribution, ABC):
 
     def _mean(self) -> Tensor:
         """Mean, (*, D)."""
-        return self._law().moments()[0].unsqueeze(-1)
+        return of_rows(self, lambda law: law.moments())[0].unsqueeze(-1)
 
     def _variance(self) -> Tensor:
         """Variance, (*, D)."""
-        return self._law().moments()[1].unsqueeze(-1)
+        return of_rows(self, lambda law: law.moments())[1].unsqueeze(-1)
 
     def _stddev(self) -> Tensor:
         """Standard deviation, (*, D)."""
@@ -105,7 +106,7 @@ class MixtureDistribution(Distribution, ABC):
     def _modes(self) -> tuple[Tensor, Tensor]:
         """Places (*, M, D) and log densities (*, M) of the modes."""
         self._need_one_dimension("modes")
-        place, height = self._law().modes()
+        place, height = of_rows(self, lambda law: law.modes())
         return place.unsqueeze(-1), height
 
     @abstractmethod
@@ -165,7 +166,7 @@ class MixtureDistribution(Distribution, ABC):
 
     def cdf(self, y: Tensor | ArrayLike) -> Tensor:
         """P(Y <= y), (*); D = 1, y is (*, 1)."""
-        return self._answer("cdf", y, lambda law, at: law.log_cdf(at).exp())
+        return self._answer("cdf", y, lambda law, at: law.cdf(at))
 
     def log_cdf(self, y: Tensor | ArrayLike) -> Tensor:
         """Log of P(Y <= y), (*), accurate in both tails; D = 1, y is (*, 1)."""
@@ -189,7 +190,8 @@ class MixtureDistribution(Distribution, ABC):
         dtype = torch.promote_types(one, other)
         ends = low[..., 0], high[..., 0]
         shape = broadcast_shapes(ends[0].shape, ends[1].shape, self.batch_shape)
-        return self._law().log_mass(*(end.expand(shape) for end in ends)).to(dtype)
+        at = (end.expand(shape) for end in ends)
+        return of_places(self, lambda law, *at: law.log_mass(*at), *at).to(dtype)
 
     def icdf(self, p: Tensor | ArrayLike) -> Tensor:
         """Quantiles: the least y with P(Y <= y) >= p, (*, 1), in the unit of y; D = 1.
@@ -214,7 +216,8 @@ class MixtureDistribution(Distribution, ABC):
             check_batch("p", level.shape, self.batch_shape, hint=hint if level.ndim == 1 else "")
         )
         level = level[(None,) * (rank - level.ndim)]
-        return self._law().icdf(level, given).to(dtype).unsqueeze(-1)
+        y = of_places(self, lambda law, p: law.icdf(p, given), level)
+        return y.to(dtype).unsqueeze(-1)
 
     @property
     def median(self) -> Tensor:
@@ -240,7 +243,7 @@ class MixtureDistribution(Distribution, ABC):
         """
         c = check_coverage(coverage)
         self._need_one_dimension("hdr")
-        intervals, log_level = self._law().hdr(c)
+        intervals, log_level = of_rows(self, lambda law: law.hdr(c))
         dtype = self._reference.dtype
         return HDR(intervals.to(dtype), log_level.exp().to(dtype), c)
 
@@ -271,7 +274,7 @@ class MixtureDistribution(Distribution, ABC):
         Infinite where the mean is not defined for tails as heavy as Student's with df <= 1/2; then
         meaningless here.
         """
-        return self._answer("crps", y, lambda law, at: law.crps(at))
+        return self._answer("crps", y, lambda law, at: law.crps(at), grid=GRID)
 
     # -- integrals ----------------------------------------------------------------------------
 
@@ -284,7 +287,7 @@ class MixtureDistribution(Distribution, ABC):
         """
         dtype = self._reference.dtype
         if self.event_shape[0] == 1:
-            return self._law().entropy().to(dtype)
+            return of_rows(self, lambda law: (law.entropy(),))[0].to(dtype)
         return self._sampled_entropy().to(dtype)
 
     @property
@@ -438,12 +441,16 @@ class MixtureDistribution(Distribution, ABC):
         check_univariate(what, self.event_shape[0], ". Take one with .marginal(dims)")
 
     def _answer(
-        self, what: str, y: Tensor | ArrayLike, of: Callable[[UnivariateLaw, Tensor], Tensor]
+        self,
+        what: str,
+        y: Tensor | ArrayLike,
+        of: Callable[[UnivariateLaw, Tensor], Tensor],
+        grid: int = 1,
     ) -> Tensor:
         """An answer of the law at y, (*); ``what`` is the method that was called."""
         self._need_one_dimension(what)
         y, dtype = self._check_value(y)
-        return of(self._law(), y[..., 0]).to(dtype)
+        return of_places(self, of, y[..., 0], grid=grid).to(dtype)
 
     def _per_dimension(self, name: str, value: Tensor | float) -> Tensor:
         """A number or (*, D), in the dtype of the distribution."""

@@ -14,6 +14,7 @@ from ..functional._checks import broadcast_shapes, check_entries, check_tensor, 
 from . import _family_functions as families
 from ._family_functions import is_atom, is_discrete
 from ._family_moments import moments
+from ._law import in_parts
 
 __all__ = [
     "ComponentGroup",
@@ -140,6 +141,12 @@ class Components:
         found = [of(group) for group in self.groups]
         batch = broadcast_shapes(*(a.shape[:-1] for a in found))
         return torch.cat([a.expand(*batch, a.shape[-1]) for a in found], -1)
+
+    def in_parts(self, of: Callable[..., tuple[Tensor, ...]], *y: Tensor) -> tuple[Tensor, ...]:
+        """What ``of`` says at y (M, *), for some of the M at a time."""
+        if y[0].ndim < self.log_w.ndim:
+            return of(*y)
+        return in_parts(of, *y, size=self.log_w.shape[-1])
 
     def log_terms(self, y: Tensor) -> Tensor:
         """Log weight + log density of each component, (*, K); y is (*, D).

@@ -10,12 +10,13 @@ from torch import Tensor
 from ..functional._crps import mixture_crps
 from ..functional._diagonal import diagonal_log_prob, log_weights
 from ..functional._integrals import entropy
-from ..functional._interval import Params, interval_log_mass, mixture_log_cdf
+from ..functional._interval import Params, interval_log_mass, mixture_cdf, mixture_log_cdf
 from ..functional._modes import mixture_hdr, mixture_modes
 from ..functional._moments import Moments
+from ..functional._numerics import is_traced
 from ..functional._quantile import mixture_icdf
 from ._continuous import ContinuousLaw
-from ._law import padded
+from ._law import in_parts, padded
 
 __all__ = ["GaussianLaw", "mean_and_variance"]
 
@@ -27,6 +28,8 @@ class GaussianLaw(ContinuousLaw):
         logits: log weights up to a constant, (*, K), as all others in the dtype of the mixture.
         loc, scale: (*, K).
     """
+
+    is_chunked = True
 
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
         self.given = logits, loc, scale
@@ -52,9 +55,14 @@ class GaussianLaw(ContinuousLaw):
 
     def log_density(self, y: Tensor) -> Tensor:
         logits, loc, scale = (a.double() for a in self.aligned(y))
-        return diagonal_log_prob(
-            y.double().unsqueeze(-1), logits, loc.unsqueeze(-1), scale.unsqueeze(-1), log=False
-        )
+        loc, scale = loc.unsqueeze(-1), scale.unsqueeze(-1)
+
+        def at(y: Tensor) -> tuple[Tensor]:
+            return (diagonal_log_prob(y.unsqueeze(-1), logits, loc, scale, log=False),)
+
+        if y.ndim < self.given[0].ndim:
+            return at(y.double())[0]
+        return in_parts(at, y.double(), size=self.n_components)[0]
 
     def log_tails(self, y: Tensor, *, smooth: bool = False) -> tuple[Tensor, Tensor]:
         y = y.double()
@@ -62,6 +70,11 @@ class GaussianLaw(ContinuousLaw):
 
     def log_cdf(self, y: Tensor) -> Tensor:
         return mixture_log_cdf(y, *self.aligned(y))
+
+    def cdf(self, y: Tensor) -> Tensor:
+        if is_traced() or (torch.is_grad_enabled() and (y.requires_grad or self.requires_grad)):
+            return super().cdf(y)
+        return mixture_cdf(y, *self.params())
 
     def log_sf(self, y: Tensor) -> Tensor:
         logits, loc, scale = self.aligned(y)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["UnivariateLaw", "by_falling_density", "padded"]
+__all__ = ["BUDGET", "UnivariateLaw", "by_falling_density", "in_parts", "padded"]
+
+BUDGET = 1 << 19  # numbers a working array may hold: 4 MiB
 
 
 class UnivariateLaw(ABC):
@@ -19,13 +22,20 @@ class UnivariateLaw(ABC):
 
     Attributes:
         n_components: how many modes and intervals there are columns for, at least.
+        is_chunked: whether modes, regions, scores and integrals take a few rows at a time
+            themselves.
     """
 
+    is_chunked = False
     n_components: int
 
     @abstractmethod
     def log_cdf(self, y: Tensor) -> Tensor:
         """Log of P(Y <= y)."""
+
+    def cdf(self, y: Tensor) -> Tensor:
+        """P(Y <= y)."""
+        return self.log_cdf(y).exp()
 
     @abstractmethod
     def log_sf(self, y: Tensor) -> Tensor:
@@ -77,3 +87,15 @@ def padded(a: Tensor, width: int, dim: int = -1) -> Tensor:
     a = a[..., : max(width, used)]
     more = a.new_full((*a.shape[:-1], max(0, width - a.shape[-1])), math.nan)
     return torch.cat([a, more], -1).movedim(-1, dim)
+
+
+def in_parts(of: Callable[..., tuple[Tensor, ...]], *at: Tensor, size: int) -> tuple[Tensor, ...]:
+    """What ``of`` says at places (M, ...) of one shape, for some of the M at a time.
+
+    ``of`` needs ``size`` numbers a place.
+    """
+    step = max(1, BUDGET * len(at[0]) // max(1, at[0].numel() * size))
+    if step >= len(at[0]):
+        return of(*at)
+    found = [of(*part) for part in zip(*(a.split(step) for a in at), strict=True)]
+    return tuple(torch.cat(column) for column in zip(*found, strict=True))

@@ -11,8 +11,10 @@ from torch import distributions as td
 from ..functional._checks import broadcast_shapes
 from ..functional._critical_points import Parameters
 from ..functional._integrals import entropy
+from ..functional._interval import mixture_cdf
 from ..functional._linked import log_normal_crps, logit_normal_crps, logit_slope, tilted
 from ..functional._modes import mixture_hdr, mixture_modes
+from ..functional._numerics import is_traced
 from ..functional._quantile import mixture_icdf
 from ._components import Components
 from ._families import LogitNormal
@@ -29,6 +31,8 @@ class LinkedLaw(MixtureLaw):
 
     Densities and probabilities are those of :class:`MixtureLaw`.
     """
+
+    is_chunked = True
 
     def __init__(self, components: Components) -> None:
         super().__init__(components)
@@ -55,6 +59,13 @@ class LinkedLaw(MixtureLaw):
     def _density(self) -> Parameters:
         """What the density of y is computed from, as that of a mixture of u."""
         return self.latent if self.is_logit else tilted(self.latent, {-1.0: 1.0})
+
+    def cdf(self, y: Tensor) -> Tensor:
+        if is_traced() or (torch.is_grad_enabled() and (y.requires_grad or self.requires_grad)):
+            return super().cdf(y)
+        y = y.double()
+        u = torch.logit(y.clamp(0.0, 1.0)) if self.is_logit else y.clamp(min=0.0).log()
+        return mixture_cdf(u, *self.latent)
 
     def icdf(self, p: Tensor, given: torch.dtype = torch.float64) -> Tensor:
         more = (None,) * (p.ndim + 1 - self.log_w.ndim)

@@ -32,8 +32,12 @@ class MixtureLaw(ContinuousLaw):
         return self.components.requires_grad
 
     def log_density(self, y: Tensor) -> Tensor:
-        terms = self.components.gather(lambda group: group.log_prob(y.double().unsqueeze(-1)))
-        return log_sum_exp((terms + self.log_w).masked_fill(self.components.is_atom, -math.inf))
+        def at(y: Tensor) -> tuple[Tensor]:
+            terms = self.components.gather(lambda group: group.log_prob(y.unsqueeze(-1)))
+            terms = (terms + self.log_w).masked_fill(self.components.is_atom, -math.inf)
+            return (log_sum_exp(terms),)
+
+        return self.components.in_parts(at, y.double())[0]
 
     def log_tails(self, y: Tensor, *, smooth: bool = False) -> tuple[Tensor, Tensor]:
         log_w = self.log_w.masked_fill(self.components.is_atom, -math.inf) if smooth else self.log_w
@@ -96,7 +100,9 @@ class WholeNumberLaw(LatticeLaw):
 
     def cell_log_mass(self, first: Tensor, last: Tensor | None = None) -> Tensor:
         if last is None:
-            return log_sum_exp(self.components.log_terms(first.unsqueeze(-1)))
+            terms = self.components.log_terms
+            at = self.components.in_parts(lambda y: (log_sum_exp(terms(y.unsqueeze(-1))),), first)
+            return at[0]
         return _log_mass(self.components, first, last)
 
     def cell_log_tails(self, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,18 +134,23 @@ class WholeNumberLaw(LatticeLaw):
 
 
 def _log_tails(components: Components, y: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    pairs = [group.log_tails(y) for group in components.groups]
-    lower, upper = (log_sum_exp(torch.cat([pair[i] for pair in pairs], -1) + log_w) for i in (0, 1))
+    def at(y: Tensor) -> tuple[Tensor, ...]:
+        pairs = [group.log_tails(y) for group in components.groups]
+        return tuple(log_sum_exp(torch.cat(side, -1) + log_w) for side in zip(*pairs, strict=True))
+
+    lower, upper = components.in_parts(at, y)
     return lower, upper
 
 
 def _log_mass(components: Components, low: Tensor, high: Tensor) -> Tensor:
-    low, high = low.double(), high.double()
-    pairs = [group.log_interval(low, high) for group in components.groups]
-    inside, outside = (
-        log_sum_exp(torch.cat([pair[i] for pair in pairs], -1) + components.log_w) for i in (0, 1)
-    )
-    return log_from_smaller_tail(inside, outside)
+    def at(low: Tensor, high: Tensor) -> tuple[Tensor]:
+        pairs = [group.log_interval(low, high) for group in components.groups]
+        inside, outside = (
+            log_sum_exp(torch.cat(side, -1) + components.log_w) for side in zip(*pairs, strict=True)
+        )
+        return (log_from_smaller_tail(inside, outside),)
+
+    return components.in_parts(at, *torch.broadcast_tensors(low.double(), high.double()))[0]
 
 
 def _ends(components: Components) -> tuple[Tensor, Tensor]:

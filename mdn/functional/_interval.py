@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ._checks import broadcast_shapes
+from ._critical_points import row_chunks
 from ._diagonal import component_log_prob, gradient_by_autograd, log_weights, standardize
 from ._numerics import (
     HALF_LOG_2PI,
@@ -39,6 +41,7 @@ __all__ = [
     "interval_log_likelihood",
     "interval_log_mass",
     "log_mass_between",
+    "mixture_cdf",
     "mixture_log_cdf",
 ]
 
@@ -60,6 +63,28 @@ def mixture_log_cdf(y: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Te
     lower, upper = (torch.logsumexp(weights + log_ndtr(end), -1) for end in (z, -z))
     out = torch.where(y == -math.inf, -math.inf, log_from_smaller_tail(lower, upper))
     return out.to(dtype)
+
+
+@torch.no_grad()
+def mixture_cdf(y: Tensor, log_w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Cdf at y (..., *) in float64, without gradients: the exponential of the log cdf.
+
+    Parameters (*, K) in float64; log weights are normalised.
+    """
+    batch, k = loc.shape[:-1], loc.shape[-1]
+    whole = broadcast_shapes(y.shape, batch)
+    rows = whole[len(whole) - len(batch) :]
+    w, loc, rate = (
+        a.expand(*rows, k).reshape(-1, k) for a in (0.5 * log_w.exp(), loc, -SQRT_HALF / scale)
+    )
+    y = y.double().expand(whole).reshape(-1, len(w))  # (L, n)
+    out = torch.empty_like(y)
+    for part in row_chunks(len(w), 8 * k):
+        own = w[part], loc[part], rate[part]
+        for places in row_chunks(len(y), own[0].numel()):
+            z = torch.sub(y[places, part].unsqueeze(-1), own[1]).mul_(own[2])
+            out[places, part] = z.erfc_().mul_(own[0]).sum(-1)
+    return out.clamp_(max=1.0).reshape(whole)
 
 
 def interval_log_mass(

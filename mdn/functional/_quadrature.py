@@ -12,7 +12,7 @@ __all__ = ["gauss_legendre", "integrate", "moments_by_quadrature", "without_pole
 
 _SPLITS = 12  # halvings of a panel at most
 _AGREE = 1e-7  # the 7- and 15-point rules differ by this share of the total at most
-_CHUNK = 1 << 22  # numbers that f may need at a time: 32 MiB
+_CHUNK = 1 << 20  # numbers that f may need at a time: 8 MiB
 # Abscissas and weights of the 15-point Kronrod rule on [-1, 1], from the end to the middle
 # (QUADPACK, qk15); every second abscissa is one of Gauss's 7-point rule.
 _KRONROD_X = (

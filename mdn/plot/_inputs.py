@@ -234,9 +234,9 @@ def quantiles(dist: Any, levels: Floats) -> Floats:
 
 def evaluate(dist: Any, function: Callable[[Tensor], Tensor], y: Floats) -> Floats:
     """Returns a function of N distributions at y, (G, N, D) or (G, 1, D), in chunks of memory."""
-    chunks = torch.as_tensor(y).split(32)
     with torch.no_grad():
-        return np.concatenate([to_numpy(function(chunk.to(dist.mean))) for chunk in chunks])
+        chunks = torch.as_tensor(y).to(dist.mean).split(32)
+        return np.concatenate([to_numpy(function(chunk)) for chunk in chunks])
 
 
 def even_steps(values: Floats, margin: float, n: int) -> Floats:
