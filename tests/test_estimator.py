@@ -1905,6 +1905,31 @@ def test_ordinary_rows_are_not_far_outside() -> None:
     assert not model.model_.inputs.far(fresh).any()
 
 
+@pytest.mark.parametrize("far", [1e3, 1e7])
+def test_one_far_target_does_not_widen_the_density_of_the_others(far: float) -> None:
+    X, y = rows(n=80)
+    y[3] = far
+    with pytest.warns(mdn.DataWarning, match="1 of 80 values of y lie far"):
+        model = MDNRegressor(preset="fast", random_state=0, n_jobs=1).fit(X, y)
+    fresh_X, fresh_y = rows(n=1000, seed=1)
+    low, high = model.predict_interval(fresh_X, 0.9).T
+    truth = 0.5 * math.log(2 * math.pi * math.e * 0.25)
+    assert 0.85 < np.mean((low <= fresh_y) & (fresh_y <= high)) < 0.97
+    assert model.nll(fresh_X, fresh_y) < truth + 0.25
+    assert model.log_prob(X[3:4], y[3:4]) > -60  # it is not excluded
+
+
+def test_a_long_tailed_target_is_learnt_near_its_entropy() -> None:
+    """log y normal with deviation 1.8: the differential entropy is E mu + log(1.8 sqrt(2 pi e))."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2600, 1))
+    y = np.exp(X[:, 0] + 1.8 * rng.normal(size=2600))
+    with pytest.warns(mdn.DataWarning, match="take target='positive'"):
+        model = MDNRegressor(preset="fast", random_state=0, n_jobs=1).fit(X[:600], y[:600])
+    entropy = X[600:].mean() + math.log(1.8 * math.sqrt(2 * math.pi * math.e))
+    assert model.nll(X[600:], y[600:]) < entropy + 0.4
+
+
 def test_outliers_of_a_feature_do_not_hide_its_other_rows() -> None:
     """Ten counts of 1e5 to 1e7 among 300, networks alone: the NLL stays near 0.5 log(2 pi e s^2).
 

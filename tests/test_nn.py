@@ -22,7 +22,7 @@ from mdn import MDN, CategoricalHead, GaussianMixture, MDNHead, fit, load, save
 from mdn.nn import MIN_SCALE, MDNEnsemble
 from mdn.nn._families import FAMILIES
 from mdn.nn._heads import Layout
-from mdn.standardization import compress, expand, standardization
+from mdn.standardization import compress, expand, standardization, winsorized
 from mdn.train import fit_ensemble
 from mdn.warnings import DataWarning
 
@@ -1150,6 +1150,29 @@ def test_head_with_full_covariance_is_the_mixture_of_its_factor(kind: str, dims:
     torch.testing.assert_close(one.log_prob(y), whole.log_prob(y))
     rows = torch.func.vmap(lambda a, b: head(a).log_prob(b))(h, y[0])
     torch.testing.assert_close(rows, whole.log_prob(y)[0])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_only_far_values_are_winsorized(weighted: bool) -> None:
+    """Five times the distance from the median within which 95 % of the rows lie."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(401, 2))
+    weight = torch.as_tensor(rng.integers(1, 4, size=401)) if weighted else None
+    a = torch.as_tensor(y)
+    assert torch.equal(winsorized(a, weight), a)
+    y[7, 0], y[9, 1], y[11, 1] = 1e6, -50.0, math.nan
+    rows = y if weight is None else np.repeat(y, weight.numpy(), 0)
+    found = winsorized(torch.as_tensor(y), weight).numpy()
+    expected = y.copy()
+    for column, known in zip(expected.T, rows.T, strict=True):
+        known = known[~np.isnan(known)]
+        centre = np.quantile(known, 0.5, method="inverted_cdf")
+        limit = 5 * np.quantile(np.abs(known - centre), 0.95, method="inverted_cdf")
+        np.clip(column, centre - limit, centre + limit, out=column)
+    assert np.isnan(found[11, 1]) and expected[7, 0] < 15 and expected[9, 1] > -15
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+    others = np.setdiff1d(np.arange(401), [7, 9, 11])
+    np.testing.assert_array_equal(found[others], y[others])
 
 
 # -- weighted standardization -----------------------------------------------------------------

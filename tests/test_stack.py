@@ -12,9 +12,10 @@ from scipy.stats import norm
 from torch import Tensor
 
 from mdn import GaussianMixture
-from mdn.estimator._stacking import Stack
+from mdn.estimator._stacking import Stack, background_scale, with_background
 
 F64 = torch.float64
+WIDE = torch.tensor([1.5], dtype=F64)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -48,6 +49,7 @@ def whole(groups: list[GaussianMixture]) -> list[list[int]]:
 def fit(groups: list[GaussianMixture], y: Tensor, **options: Any) -> Stack:
     """Each group is one subgroup unless `sizes` are given."""
     given = {"sizes": whole(groups), "weight": None, "log_prob": log_prob, "min_scale": 1e-3}
+    given["background"] = WIDE
     return Stack.fit(groups, target=y, **{**given, **options})
 
 
@@ -70,7 +72,7 @@ def test_it_finds_by_how_much_scales_are_wrong(factor: float) -> None:
     members = [group(mean.expand(2, -1, -1), 0.5 * factor)]
     best = float(-norm(mean, 0.5).logpdf(y).mean())
     assert nll(stack, members, y) < best + 0.005
-    assert nll(Stack.uniform([[1]], min_scale=1e-3), members, y) > best + 0.1
+    assert nll(Stack.uniform([[1]], min_scale=1e-3, background=WIDE), members, y) > best + 0.1
 
 
 def test_it_finds_the_weights_of_groups_that_are_each_right_for_a_share() -> None:
@@ -112,7 +114,7 @@ def test_subgroups_have_weights_of_their_own_and_share_the_factors_of_their_grou
 
 def test_members_share_the_weight_of_their_subgroup() -> None:
     """Subgroups of two and three members and another group of one; equal without rows."""
-    stack = Stack.uniform([[2, 3], [1]], min_scale=1e-3)
+    stack = Stack.uniform([[2, 3], [1]], min_scale=1e-3, background=WIDE)
     assert stack.weights([[2, 3], [1]]).tolist() == pytest.approx(
         [1 / 6] * 2 + [1 / 9] * 3 + [1 / 3]
     )
@@ -133,7 +135,10 @@ def test_it_finds_that_members_should_stand_closer() -> None:
     members = group(torch.stack([mean - 1, mean + 1]), 0.5)
     stack = fit([members], y)
     assert float(stack.spread) < 0.3
-    assert nll(stack, [members], y) < nll(Stack.uniform([[1]], min_scale=1e-3), [members], y) - 0.3
+    assert (
+        nll(stack, [members], y)
+        < nll(Stack.uniform([[1]], min_scale=1e-3, background=WIDE), [members], y) - 0.3
+    )
 
 
 def test_an_outlier_among_the_rows_raises_the_background_component() -> None:
@@ -157,7 +162,8 @@ def test_where_nothing_is_wrong_it_changes_little() -> None:
     mean, y = truth(4000, seed=7)
     members = group(mean.expand(3, -1, -1), 0.5)
     assert (
-        nll(stack, [members], y) < nll(Stack.uniform([[1]], min_scale=1e-3), [members], y) + 0.002
+        nll(stack, [members], y)
+        < nll(Stack.uniform([[1]], min_scale=1e-3, background=WIDE), [members], y) + 0.002
     )
 
 
@@ -217,7 +223,7 @@ def test_a_likelihood_that_is_not_finite_leaves_the_plain_pool() -> None:
 
     members = group(mean.expand(2, -1, -1), 0.5)
     stack = fit([members], y, log_prob=broken)
-    plain = Stack.uniform([[1]], min_scale=1e-3)
+    plain = Stack.uniform([[1]], min_scale=1e-3, background=WIDE)
     assert (stack.scale, stack.spread, stack.background_weight) == (
         plain.scale,
         plain.spread,
@@ -290,3 +296,19 @@ def test_no_factor_breaks_the_floor() -> None:
     stack = fit([group(mean.expand(2, -1, -1), 0.5)], mean, min_scale=0.2)
     (members,) = stack.members([group(mean.expand(2, -1, -1), 0.5)])
     assert float(members.scale.min()) == 0.2
+
+
+def test_the_background_reaches_half_way_to_the_farthest_value() -> None:
+    latent = torch.tensor([[0.0, 1.0], [0.5, math.nan], [400.0, -1.0]], dtype=F64)
+    body = latent.clamp(max=9.0)
+    assert background_scale(latent, body).tolist() == [200.0, 1.5]
+
+
+def test_the_likelihood_with_a_background_is_the_mixture_of_both() -> None:
+    members = group(torch.tensor([[[0.0], [1.0]]], dtype=F64), 0.2)  # (1, 2)
+    y = torch.tensor([[[0.3], [90.0]]], dtype=F64)
+    found = with_background(log_prob, torch.tensor([50.0], dtype=F64))(members, y)
+    with np.errstate(under="ignore"):
+        near = norm.logpdf(y[..., 0].numpy(), [[0.0, 1.0]], 0.2)
+    far = np.log(1e-3) + norm.logpdf(y[..., 0].numpy(), 0, 50)
+    np.testing.assert_allclose(found, np.logaddexp(near, far), rtol=1e-12)

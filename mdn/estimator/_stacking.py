@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..distribution import GaussianMixture
 from ..train._optimizers import LBFGS
 from ._state import Saved
 
-__all__ = ["Stack"]
+__all__ = ["Stack", "background_scale", "with_background"]
 
 LogProb = Callable[[GaussianMixture, Tensor], Tensor]
 Sizes = Sequence[Sequence[int]]  # of each group, the number of members of each subgroup
@@ -28,7 +28,8 @@ Sizes = Sequence[Sequence[int]]  # of each group, the number of members of each 
 clock = time.monotonic
 _PRIOR = 3.0  # precision of the normal prior of the logs of the factors, in nats
 _BACKGROUND_WEIGHT = 1e-3  # of the background component at first
-_BACKGROUND_SCALE = 1.5  # its scale, in standard deviations of y
+_BACKGROUND_SCALE = 1.5  # its scale, in standard deviations of y, where no value is far
+_REACH = 0.5  # its scale over the distance of the farthest value, where one is
 _MAX_ITERATIONS = 40  # of L-BFGS
 _EVALUATION = 4.0  # time of one, with its gradient and those of the line search, per loss
 
@@ -45,6 +46,7 @@ class Stack(Saved):
         min_scale: floor of the scales in standard units, below which no factor brings them.
         of_weights: whether the weights of the components are all that is asked for, as of
             classifiers; then ``scale`` is the temperature by which their logs are divided.
+        background_scale: (D,) scale of the background component, in standard units.
     """
 
     scale: Tensor
@@ -53,16 +55,27 @@ class Stack(Saved):
     background_weight: float
     min_scale: float
     of_weights: bool = False
+    background_scale: Tensor = field(
+        default_factory=lambda: torch.tensor([_BACKGROUND_SCALE], dtype=torch.float64),
+        metadata={"later": True},
+    )
 
     @classmethod
     def uniform(
-        cls, sizes: Sizes, *, min_scale: float, background: bool = True, of_weights: bool = False
+        cls,
+        sizes: Sizes,
+        *,
+        min_scale: float,
+        background: Tensor | None = None,
+        of_weights: bool = False,
     ) -> Stack:
         """Returns equal weights and factors of 1, where there are no held-out rows."""
         one = torch.ones(len(sizes), dtype=torch.float64)
         each = torch.ones(sum(map(len, sizes)), dtype=torch.float64)
-        weight = _BACKGROUND_WEIGHT if background else 0.0
-        return cls(one, one, each / len(each), weight, min_scale, of_weights)
+        new = cls(one, one, each / len(each), 0.0, min_scale, of_weights)
+        if background is None:
+            return new
+        return replace(new, background_weight=_BACKGROUND_WEIGHT, background_scale=background)
 
     @classmethod
     def fit(
@@ -74,7 +87,7 @@ class Stack(Saved):
         log_prob: LogProb,
         *,
         min_scale: float,
-        background: bool = True,
+        background: Tensor | None = None,
         of_weights: bool = False,
         max_time: float = math.inf,
     ) -> Stack:
@@ -90,8 +103,9 @@ class Stack(Saved):
             weight: (N,) or None.
             log_prob: log-likelihood (R, N) of targets (R, N, ...).
             min_scale: floor of the scales in standard units.
-            background: whether there is a background component.  Where y is the exponential of the
-                latent target, its tail would dominate the mean.
+            background: (D,) scale of the background component in standard units; None for no
+                such component: where y is the exponential of the latent target, its tail would
+                dominate the mean.
             of_weights: as the attribute.
             max_time: seconds, for which fewer iterations may be made or none.
         """
@@ -100,10 +114,14 @@ class Stack(Saved):
         )
         n_groups, n_weights = len(groups), sum(map(len, sizes))
         target = target.double()
-        wide = _background(groups[0], torch.Size(target.shape[:1]), of_weights)
-        log_background = log_prob(wide, target)  # (N,)
+        has_background = background is not None
+        if background is not None:
+            wide = _background(groups[0], torch.Size(target.shape[:1]), background, of_weights)
+            log_background = log_prob(wide, target)  # (N,)
         several = [members.batch_shape[0] > 1 for members in groups]
-        free = torch.tensor([*several, *several, *[n_weights > 1] * n_weights, background]).double()
+        free = torch.tensor(
+            [*several, *several, *[n_weights > 1] * n_weights, has_background]
+        ).double()
         start = torch.zeros(2 * n_groups + n_weights + 1, dtype=torch.float64)
         start[-1] = math.log(_BACKGROUND_WEIGHT)
         moved = torch.zeros_like(start, requires_grad=True)
@@ -118,7 +136,7 @@ class Stack(Saved):
                 found = log_prob(rescaled, target.expand(members.batch_shape[0], *target.shape))
                 log_probs.append(found + logs[g].unsqueeze(1))
             rows = torch.logsumexp(torch.cat(log_probs), 0)
-            if background:
+            if has_background:
                 eps = theta[-1].clamp(max=math.log(0.5))
                 rows = torch.logaddexp(rows + torch.log1p(-eps.exp()), log_background + eps)
             total = rows.sum() if weight is None else (weight.double() * rows).sum()
@@ -143,13 +161,12 @@ class Stack(Saved):
         if not (bool(moved.isfinite().all()) and float(loss().detach()) <= before):
             return uniform
         theta = (start + moved * free).detach()
-        return cls(
-            theta[:n_groups].exp(),
-            theta[n_groups : 2 * n_groups].exp(),
-            torch.softmax(theta[2 * n_groups : -1], 0),
-            min(0.5, float(theta[-1].exp())) if background else 0.0,
-            min_scale,
-            of_weights,
+        return replace(
+            uniform,
+            scale=theta[:n_groups].exp(),
+            spread=theta[n_groups : 2 * n_groups].exp(),
+            weight=torch.softmax(theta[2 * n_groups : -1], 0),
+            background_weight=min(0.5, float(theta[-1].exp())) if has_background else 0.0,
         )
 
     def members(self, groups: Sequence[GaussianMixture]) -> list[GaussianMixture]:
@@ -169,7 +186,8 @@ class Stack(Saved):
         mixtures = [g[m] for g in self.members(groups) for m in range(g.batch_shape[0])]
         if not self.background_weight:
             return GaussianMixture.pool(mixtures, weights.tolist())
-        mixtures.append(_background(groups[0], groups[0].batch_shape[1:], self.of_weights))
+        rows = groups[0].batch_shape[1:]
+        mixtures.append(_background(groups[0], rows, self.background_scale, self.of_weights))
         return GaussianMixture.pool(mixtures, [*weights.tolist(), self.background_weight])
 
 
@@ -195,12 +213,41 @@ def _rescaled(
     return members.rescale(scale, mean=centre + spread * (mean - centre), min_scale=min_scale)
 
 
-def _background(like: GaussianMixture, batch: torch.Size, of_weights: bool) -> GaussianMixture:
+def _background(
+    like: GaussianMixture, batch: torch.Size, scale: Tensor, of_weights: bool
+) -> GaussianMixture:
     """One wide component around the mean of the training rows, in standard units.
 
     Or as many of one weight as ``like`` has, if it is the weights that count.
     """
     shape = (*batch, like.n_components if of_weights else 1, like.event_shape[0])
     loc = torch.zeros(shape, dtype=torch.float64)
-    scale = torch.full(shape, _BACKGROUND_SCALE, dtype=torch.float64)
-    return GaussianMixture(torch.zeros(shape[:-1], dtype=torch.float64), loc, scale)
+    logits = torch.zeros(shape[:-1], dtype=torch.float64)
+    return GaussianMixture(logits, loc, scale.expand(shape))
+
+
+def background_scale(latent: Tensor, body: Tensor) -> Tensor:
+    """Scale of the background component, (D,), in standard units.
+
+    Args:
+        latent: (N, D) targets in standard units, NaN where not known.
+        body: the same, with their few far values moved to the limit of the others.
+    """
+    farthest = latent.nan_to_num().abs().amax(0)
+    has_far = (latent.nan_to_num() != body.nan_to_num()).any(0)
+    return torch.where(has_far, _REACH * farthest, _BACKGROUND_SCALE)
+
+
+def with_background(log_prob: LogProb, scale: Tensor) -> LogProb:
+    """The log-likelihood of a mixture pooled with the background component, of its first weight.
+
+    Networks that are trained by it leave far values to that component, which else would widen
+    their own, or draw their means away from the other rows.
+    """
+
+    def pooled(dist: GaussianMixture, target: Tensor) -> Tensor:
+        wide = _background(dist, torch.Size(()), scale, of_weights=False)
+        far = log_prob(wide.to(target).expand(dist.batch_shape), target)
+        return torch.logaddexp(log_prob(dist, target), far + math.log(_BACKGROUND_WEIGHT))
+
+    return pooled

@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 from ..distribution import GaussianMixture, Mixture
 from ..distribution._families import LogitNormal
 from ..functional._interval import interval_log_likelihood
-from ..standardization import standardization
+from ..standardization import standardization, winsorized
 from ._state import Floats, Saved
 
 __all__ = ["KINDS", "OFF_GRID", "Choice", "Target"]
@@ -39,8 +39,9 @@ class Target(Saved):
         kind: one of ``KINDS``.
         resolution: width of the rounding cell in the unit of y; 0 where y is not rounded.
         flat: y came as (N,).
-        shift: (D,) mean of the training rows, in units of the link.
-        scale: (D,) their standard deviation.
+        shift: (D,) mean of the training rows, in units of the link; a few far values count as their
+            limit, :func:`mdn.standardization.winsorized`.
+        scale: (D,) their standard deviation, likewise.
         atoms: (A,) values that have a probability of their own; shift and scale are those of the
             other rows, and so is all that is said of the latent target.
     """
@@ -80,7 +81,7 @@ class Target(Saved):
                 f"{np.count_nonzero(off)} with atoms={new.atoms.tolist()}"
             )
         share = None if weight is None else torch.as_tensor(weight[off], dtype=torch.float64)
-        shift, scale = _standardization(new._link(y[off]), share)
+        shift, scale = _standardization(winsorized(new._link(y[off]), share), share)
         scale = torch.where(scale > 0, scale, shift.abs())
         new.shift, new.scale = shift, torch.where(scale > 0, scale, 1.0)
         return new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ..distribution import GaussianMixture
 from ..nn import MDNEnsemble
+from ..standardization import winsorized
 from ..tables._folds import Codes, deal
 from ..train import fit_ensemble
 from ._base_models import BaseModels, Report, fit_base_models
 from ._budget import Budget, within
 from ._model import FittedGroup, FittedModel, InputTransform, member_mixtures
 from ._plan import GroupPlan, Plan, Settings, plan
-from ._stacking import Stack
+from ._stacking import Stack, background_scale, with_background
 from ._state import Floats
 from ._target import Choice, Target
 
@@ -69,6 +70,7 @@ class _Training:
     groups: Codes | None  # (N,) rows of one group are held out together
     val: _Inputs | None
     latent: Tensor  # (N, D) targets in standard units, NaN where not known
+    body: Tensor  # (N, D) the same, with their few far values moved to the limit of the others
     embedded: list[int]  # columns
     rng: np.random.Generator
     budget: Budget
@@ -78,6 +80,20 @@ class _Training:
         """Logs of the frequencies of the classes, where y is a class."""
         count = torch.bincount(self.rows.target[:, 0].long(), minlength=self.plan.n_components)
         return (count + 0.5).log() - (count + 0.5).sum().log()
+
+    def background(self) -> Tensor | None:
+        """Scale of the background component, (D,); None where there is none."""
+        if self.target.kind == "positive":
+            return None
+        return background_scale(self.latent, self.body)
+
+    def log_prob(self) -> Callable[[GaussianMixture, Tensor], Tensor] | None:
+        """The log-likelihood of the training; None for the density of the network."""
+        scale = self.background()
+        has_far = not torch.equal(self.latent.nan_to_num(), self.body.nan_to_num())
+        if has_far and scale is not None and not isinstance(self.target, Choice):
+            return with_background(self.target.log_prob, scale)
+        return self.target.log_prob if self.target.likelihood_is_mass or self.has_gaps else None
 
     @property
     def has_gaps(self) -> bool:
@@ -103,6 +119,7 @@ def train(
     # rounded, as the networks see it: a change of unit alters the last digits of float64, and with
     # them the choice between splits of the trees that are equally good
     latent = target.latent(rows.y).float().double()
+    body = winsorized(latent, weight)
     if start is None:
         settings, todo = within(budget, z, latent, rows.x.shape[1], len(z), settings)
     else:  # which has the same parts
@@ -111,7 +128,7 @@ def train(
     if any(group.uses_trees for group in todo.groups):
         base_models, features, todo = fit_base_models(
             z,
-            latent.numpy(),
+            body.numpy(),  # a squared loss would follow a far value
             rows.weight,
             todo,
             settings,
@@ -139,6 +156,7 @@ def train(
         rows.groups,
         val,
         latent,
+        body,
         embedded,
         rng,
         budget,
@@ -190,7 +208,7 @@ def _train_group(
         (held_out if val is None else torch.zeros_like(held_out)).to(settings.device),
         val=None if x_val is None or val is None else (single(x_val), single(val.target)),
         weight=None if rows.weight is None else single(rows.weight),
-        log_prob=target.log_prob if target.likelihood_is_mass or training.has_gaps else None,
+        log_prob=training.log_prob(),
         lr=todo.learning_rate,
         weight_decay=settings.weight_decay,
         batch_size=todo.batch_size,
@@ -231,7 +249,7 @@ def _new_network(
         covariance_type=settings.covariance_type,
         min_scale=settings.min_scale,
         generator=torch.Generator().manual_seed(settings.seed + 7919 * (i + 1)),
-    ).initialize_from(_filled(training.latent, settings.seed))
+    ).initialize_from(_filled(training.body, settings.seed))
     if isinstance(training.target, Choice):  # the classes begin with their frequencies
         with torch.no_grad():
             network.head_bias[:, : todo.n_components, 0] = training.log_frequencies()
@@ -308,10 +326,10 @@ def _fit_stack(
 ) -> Stack:
     """The stack, fitted where every group has predictions for rows that it did not train on."""
     target, floor = training.target, training.settings.min_scale
-    options = {"background": target.kind != "positive", "of_weights": isinstance(target, Choice)}
+    background, of_weights = training.background(), isinstance(target, Choice)
     if len(held_out) < len(groups):
         sizes = [group.subgroup_sizes for group in groups]
-        return Stack.uniform(sizes, min_scale=floor, **options)
+        return Stack.uniform(sizes, min_scale=floor, background=background, of_weights=of_weights)
     rows = training.val or training.rows
     return Stack.fit(
         [each.mixtures for each in held_out],
@@ -320,8 +338,9 @@ def _fit_stack(
         rows.weight,
         target.log_prob,
         min_scale=floor,
+        background=background,
+        of_weights=of_weights,
         max_time=training.budget.left(),
-        **options,
     )
 
 

@@ -23,6 +23,7 @@ from ..arguments import (
 )
 from ..nn._heads import COVARIANCE_TYPES
 from ..prediction import warn_of_index
+from ..standardization import winsorized
 from ..tables import Columns, count_rows, warn_of_columns
 from ..tables._folds import Codes, repeats_in_x
 from ..warnings import DataWarning, warn
@@ -269,6 +270,22 @@ def warn_of_repeated_x(x: Floats) -> None:
         )
 
 
+def _warn_of_far_targets(y: Floats) -> None:
+    """Warns of the few values of y, (N, D), that lie far from all others."""
+    apart = np.abs(y - winsorized(torch.as_tensor(y)).numpy())
+    if not (apart > 0).any():
+        return
+    row, column = np.unravel_index(np.nanargmax(apart), y.shape)
+    low, high = np.nanquantile(y[:, column], [0.025, 0.975])
+    long = "; of a positive y with a long tail take target='positive'" if (y > 0).all() else ""
+    warn(
+        f"{(apart > 0).sum()} of {len(y)} values of y lie far from the others, as "
+        f"{y[row, column]:g} where 95 % are between {low:g} and {high:g}: they have little "
+        f"influence on the density of the others; remove what is an error{long}",
+        DataWarning,
+    )
+
+
 def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
     """Warns where a density means little: few rows, y constant, or many rows on few values.
 
@@ -310,6 +327,8 @@ def warn_of_sample(target: Target, y: Floats, min_scale: float) -> None:
             "its floor allows, and its height says nothing about the data",
             DataWarning,
         )
+    if target.kind == "real":
+        _warn_of_far_targets(columns)
     for column in columns[:, ~constant].T if min_scale < _HARMLESS_FLOOR else ():
         column = column[~np.isnan(column)]
         values, counts = np.unique(column, return_counts=True)
