@@ -282,9 +282,9 @@ def _draw(sets: dict[str, Any]) -> Figure:
                          ls=line, label=loss)  # fmt: skip
         left.set(xlabel=f"confidence\n(bins of {SHOWN} predictions or more)",
                  ylabel="share of right predictions", xlim=(0, 1.02), ylim=(0, 1.02),
-                 title=f"{name}: reliability")  # fmt: skip
+                 title=f"{name}:\nreliability")  # fmt: skip
         right.set(xlabel="confidence", ylabel="predictions (%)", xlim=(0, 1), yscale="log",
-                  title=f"{name}: distribution of the confidence")  # fmt: skip
+                  title=f"{name}:\ndistribution of the confidence")  # fmt: skip
         for ax in (left, right):  # above the axes, where no point lies
             ax.set_title(ax.get_title(), pad=52)
             ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9)

@@ -573,7 +573,7 @@ def test_it_works_inside_a_pipeline_and_cross_validation() -> None:
     direct = regressor()
     assert np.isfinite(cross_val_score(direct, X, y, cv=2, scoring=scoring.nll_scorer)).all()
     assert cross_val_predict(direct, X, y, cv=2).shape == (120,)
-    twice = TransformedTargetRegressor(direct, func=np.sinh, inverse_func=np.arcsinh).fit(X, y)
+    twice = TransformedTargetRegressor(direct, func=np.arcsinh, inverse_func=np.sinh).fit(X, y)
     assert twice.predict(X).shape == (120,)
 
 
