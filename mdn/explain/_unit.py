@@ -17,7 +17,7 @@ from ._evaluation import Evaluation, evenly_spaced, to_latent
 __all__ = ["unit"]
 
 _MOST_ROWS = 2000  # rows that make the marginal density; more would hardly change it
-_MOST_TUNING_ROWS = 1000  # rows on which its bandwidth is chosen
+_MOST_TUNING_ROWS = 500  # rows on which its bandwidth is chosen
 _FACTORS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)  # of Scott's bandwidth, chosen by likelihood
 _BROAD_WEIGHT = 0.01  # of one broad component for outliers
 _BROAD_SCALE = 3.0  # its scale [standard deviations]
