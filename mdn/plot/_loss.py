@@ -109,7 +109,7 @@ def plot_history(
 
     look.set_labels(ax, "epoch (the first is 0)", _nll_label(y_unit))
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-    ax.legend(loc="best", fontsize="small")
+    ax.legend(loc="best", fontsize="small", framealpha=1.0)  # no line shows through
     return ax
 
 
