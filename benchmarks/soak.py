@@ -110,9 +110,9 @@ def make(seed: int) -> Table:
     (X, y), (fresh_X, fresh_y) = rows(n), rows(FRESH)
     table = Table(_frame(X), y, _frame(fresh_X), fresh_y, noise, ())
     names = rng.permutation(list(FAULTS))[: rng.integers(0, 4)]
-    for name in names:
-        FAULTS[str(name)](rng, table)
-    table.faults = tuple(str(name) for name in names)
+    table.faults = tuple(name for name in FAULTS if name in names)
+    for name in table.faults:  # in their order: what is rounded has a step of its own size
+        FAULTS[name](rng, table)
     return table
 
 
