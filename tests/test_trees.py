@@ -130,7 +130,7 @@ def grow(
     x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, fold: np.ndarray, **options: Any
 ) -> tuple[list[Forest], np.ndarray]:
     settings = {"fast": True, "seed": 0, "n_jobs": 1, "report": lambda *_: None, **options}
-    return fit_trees(x, y, weight, fold, **settings)
+    return fit_trees(x, y, weight, fold, **settings)[:2]
 
 
 def predictions(forests: list[Forest], x: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from ..standardization import standardization
 from ..tables._folds import Codes, deal
+from ._densities import Location
 from ._gaussian_process import GaussianProcess
 from ._plan import Plan, Settings
 from ._state import Floats, Saved
-from ._trees import Forest, fit_trees
+from ._trees import N_BINS, Forest, fit_trees
 
-__all__ = ["BaseModels", "Report", "fit_base_models"]
+__all__ = ["BaseModels", "Predictions", "Report", "fit_base_models"]
 
 Report = Callable[[str, int, int], None]  # stage, what is done of it, and how much there is
 
@@ -35,6 +36,13 @@ _LOW_NOISE = 0.1  # out-of-fold error, in sd of y, below which y counts as havin
 # Features are not magnified beyond this spread, in standard deviations of y: below it they vary
 # mostly by how each held-out row moved the mean of the others, which would reveal its own y.
 _MIN_SPREAD = 0.1
+
+
+class Predictions(NamedTuple):
+    """What the base models say of N rows, for training rows out of fold."""
+
+    features: Tensor  # (N, S) standardised, inputs of the networks
+    leaves: Floats | None  # (N, 2, K) bins of the leaves of randomised trees, of the last target
 
 
 @dataclass
@@ -53,16 +61,25 @@ class BaseModels(Saved):
     shift: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     scale: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
-    def predict(self, z: Tensor) -> Tensor:
-        """Returns the standardised predictions for new rows, (N, S).
+    def predict(self, z: Tensor, *, leaves: bool = False) -> Predictions:
+        """Returns the predictions for new rows.
 
         Args:
             z: (N, P + Q) columns in standard units, of which the processes take the first ones.
+            leaves: whether those of the randomised trees are asked for too.
         """
         x = z.numpy()
         found = [x[:, :0], *(p.predict(x[:, : p.x.shape[1]]) for p in self.processes)]
-        found += [forest.predict(x) for forest in self.forests]
-        return self.standardized(np.concatenate(found, 1))
+        bins = np.empty((len(x), 2, N_BINS)) if leaves and self.forests else None
+        found += [forest.predict(x, bins) for forest in self.forests]
+        return Predictions(self.standardized(np.concatenate(found, 1)), bins)
+
+    def process_location(self, features: Tensor) -> Location | None:
+        """Returns the first process's predictions, taken from the standardised ones, (N, S)."""
+        if not self.processes:
+            return None
+        mean, log_scale = (features[:, :2] * self.scale[:2] + self.shift[:2]).t().numpy()
+        return Location(mean, np.exp(log_scale))
 
     def standardized(self, features: Floats) -> Tensor:
         """Returns predictions in units of the out-of-fold predictions."""
@@ -86,7 +103,7 @@ def fit_base_models(
     rng: np.random.Generator,
     report: Report,
     goes_on: Callable[[], bool],
-) -> tuple[BaseModels, Tensor, Plan]:
+) -> tuple[BaseModels, Predictions, Plan]:
     """Fits processes and trees to all rows, and once for each fold.
 
     Args:
@@ -102,12 +119,12 @@ def fit_base_models(
         goes_on: whether there is time for more trees; where there is not, there are none.
 
     Returns:
-        The base models of all rows, the standardised out-of-fold predictions, (N, S), and the plan
-        for the networks, which depends on the noise that the base models found.
+        The base models of all rows, the out-of-fold predictions, and the plan for the networks,
+        which depends on the noise that the base models found.
     """
     n, n_targets = latent.shape
     fold = deal(n, groups, plan.n_folds, rng)
-    models, low_noise = BaseModels(), False
+    models, low_noise, leaves = BaseModels(), False, None
     features: list[Floats] = [np.empty((n, 0))]
     means: Floats = np.empty((n_targets, n, 0))  # out of fold
     if plan.process_rows and n_columns <= _MAX_PROCESS_COLUMNS:
@@ -138,7 +155,7 @@ def fit_base_models(
     if grown is None:  # trees, whose predictions are step functions, would add little
         plan = plan.without_trees(settings, with_process=bool(models.processes))
     else:
-        models.forests, found = grown
+        models.forests, found, leaves = grown
         features.append(found)
         tree_means = [found[:, 3 * d : 3 * d + 2] for d in range(n_targets)]
         means = np.concatenate([means, np.stack(tree_means)], 2)
@@ -152,7 +169,7 @@ def fit_base_models(
         w = None if weight is None else torch.as_tensor(weight, dtype=torch.float64)
         models.shift, scale = standardization(torch.as_tensor(together), w)
         models.scale = scale.clamp(min=_MIN_SPREAD)
-    return models, models.standardized(together), plan
+    return models, Predictions(models.standardized(together), leaves), plan
 
 
 def _fit_processes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -13,7 +13,8 @@ from ..distribution import AtomicMixture, GaussianMixture
 from ..nn import MDNEnsemble
 from ..standardization import ROUNDING, column_units, compress, expand, limits
 from ..train import History
-from ._base_models import BaseModels
+from ._base_models import BaseModels, Predictions
+from ._densities import Densities
 from ._stacking import Stack
 from ._state import Floats, Saved, State
 from ._target import Target
@@ -154,6 +155,7 @@ class FittedModel(Saved):
         held_out_nll: mean over the training rows, each predicted by the networks that held it out,
             or over the rows of an ``eval_set``, its standard error, in nats in y's unit, and the
             number of rows; empty where no network predicts each held-out row.
+        densities: the members of the pool that are no networks.
     """
 
     inputs: InputTransform
@@ -163,6 +165,7 @@ class FittedModel(Saved):
     target: Target
     atoms: FittedModel | None = None
     held_out_nll: tuple[float, ...] = ()
+    densities: Densities = field(default_factory=Densities, metadata={"later": True})
 
     def __post_init__(self) -> None:
         self.held_out_nll = tuple(self.held_out_nll)  # a file has lists
@@ -177,13 +180,14 @@ class FittedModel(Saved):
 
     @property
     def subgroup_sizes(self) -> list[list[int]]:
-        """Of each group, the number of members of each subgroup."""
-        return [group.subgroup_sizes for group in self.groups]
+        """Of each group, the number of members of each subgroup; the densities are alone."""
+        return [*(group.subgroup_sizes for group in self.groups), *[[1]] * len(self.densities)]
 
     @property
     def history(self) -> History:
         """Of the group of greatest weight; "interrupted" if any group was."""
         each = self.stack.weight.split([len(sizes) for sizes in self.subgroup_sizes])
+        each = each[: len(self.groups)]
         found = self.groups[int(torch.stack([part.sum() for part in each]).argmax())].history
         every = [*self.groups, *(self.atoms.groups if self.atoms else [])]
         interrupted = any(group.history.stopped == "interrupted" for group in every)
@@ -191,13 +195,25 @@ class FittedModel(Saved):
 
     @torch.no_grad()
     def members(self, x: Floats) -> list[GaussianMixture]:
-        """Returns of each group its members' mixtures, batch (M, N), float64, standard units."""
+        """Returns of each group its members' mixtures, batch (M, N), float64, standard units.
+
+        Each of the densities is a group of its own.
+        """
         z = self.inputs(x)
-        features = self.base_models.predict(z)
-        return [
-            member_mixtures(g.network, self.base_models.inputs(z, features, g.uses_trees))
+        found = self.base_models.predict(z, leaves=self.densities.forest is not None)
+        networks = [
+            member_mixtures(g.network, self.base_models.inputs(z, found.features, g.uses_trees))
             for g in self.groups
         ]
+        return networks + self.density_members(z, found)
+
+    def density_members(self, z: Tensor, found: Predictions) -> list[GaussianMixture]:
+        """Returns the densities, batch (1, N), for columns (N, P + Q) and base models."""
+        if not len(self.densities):
+            return []
+        columns = z[:, : len(self.inputs.shift)].numpy()
+        process = self.base_models.process_location(found.features)
+        return self.densities.members(columns, process, found.leaves)
 
     def chunks(self, n: int) -> list[slice]:
         """Returns the chunks of n rows that are predicted one after the other.
@@ -207,6 +223,7 @@ class FittedModel(Saved):
         methods would differ in the last digit.
         """
         components = 1 + sum(g.network.n_members * g.network.n_components for g in self.groups)
+        components += self.densities.n_components
         step = max(1, _NUMBERS // (components * self.target.n_targets))
         return [slice(i, i + step) for i in range(0, max(n, 1), step)]
 
@@ -235,7 +252,7 @@ class FittedModel(Saved):
         return AtomicMixture(dist, self.target.atoms, torch.cat(log_p))
 
     def variances(self, x: Floats) -> tuple[Tensor, Tensor]:
-        """Returns the variance within and between the networks, (N, D), of the latent target."""
+        """Returns the variance within and between the members, (N, D), of the latent target."""
         parts = [self._variances(x[rows]) for rows in self.chunks(len(x))]
         within, between = zip(*parts, strict=True)
         return torch.cat(within), torch.cat(between)

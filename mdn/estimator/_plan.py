@@ -173,8 +173,8 @@ def revision(n: int, *, fast: bool) -> int:
     It is raised where a change moves the predictions of the defaults by more than noise.
     """
     if n < _SMALL:
-        return 6
-    return 5 if fast else 3
+        return 7
+    return 6 if fast else 4
 
 
 def _resized(groups: Sequence[GroupPlan], size: int) -> list[GroupPlan]:

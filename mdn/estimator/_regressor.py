@@ -124,8 +124,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         >>> X = rng.uniform(size=(100, 2))
         >>> y = X[:, 0] + 0.1 * rng.normal(size=100)
         >>> model = MDNRegressor(preset="fast", ensemble_size=4, random_state=0).fit(X, y)
-        >>> model.predict_distribution(X[:3])
-        GaussianMixture(batch_shape=(3,), event_shape=(1,), n_components=21)
+        >>> model.predict_distribution(X[:3]).batch_shape
+        torch.Size([3])
         >>> model.predict_interval(X[:3], coverage=0.9).shape
         (3, 2)
 
@@ -346,7 +346,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         return inputs
 
     def predict_uncertainty(self, X: Any) -> tuple[Floats, Floats]:
-        """The variance of y in two parts: of the noise, and between the networks.
+        """The variance of y in two parts: of the noise, and between the members of the pool.
 
         Args:
             X: (N, F).
@@ -354,7 +354,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         Returns:
             aleatoric and epistemic variance, each (N,) or (N, D), in the squared unit of y (of its
             logarithm for ``target="positive"``, of its logit for ``"unit"``); their sum is the
-            variance of the pooled networks, without the background component of small weight.
+            variance of the pooled members, without the background component of small weight.
             With ``atoms`` both are of y given that it is none of them.
         """
         inputs = self._inputs(X)  # refuses a model that was not fitted

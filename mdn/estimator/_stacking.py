@@ -1,6 +1,7 @@
-"""Groups of networks pooled into one mixture, by weights learnt on held-out rows.
+"""Groups of members pooled into one mixture, by weights learnt on held-out rows.
 
-The pool of the networks that held a row out predicts it as the whole ensemble will predict new
+A group is networks of one design, or a single member of another kind.  The pool of the networks
+that held a row out predicts it as the whole ensemble will predict new
 rows.  On these predictions the likelihood gives a factor for the scales of each group and one for
 the spread between its members, the stacking weight of each subgroup, and the weight of a wide
 background component that bounds the loss of a row unlike all others.
@@ -36,7 +37,7 @@ _EVALUATION = 4.0  # time of one, with its gradient and those of the line search
 
 @dataclass
 class Stack(Saved):
-    """How the networks of G groups, each of one or more subgroups, are pooled.
+    """How the members of G groups, each of one or more subgroups, are pooled.
 
     Attributes:
         scale: (G,) factor of the scales of the components.

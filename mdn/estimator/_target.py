@@ -23,7 +23,7 @@ from ..functional._interval import interval_log_likelihood
 from ..standardization import standardization, winsorized
 from ._state import Floats, Saved
 
-__all__ = ["KINDS", "OFF_GRID", "Choice", "Target"]
+__all__ = ["CHOICE", "KINDS", "OFF_GRID", "Choice", "Target"]
 
 OFF_GRID = 1e-6  # in cells; a rounded y may be this far off its multiple
 

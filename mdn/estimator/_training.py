@@ -1,4 +1,4 @@
-"""The training: base models, groups of networks with held-out rows, and the stack over them."""
+"""The training: base models, networks and densities with held-out rows, and the stack over them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ from ..nn import MDNEnsemble
 from ..standardization import winsorized
 from ..tables._folds import Codes, deal
 from ..train import fit_ensemble
-from ._base_models import BaseModels, Report, fit_base_models
+from ._base_models import BaseModels, Predictions, Report, fit_base_models
 from ._budget import Budget, within
+from ._densities import Densities, Leaves, fit_densities
 from ._model import FittedGroup, FittedModel, InputTransform, member_mixtures
 from ._plan import GroupPlan, Plan, Settings, plan
 from ._stacking import Stack, background_scale, with_background
 from ._state import Floats
-from ._target import Choice, Target
+from ._target import CHOICE, Choice, Target
 
 __all__ = ["Rows", "train"]
 
 _MAX_EMBEDDED = 64  # columns of numbers that are embedded, at most
+_MIN_ROWS = 10  # of a fit whose pool has members that are no networks
+_MAX_LEAF_ROWS = 3000  # by which the widths around leaves are chosen
+_MIN_WEIGHT = 0.08  # of such a member, without which the stack is fitted again
 
 
 class Rows(NamedTuple):
@@ -46,7 +50,7 @@ class _Inputs(NamedTuple):
     """Rows as the networks take them."""
 
     z: Tensor  # (N, P + Q) columns in standard units
-    base_features: Tensor  # (N, S) predictions of the base models, out of fold in training
+    base: Predictions  # of the base models, out of fold in training
     target: Tensor  # (N, ...) what the log-likelihood takes
     weight: Tensor | None = None  # (N,)
 
@@ -71,6 +75,7 @@ class _Training:
     val: _Inputs | None
     latent: Tensor  # (N, D) targets in standard units, NaN where not known
     body: Tensor  # (N, D) the same, with their few far values moved to the limit of the others
+    n_columns: int  # of z, without the whitened ones
     embedded: list[int]  # columns
     rng: np.random.Generator
     budget: Budget
@@ -124,9 +129,9 @@ def train(
         settings, todo = within(budget, z, latent, rows.x.shape[1], len(z), settings)
     else:  # which has the same parts
         todo = plan(len(z), settings)
-    base_models, features = BaseModels(), z[:, :0]
+    base_models, found = BaseModels(), Predictions(z[:, :0], None)
     if any(group.uses_trees for group in todo.groups):
-        base_models, features, todo = fit_base_models(
+        base_models, found, todo = fit_base_models(
             z,
             body.numpy(),  # a squared loss would follow a far value
             rows.weight,
@@ -142,10 +147,12 @@ def train(
         if not base_models.forests and not budget.lets_trees_grow():
             budget.left_out.append("there are no trees")
     todo = budget.filled(todo)
-    inputs, val = _Inputs(z, features, target.standardized(rows.y), weight), None
+    inputs, val = _Inputs(z, found, target.standardized(rows.y), weight), None
     if rows.val is not None:
         z_val = transform(rows.val[0])
-        val = _Inputs(z_val, base_models.predict(z_val), target.standardized(rows.val[1]))
+        val = _Inputs(
+            z_val, base_models.predict(z_val, leaves=True), target.standardized(rows.val[1])
+        )
     embedded = _embedded(rows.x, rows.numeric)
     training = _Training(
         todo,
@@ -157,6 +164,7 @@ def train(
         val,
         latent,
         body,
+        rows.x.shape[1],
         embedded,
         rng,
         budget,
@@ -175,11 +183,11 @@ def train(
     for group in groups:
         group.network.double()
     held_out = [found for _, found in fitted if found]
-    stack = _fit_stack(training, groups, held_out)
+    stack, densities, held_out = _fit_pool(training, groups, held_out)
     ended = [len(g.history) for g in groups if g.history.stopped == "max_time"]
     budget.warn(min(ended) if ended else None, todo.max_epochs)
-    model = FittedModel(transform, base_models, groups, stack, target)
-    if len(held_out) == len(groups):
+    model = FittedModel(transform, base_models, groups, stack, target, densities=densities)
+    if len(held_out) >= len(groups):
         y, w = (rows.y, rows.weight) if rows.val is None else (rows.val[1], None)
         model.held_out_nll = _held_out_nll(model, held_out, y, w)
     return model
@@ -191,10 +199,10 @@ def _train_group(
     """Trains the i-th group; returns it and its predictions for held-out rows, if all were."""
     todo, settings, target = training.plan, training.settings, training.target
     group, rows, val = todo.groups[i], training.rows, training.val
-    x = training.base_models.inputs(rows.z, rows.base_features, group.uses_trees)
+    x = training.base_models.inputs(rows.z, rows.base.features, group.uses_trees)
     x_val = None
     if val is not None:
-        x_val = training.base_models.inputs(val.z, val.base_features, group.uses_trees)
+        x_val = training.base_models.inputs(val.z, val.base.features, group.uses_trees)
     held_out, repeats = _held_out_rows(len(x), training.groups, group, training.rng)
     network = _new_network(training, i, x.shape[1], previous).to(settings.device)
 
@@ -321,27 +329,80 @@ def _select_held_out(
     return _HeldOut(chosen, [repeats] * len(sizes))
 
 
-def _fit_stack(
-    training: _Training, groups: Sequence[FittedGroup], held_out: Sequence[_HeldOut]
-) -> Stack:
-    """The stack, fitted where every group has predictions for rows that it did not train on."""
+def _fit_pool(
+    training: _Training, groups: Sequence[FittedGroup], held_out: list[_HeldOut]
+) -> tuple[Stack, Densities, list[_HeldOut]]:
+    """The stack, the densities that have weight in it, and the predictions it is fitted to.
+
+    It is fitted where every group has predictions for rows that it did not train on.
+    """
     target, floor = training.target, training.settings.min_scale
     background, of_weights = training.background(), isinstance(target, Choice)
     if len(held_out) < len(groups):
         sizes = [group.subgroup_sizes for group in groups]
-        return Stack.uniform(sizes, min_scale=floor, background=background, of_weights=of_weights)
+        stack = Stack.uniform(sizes, min_scale=floor, background=background, of_weights=of_weights)
+        return stack, Densities(), held_out
     rows = training.val or training.rows
-    return Stack.fit(
-        [each.mixtures for each in held_out],
-        [each.subgroup_sizes for each in held_out],
-        rows.target,
-        rows.weight,
-        target.log_prob,
-        min_scale=floor,
-        background=background,
-        of_weights=of_weights,
-        max_time=training.budget.left(),
+    densities, found = _fit_densities(training, held_out)
+    while True:
+        members = held_out + [_HeldOut(mixture, [1]) for mixture in found]
+        stack = Stack.fit(
+            [each.mixtures for each in members],
+            [each.subgroup_sizes for each in members],
+            rows.target,
+            rows.weight,
+            target.log_prob,
+            min_scale=floor,
+            background=background,
+            of_weights=of_weights,
+            max_time=training.budget.left(),
+        )
+        weights = stack.weight[len(stack.weight) - len(found) :].tolist()
+        was_fitted = not bool((stack.weight == stack.weight[0]).all())  # there was time for it
+        kept = [was_fitted and weight >= _MIN_WEIGHT for weight in weights]
+        if all(kept):
+            return stack, densities, members
+        densities = densities.only(kept)
+        found = [mixture for mixture, keep in zip(found, kept, strict=True) if keep]
+
+
+def _fit_densities(
+    training: _Training, held_out: Sequence[_HeldOut]
+) -> tuple[Densities, list[GaussianMixture]]:
+    """The members that are no networks, and their densities of held-out rows, batch (1, N)."""
+    target, settings, rows, val = training.target, training.settings, training.rows, training.val
+    n = len(rows.z)
+    known = target.kind not in ("interval", CHOICE) and target.n_targets == 1
+    if not (known and settings.trees and n >= _MIN_ROWS):
+        return Densities(), []
+    base, p = training.base_models, training.n_columns
+    densities, found = fit_densities(
+        rows.z[:, :p].numpy(),
+        training.body[:, 0].numpy(),
+        None if rows.weight is None else rows.weight.numpy(),
+        deal(n, training.groups, training.plan.n_folds, np.random.default_rng(settings.seed)),
+        base.process_location(rows.base.features),
+        is_log=target.kind == "positive",
     )
+    seen = val or rows
+    if val is not None:
+        process = base.process_location(val.base.features)
+        found = densities.members(val.z[:, :p].numpy(), process, None)
+    if seen.base.leaves is not None:
+        some = np.random.default_rng(settings.seed).permutation(len(seen.z))[:_MAX_LEAF_ROWS]
+        at = torch.as_tensor(np.sort(some))
+        networks = [each.mixtures[:, at] for each in held_out]
+        sizes = [each.subgroup_sizes for each in held_out]
+        stack = Stack.uniform(sizes, min_scale=settings.min_scale, background=training.background())
+        rows_at, leaves = seen.target[at], seen.base.leaves
+        densities.forest = Leaves.fit(
+            leaves[at.numpy()],
+            target.log_prob(stack.pool(networks, sizes), rows_at),
+            None if seen.weight is None else seen.weight[at],
+            lambda mixture: target.log_prob(mixture, rows_at),
+        )
+        found.append(densities.forest.around(leaves))
+    return densities, found
 
 
 def _held_out_nll(

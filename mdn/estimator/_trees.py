@@ -17,7 +17,9 @@ from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 
 from ._state import Floats, Saved
 
-__all__ = ["Forest", "difference", "fit_trees", "trees_seconds"]
+__all__ = ["N_BINS", "Forest", "bins", "difference", "fit_trees", "trees_seconds"]
+
+N_BINS = 20  # K, bins of the leaves of a row that stand for their distribution
 
 _CHUNK = 1 << 20  # rows x trees that are evaluated at once
 _LARGE = 5000  # rows from which on the boosting takes larger leaves
@@ -92,8 +94,13 @@ class Forest(Saved):
             boosted=boosted,
         )
 
-    def predict(self, x: Floats) -> Floats:
-        """Returns (N, 1) sums of boosted trees, or (N, 2) means and deviations over trees."""
+    def predict(self, x: Floats, centres: Floats | None = None) -> Floats:
+        """Returns (N, 1) sums of boosted trees, or (N, 2) means and deviations over trees.
+
+        Args:
+            x: (N, F).
+            centres: (N, 2, K) that is filled with what :func:`bins` gives, of randomised trees.
+        """
         x = _to_float32(x)
         out = np.empty((len(x), 1 if self.boosted else 2))
         step = max(1, _CHUNK // len(self.roots))
@@ -102,8 +109,10 @@ class Forest(Saved):
             leaves = self.threshold[self._leaves(part)]  # (n, T)
             if self.boosted:
                 out[i : i + step, 0] = self.base + leaves.sum(1)
-            else:
-                out[i : i + step] = np.stack([leaves.mean(1), leaves.std(1)], 1)
+                continue
+            out[i : i + step] = np.stack([leaves.mean(1), leaves.std(1)], 1)
+            if centres is not None:
+                centres[i : i + step] = bins(leaves)
         return out
 
     def _leaves(self, x: Floats) -> NDArray[np.int32]:
@@ -125,6 +134,20 @@ class Forest(Saved):
         return out.reshape(n, -1)
 
 
+def bins(values: Floats) -> Floats:
+    """Returns means and standard deviations, (N, 2, K), of K bins of sorted values, (N, T)."""
+    values = np.sort(values, 1)
+    count = values.shape[1]
+    edges = np.linspace(0, count, N_BINS + 1).round().astype(int)
+    edges = edges[:-1].clip(max=count - 1)  # with fewer values than bins some occur twice
+    sizes = np.maximum(np.diff([*edges, count]), 1)
+    centred = values - values.mean(1, keepdims=True)
+    mean = np.add.reduceat(centred, edges, axis=1) / sizes
+    square = np.add.reduceat(centred**2, edges, axis=1) / sizes
+    spread = np.sqrt((square - mean**2).clip(0))
+    return np.stack([mean + values.mean(1, keepdims=True), spread], 1)
+
+
 def fit_trees(
     x: Floats,
     y: Floats,
@@ -137,7 +160,7 @@ def fit_trees(
     classes: bool = False,
     report: Callable[[str, int, int], None],
     goes_on: Callable[[], bool] = lambda: True,
-) -> tuple[list[Forest], Floats] | None:
+) -> tuple[list[Forest], Floats, Floats] | None:
     """Grows boosted and randomised trees for each target, on all rows and without each fold.
 
     Args:
@@ -151,8 +174,9 @@ def fit_trees(
         goes_on: whether there is time for another forest.
 
     Returns:
-        The forests of all rows and the out-of-fold predictions, (N, 3 D); None if there was no
-        time for all of them.
+        The forests of all rows, the out-of-fold predictions, (N, 3 D), and out of fold what
+        :func:`bins` gives for the randomised trees of the last target, (N, 2, K); None if there
+        was no time for all of them.
     """
     x = _to_float32(x)
     folds = range(int(fold.max()) + 1)
@@ -160,6 +184,7 @@ def fit_trees(
     done = iter(range(1, total + 1))
     forests: list[Forest] = []
     columns: list[Floats] = []
+    centres = np.zeros((len(x), 2, N_BINS), dtype=np.float32)
     for target in y.T:
         known = ~np.isnan(target)
         for model in _models(
@@ -177,14 +202,16 @@ def fit_trees(
                     share = None if weight is None else weight[used]
                     model.set_params(random_state=seed + f)
                     model.fit(x[used], target[used], sample_weight=share)
-                    out[~inside] = _predict_features(model, x[~inside])
+                    out[~inside], each = _predict_features(model, x[~inside])
+                    if each is not None:
+                        centres[~inside] = bins(each)
                 report("trees", next(done), total)
             columns.append(out)
             share = None if weight is None else weight[known]
             model.set_params(random_state=seed).fit(x[known], target[known], sample_weight=share)
             forests.append(_to_arrays(model, x))
             report("trees", next(done), total)
-    return forests, np.concatenate(columns, 1)
+    return forests, np.concatenate(columns, 1), centres.astype(np.float64)
 
 
 def trees_seconds(
@@ -272,11 +299,12 @@ def _models(
     return boosted, randomised
 
 
-def _predict_features(model: Any, x: Floats) -> Floats:
+def _predict_features(model: Any, x: Floats) -> tuple[Floats, Floats | None]:
+    """What :meth:`Forest.predict` gives, and the leaves (N, T) of randomised trees."""
     if isinstance(model, HistGradientBoostingRegressor):
-        return model.predict(x)[:, None]
+        return model.predict(x)[:, None], None
     each = np.stack([tree.predict(x) for tree in model.estimators_])
-    return np.stack([each.mean(0), each.std(0)], 1)
+    return np.stack([each.mean(0), each.std(0)], 1), each.T
 
 
 def _to_arrays(model: Any, x: Floats) -> Forest:

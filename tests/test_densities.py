@@ -1,0 +1,233 @@
+"""Tests of the members of the pool that are no networks, and of what the pool makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.linear_model import Ridge
+
+import mdn
+from benchmarks.small import subjects
+from mdn import MDNRegressor
+from mdn.estimator._densities import (
+    Densities,
+    Leaves,
+    Linear,
+    Location,
+    Marginal,
+    Residuals,
+    fit_densities,
+)
+from mdn.estimator._trees import N_BINS, bins
+
+F64 = torch.float64
+GAUSSIAN = Residuals(torch.zeros(1, dtype=F64), torch.ones(1, dtype=F64))
+SMALL: dict[str, Any] = {"preset": "fast", "max_epochs": 30, "n_jobs": 1, "random_state": 0}
+
+
+def rows(n: int, seed: int = 0, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """A linear function of five columns with noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 5))
+    return x, x @ [1.0, -0.5, 0.3, 0.0, 0.2] + noise * rng.normal(size=n)
+
+
+# -- each member ------------------------------------------------------------------------------
+
+
+def test_the_linear_model_is_the_ridge_of_greatest_evidence() -> None:
+    """Mean, variance and evidence by dense matrices: y ~ N(0, s^2 (1 + X X' / c))."""
+    x, y = rows(40)
+    y = y + 3
+    model = Linear.fit(x, y, np.ones(40), GAUSSIAN)
+    xc, yc = x - x.mean(0), y - y.mean()
+    covariance = model.covariance.numpy()
+    penalty = np.linalg.inv(covariance) - xc.T @ xc
+    np.testing.assert_allclose(penalty, penalty[0, 0] * np.eye(5), atol=1e-8)
+    ridge = Ridge(alpha=penalty[0, 0]).fit(x, y)
+    new = rows(7, seed=1)[0]
+    found = model.predict(new)
+    np.testing.assert_allclose(found.mean, ridge.predict(new), rtol=1e-9)
+
+    def minus_evidence(c: float) -> float:  # s^2 at its best
+        k = np.eye(40) + xc @ xc.T / c
+        square = yc @ np.linalg.solve(k, yc)
+        return 0.5 * np.linalg.slogdet(k)[1] + 0.5 * 39 * np.log(square)
+
+    grid = np.exp(np.linspace(np.log(1e-3), np.log(1e4), 40))
+    assert penalty[0, 0] == pytest.approx(grid[np.argmin([minus_evidence(c) for c in grid])])
+    centred = new - x.mean(0)
+    variance = model.noise**2 * (1 + 1 / 40 + np.diag(centred @ covariance @ centred.T))
+    np.testing.assert_allclose(found.scale**2, variance, rtol=1e-9)
+    assert model.noise == pytest.approx(0.5, rel=0.4)  # 3.5 standard errors
+
+
+def test_whole_weights_of_the_linear_model_are_repeated_rows() -> None:
+    """Weights 1 and 2: the model of so many copies."""
+    x, y = rows(30)
+    count = 1 + np.arange(30) % 2
+    first = Linear.fit(x, y, count.astype(float), GAUSSIAN)
+    index = np.repeat(np.arange(30), count)
+    second = Linear.fit(x[index], y[index], np.ones(len(index)), GAUSSIAN)
+    torch.testing.assert_close(first.coefficients, second.coefficients)
+    assert first.noise == pytest.approx(second.noise)
+
+
+@pytest.mark.parametrize("nu", [3.0, np.inf])
+def test_residuals_take_the_shape_of_their_tails(nu: float) -> None:
+    """4,000 draws: within 0.02 nats of the true density, and a Gaussian is one component."""
+    law = stats.norm() if np.isinf(nu) else stats.t(nu)
+    y = law.rvs(4000, random_state=0)
+    zero = Location(np.zeros(4000), np.ones(4000))
+    found = Residuals.fit(zero, y, None, heavy=True)
+    assert (len(found.scale) == 1) == np.isinf(nu)
+    new = law.rvs(4000, random_state=1)
+    dist = found.around(zero)
+    nll = -float(dist.log_prob(torch.as_tensor(new)[:, None]).mean())
+    assert nll < -law.logpdf(new).mean() + 0.02
+    assert len(Residuals.fit(zero, y, None, heavy=False).scale) == 1
+
+
+def test_the_marginal_density_is_near_the_true_one() -> None:
+    """2,000 draws of a skewed y: its mean and variance, and within 0.03 nats."""
+    y = stats.gamma(2).rvs(2000, random_state=0)
+    found = Marginal.fit(y, np.ones(2000)).of_rows(2000)
+    assert float(found.mean[0, 0, 0]) == pytest.approx(y.mean())
+    assert float(found.variance[0, 0, 0]) == pytest.approx(y.var(), rel=0.1)
+    new = stats.gamma(2).rvs(2000, random_state=1)
+    nll = -float(found.log_prob(torch.as_tensor(new)[:, None]).mean())
+    assert nll < -stats.gamma(2).logpdf(new).mean() + 0.03
+
+
+@pytest.mark.parametrize("count", [7, N_BINS, 30, 100])
+def test_bins_keep_mean_and_variance_of_the_leaves(count: int) -> None:
+    """Equal numbers of leaves a bin where they divide; each mean is within the range."""
+    leaves = np.random.default_rng(0).normal(size=(5, count)) + 100
+    mean, spread = np.moveaxis(bins(leaves), 1, 0)
+    assert mean.shape == (5, N_BINS)
+    assert (np.diff(mean) >= -1e-9).all()
+    assert (mean >= leaves.min(1, keepdims=True) - 1e-9).all()
+    if count % N_BINS == 0:
+        np.testing.assert_allclose(mean.mean(1), leaves.mean(1))
+        variance = (spread**2).mean(1) + mean.var(1)
+        np.testing.assert_allclose(variance, leaves.var(1))
+
+
+def test_widths_around_leaves_are_those_of_the_truth() -> None:
+    """Leaves that all lie at m, y = m + 0.1 noise: a width of 0.1, chosen beside a wide member."""
+    rng = np.random.default_rng(0)
+    m = rng.normal(size=(500, 1))
+    y = torch.as_tensor(m + 0.1 * rng.normal(size=(500, 1)))
+    found = bins(np.repeat(m, N_BINS, 1))
+    wide = torch.as_tensor(stats.norm(0, 1).logpdf(y[:, 0]))
+    leaves = Leaves.fit(found, wide, None, lambda dist: dist.log_prob(y))
+    assert leaves.least == 0.1
+    density = leaves.around(found).log_prob(y)[0]
+    np.testing.assert_allclose(density, stats.norm(m, 0.1).logpdf(y)[:, 0])
+
+
+def test_out_of_fold_densities_do_not_know_their_own_rows() -> None:
+    """Each y moved by 100 in turn: the densities of its own fold stay as they are."""
+    x, y = rows(40)
+    fold = np.arange(40) % 4
+    location = Location(np.zeros(40), np.ones(40))
+    at = torch.zeros(40, 1, dtype=F64)
+
+    def parts(y: np.ndarray) -> list[np.ndarray]:
+        found = fit_densities(x, y, None, fold, location, is_log=False)[1]
+        return [dist.mean[0, :, 0].numpy() for dist in found] + [found[-1].log_prob(at)[0].numpy()]
+
+    before = parts(y)
+    moved = y.copy()
+    moved[fold == 2] += 100
+    after = parts(moved)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_allclose(a[fold == 2], b[fold == 2], rtol=1e-9)
+    assert not np.allclose(before[0][fold != 2], after[0][fold != 2])
+
+
+def test_members_come_in_one_order_and_are_left_out_by_name() -> None:
+    """Those that are kept, and as many components as they have."""
+    x, y = rows(50)
+    location = Location(np.zeros(50), np.ones(50))
+    whole, found = fit_densities(x, y, None, np.arange(50) % 5, location, is_log=False)
+    assert len(whole) == len(found) == 3
+    assert whole.n_components == sum(d.n_components for d in whole.members(x, location, None))
+    some = whole.only([True, False, True])
+    assert some.process is None and some.linear and some.marginal
+    assert len(Densities()) == Densities().n_components == 0
+    logarithm = fit_densities(x, y, None, np.arange(50) % 5, location, is_log=True)[0]
+    assert logarithm.linear is None and len(logarithm.process.scale) == 1
+
+
+# -- in the pool ------------------------------------------------------------------------------
+
+
+def test_the_pool_finds_a_linear_function_from_few_rows(tmp_path: Path) -> None:
+    """50 rows: much better than the networks alone, and saved with the model."""
+    x, y = rows(1050)
+    model = MDNRegressor(**SMALL).fit(x[:50], y[:50])
+    assert model.model_.densities.linear is not None
+    assert len(model.model_.stack.weight) == 2 + len(model.model_.densities)
+    networks = MDNRegressor(**SMALL, trees=False).fit(x[:50], y[:50])
+    assert len(networks.model_.densities) == 0
+    assert model.nll(x[50:], y[50:]) < networks.nll(x[50:], y[50:]) - 0.1
+    model.save(tmp_path / "model.mdn")
+    again = mdn.load(tmp_path / "model.mdn")
+    np.testing.assert_array_equal(again.log_prob(x, y), model.log_prob(x, y))
+    aleatoric, epistemic = model.predict_uncertainty(x[50:])
+    assert (aleatoric > 0).all() and (epistemic > 0).all()
+
+
+def test_a_target_that_has_nothing_to_do_with_x_gets_its_marginal_density() -> None:
+    """60 rows of noise: no worse than the Gaussian of y by more than 0.05 nats."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1060, 6)), rng.normal(size=1060)
+    model = MDNRegressor(**SMALL).fit(x[:60], y[:60])
+    law = stats.norm(y[:60].mean(), y[:60].std(ddof=1))
+    assert model.nll(x[60:], y[60:]) < -law.logpdf(y[60:]).mean() + 0.05
+
+
+def test_where_recordings_of_a_visit_are_known_the_leaves_have_weight() -> None:
+    """Repeated measurements, random rows held out: the density knows the visit."""
+    x, y, _ = subjects(0, n_subjects=20, visits=10)
+    order = np.random.default_rng(0).permutation(len(y))
+    train, test = order[200:], order[:200]
+    model = MDNRegressor(**SMALL).fit(x[train], y[train])
+    found = model.model_
+    assert found.densities.forest is not None
+    assert float(found.stack.weight[-1]) > 0.1
+    nll = model.nll(x[test], y[test])
+    found.densities = found.densities.only([False] * len(found.densities))
+    kept = len(found.stack.weight[: len(found.groups)])
+    found.stack.scale, found.stack.spread = found.stack.scale[:kept], found.stack.spread[:kept]
+    found.stack.weight = found.stack.weight[:kept] / found.stack.weight[:kept].sum()
+    assert nll < model.nll(x[test], y[test])
+
+
+@pytest.mark.parametrize("target", ["positive", "unit", "integer", "interval"])
+def test_every_kind_of_target_is_pooled(target: str) -> None:
+    """Finite likelihoods; of intervals only their middles are known, so there are no members."""
+    x, y = rows(80)
+    known = {
+        "positive": np.exp(y),
+        "unit": 1 / (1 + np.exp(-y)),
+        "integer": np.round(3 * y),
+        "interval": np.stack([y, y + 1], 1),
+    }[target]
+    model = MDNRegressor(**SMALL, target=target).fit(x, known)
+    assert np.isfinite(model.nll(x, known))
+    assert target != "interval" or len(model.model_.densities) == 0
+
+
+def test_rows_of_an_eval_set_are_weighed_by_the_densities_of_all_rows() -> None:
+    """The stack is fitted to its rows."""
+    x, y = rows(120)
+    model = MDNRegressor(**SMALL).fit(x[:60], y[:60], eval_set=(x[60:], y[60:]))
+    assert len(model.model_.densities) > 0
+    assert model.model_.held_out_nll[2] == 60
