@@ -30,10 +30,14 @@ __all__ = ["Densities", "Location", "fit_densities"]
 # Student-t densities as mixtures of Gaussians: bins of probability of the precision, by whose
 # middle quantiles it is replaced.
 _EDGES = np.array([0.0, 0.01, 0.05, 0.2, 0.5, 1.0])
-_DEGREES = (3.0, 4.0, 6.0, 10.0, 20.0)  # of freedom, beside a Gaussian
+_DEGREES = (3.0, 4.0, 6.0, 10.0, 20.0)  # of freedom, beside those of a Gaussian model
+_FEW = 40  # rows from which on the predictive density of a Gaussian model is a Gaussian
 _FACTORS = np.exp(np.linspace(-0.5, 0.5, 21))  # of all scales
 _PRIOR = 3.0  # precision of the normal prior of the log of the factor
+_SHAPE_ROWS = 10_000  # by which it is chosen, at most
 _PENALTIES = np.exp(np.linspace(math.log(1e-3), math.log(1e4), 40))  # of the linear model
+_LEAST_ERROR = 1e-9  # of the variance of y, which the linear model leaves
+_SINGULAR = 1e-10  # of the largest eigenvalue, below which one is 0
 _ROWS_PER_BIN, _MAX_BINS = 8, 12  # of the marginal density
 _LEAST = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the widths around leaves
 _SHARES = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -49,6 +53,21 @@ class Location(NamedTuple):
 
     mean: Floats
     scale: Floats
+
+
+def student(nu: float) -> tuple[Floats, Floats]:
+    """Weights and scales, (K,), of Gaussians around 0, nearly a Student-t density together."""
+    from scipy.stats import gamma
+
+    if math.isinf(nu):
+        return np.ones(1), np.ones(1)
+    middle = 0.5 * (_EDGES[1:] + _EDGES[:-1])
+    return np.diff(_EDGES), np.sqrt(0.5 * nu / gamma.ppf(middle, 0.5 * nu))
+
+
+def _degrees(n: int) -> float:
+    """Degrees of freedom of a Gaussian model of n rows whose variance is integrated out."""
+    return n - 1.0 if n < _FEW else math.inf
 
 
 @dataclass
@@ -72,17 +91,12 @@ class Residuals(Saved):
             weight: (N,) or None.
             heavy: whether tails may be heavier than those of a Gaussian.
         """
-        from scipy.stats import gamma
-
         z = torch.as_tensor((y - found.mean) / found.scale)
         share = torch.ones_like(z) if weight is None else torch.as_tensor(weight)
-        kinds = [(np.ones(1), np.ones(1))]
-        if heavy:
-            middle = 0.5 * (_EDGES[1:] + _EDGES[:-1])
-            kinds += [
-                (np.diff(_EDGES), np.sqrt(0.5 * nu / gamma.ppf(middle, 0.5 * nu)))
-                for nu in _DEGREES
-            ]
+        some = np.random.default_rng(0).permutation(len(z))[:_SHAPE_ROWS]
+        z, share = z[some], share[some]
+        kinds = [student(_degrees(len(y)) if heavy else math.inf)]
+        kinds += [student(nu) for nu in _DEGREES if heavy and nu < len(y)]
         best, chosen = -math.inf, cls(torch.zeros(1).double(), torch.ones(1).double())
         for w, scale in kinds:
             log_w, scales = torch.as_tensor(np.log(w)), torch.as_tensor(_FACTORS[:, None] * scale)
@@ -113,7 +127,9 @@ class Linear(Saved):
         shift: (P,) means of the columns.
         intercept: mean of y.
         coefficients: (P,).
-        covariance: (P, P) of the coefficients, in units of the noise variance.
+        directions: (P, R) orthonormal, those in which the columns vary.
+        variance: (R + 1,) of the coefficients along these and along all others, in units of the
+            noise variance.
         noise: standard deviation of the noise.
         share: 1 / N, the variance of the intercept in units of the noise variance.
         residuals: their distribution.
@@ -122,7 +138,8 @@ class Linear(Saved):
     shift: Tensor
     intercept: float
     coefficients: Tensor
-    covariance: Tensor
+    directions: Tensor
+    variance: Tensor
     noise: float
     share: float
     residuals: Residuals
@@ -133,22 +150,20 @@ class Linear(Saved):
         n = float(weight.sum())
         shift, intercept = weight @ x / n, float(weight @ y / n)
         x, y = x - shift, y - intercept
-        weighted = weight[:, None] * x
-        values, vectors = np.linalg.eigh(weighted.T @ x)
-        values = values.clip(0)
-        projected = vectors.T @ (weighted.T @ y)
+        values, vectors = _principal(np.sqrt(weight)[:, None] * x)
+        projected = vectors.T @ (x.T @ (weight * y))
         total = max(float(weight @ y**2), 1e-300)
-        least = 1e-9 * total
         error = total - (projected**2 / (values + _PENALTIES[:, None])).sum(1)
-        error = error.clip(least)
+        error = error.clip(_LEAST_ERROR * total)
         evidence = -0.5 * np.log1p(values / _PENALTIES[:, None]).sum(1)
         best = int((evidence - 0.5 * max(n - 1, 1) * np.log(error)).argmax())
-        inverse = 1 / (values + _PENALTIES[best])
+        variance = 1 / (np.append(values, 0.0) + _PENALTIES[best])
         return cls(
             torch.as_tensor(shift),
             intercept,
-            torch.as_tensor(vectors @ (inverse * projected)),
-            torch.as_tensor((vectors * inverse) @ vectors.T),
+            torch.as_tensor(vectors @ (variance[:-1] * projected)),
+            torch.as_tensor(vectors),
+            torch.as_tensor(variance),
             math.sqrt(float(error[best]) / max(n - 1, 1)),
             1 / n,
             residuals,
@@ -156,10 +171,25 @@ class Linear(Saved):
 
     def predict(self, x: Floats) -> Location:
         """Returns means and scales for rows (N, P)."""
-        centred = x - self.shift.numpy()
-        spread = ((centred @ self.covariance.numpy()) * centred).sum(1)
+        centred, variance = x - self.shift.numpy(), self.variance.numpy()
+        square = (centred @ self.directions.numpy()) ** 2
+        beside = ((centred**2).sum(1) - square.sum(1)).clip(0)
+        spread = square @ variance[:-1] + beside * variance[-1]
         scale = self.noise * np.sqrt(1 + self.share + spread)
         return Location(self.intercept + centred @ self.coefficients.numpy(), scale)
+
+
+def _principal(x: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues of X' X, (R,), and its eigenvectors, (P, R), of rows (N, P).
+
+    With fewer rows than columns, those that are not 0 alone.
+    """
+    if x.shape[1] <= len(x):
+        values, vectors = np.linalg.eigh(x.T @ x)
+        return values.clip(0), vectors
+    values, own = np.linalg.eigh(x @ x.T)
+    used = values > _SINGULAR * max(values[-1], 1e-300)
+    return values[used], x.T @ (own[:, used] / np.sqrt(values[used]))
 
 
 @dataclass
@@ -186,8 +216,15 @@ class Marginal(Saved):
         loc = np.bincount(place, share * y) / w
         variance = np.bincount(place, share * (y - loc[place]) ** 2) / w
         total = share @ (y - share @ y) ** 2
-        width = _BANDWIDTH**2 * total * len(y) ** -0.4
-        parts = np.log(w), loc, np.sqrt(np.maximum(variance + width, 1e-300))
+        variance = variance + _BANDWIDTH**2 * total * len(y) ** -0.4
+        log_w, scale = np.log(w), np.sqrt(np.maximum(variance, 1e-300))
+        if len(y) < _FEW:
+            n = len(y)
+            tails, factors = student(n - 1.0)
+            factors = factors * math.sqrt((n + 1) / (n - 1))
+            log_w = np.add.outer(log_w, np.log(tails)).ravel()
+            loc, scale = np.repeat(loc, len(tails)), np.outer(scale, factors).ravel()
+        parts = log_w, loc, scale
         return cls(*(torch.as_tensor(a) for a in parts))
 
     def of_rows(self, n: int) -> GaussianMixture:

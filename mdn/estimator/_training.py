@@ -30,7 +30,7 @@ from ._target import CHOICE, Choice, Target
 __all__ = ["Rows", "train"]
 
 _MAX_EMBEDDED = 64  # columns of numbers that are embedded, at most
-_MIN_ROWS = 10  # of a fit whose pool has members that are no networks
+_MIN_ROWS = 5  # of a fit whose pool has members that are no networks
 _MAX_LEAF_ROWS = 3000  # by which the widths around leaves are chosen
 _MIN_WEIGHT = 0.08  # of such a member, without which the stack is fitted again
 
@@ -376,10 +376,13 @@ def _fit_densities(
     if not (known and settings.trees and n >= _MIN_ROWS):
         return Densities(), []
     base, p = training.base_models, training.n_columns
+    weight, is_near = rows.weight, (training.latent == training.body)[:, 0]
+    if not bool(is_near.all()):  # far values are left to the background component
+        weight = is_near.double() if weight is None else weight * is_near
     densities, found = fit_densities(
         rows.z[:, :p].numpy(),
         training.body[:, 0].numpy(),
-        None if rows.weight is None else rows.weight.numpy(),
+        None if weight is None else weight.numpy(),
         deal(n, training.groups, training.plan.n_folds, np.random.default_rng(settings.seed)),
         base.process_location(rows.base.features),
         is_log=target.kind == "positive",
