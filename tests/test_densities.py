@@ -210,6 +210,7 @@ def test_the_pool_finds_a_linear_function_from_few_rows(tmp_path: Path) -> None:
     model = MDNRegressor(**SMALL).fit(x[:50], y[:50])
     assert model.model_.densities.linear is not None
     assert len(model.model_.stack.weight) == 2 + len(model.model_.densities)
+    assert float(model.model_.stack.weight[2:].min()) >= 0.08
     networks = MDNRegressor(**SMALL, trees=False).fit(x[:50], y[:50])
     assert len(networks.model_.densities) == 0
     assert model.nll(x[50:], y[50:]) < networks.nll(x[50:], y[50:]) - 0.1

@@ -57,6 +57,16 @@ def nll(stack: Stack, groups: list[GaussianMixture], y: Tensor) -> float:
     return float(-stack.pool(groups, whole(groups)).log_prob(y).mean())
 
 
+def test_optimism_is_taken_off_the_log_likelihood() -> None:
+    """One member has 0.7 nats more on every row: with that optimism the weights are equal."""
+    zero = torch.zeros(1, 200, 1, dtype=F64)
+    groups = [group(zero, 1.0), group(zero, math.exp(-0.7))]
+    y = zero[0]
+    honest = fit(groups, y, optimism=[0.0, 0.7])
+    torch.testing.assert_close(honest.weight, torch.full((2,), 0.5, dtype=F64))
+    assert float(fit(groups, y).weight[1]) > 0.9
+
+
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_it_finds_by_how_much_scales_are_wrong(factor: float) -> None:
     """Scales of half or twice the truth: factor 2 or 1/2, to 5 %; the NLL of new rows is near best.

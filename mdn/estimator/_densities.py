@@ -315,6 +315,11 @@ class Densities(Saved):
         return [f.name for f in fields(self) if getattr(self, f.name) is not None]
 
     @property
+    def is_process(self) -> list[bool]:
+        """Of each member, whether its density is that of the Gaussian process."""
+        return [name == "process" for name in self._present]
+
+    @property
     def n_components(self) -> int:
         """Number of components of all of them."""
         parts = (self.linear and self.linear.residuals, self.process, self.marginal)

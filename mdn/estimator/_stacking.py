@@ -90,6 +90,7 @@ class Stack(Saved):
         min_scale: float,
         background: Tensor | None = None,
         of_weights: bool = False,
+        optimism: Sequence[float] | None = None,
         max_time: float = math.inf,
     ) -> Stack:
         """Fits weights and factors to rows that none of the mixtures was trained on.
@@ -108,6 +109,8 @@ class Stack(Saved):
                 such component: where y is the exponential of the latent target, its tail would
                 dominate the mean.
             of_weights: as the attribute.
+            optimism: of each group, nats by which its log-likelihoods are too good on average,
+                where parameters that it rests on were chosen by these rows too; None for 0.
             max_time: seconds, for which fewer iterations may be made or none.
         """
         uniform = cls.uniform(
@@ -119,6 +122,7 @@ class Stack(Saved):
         if background is not None:
             wide = _background(groups[0], torch.Size(target.shape[:1]), background, of_weights)
             log_background = log_prob(wide, target)  # (N,)
+        excess = [0.0] * n_groups if optimism is None else optimism
         several = [members.batch_shape[0] > 1 for members in groups]
         free = torch.tensor(
             [*several, *several, *[n_weights > 1] * n_weights, has_background]
@@ -135,7 +139,7 @@ class Stack(Saved):
                 scale, spread = theta[g].exp(), theta[n_groups + g].exp()
                 rescaled = _rescaled(members, scale, spread, min_scale, of_weights)
                 found = log_prob(rescaled, target.expand(members.batch_shape[0], *target.shape))
-                log_probs.append(found + logs[g].unsqueeze(1))
+                log_probs.append(found + (logs[g].unsqueeze(1) - excess[g]))
             rows = torch.logsumexp(torch.cat(log_probs), 0)
             if has_background:
                 eps = theta[-1].clamp(max=math.log(0.5))

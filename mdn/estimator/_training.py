@@ -33,6 +33,12 @@ _MAX_EMBEDDED = 64  # columns of numbers that are embedded, at most
 _MIN_ROWS = 5  # of a fit whose pool has members that are no networks
 _MAX_LEAF_ROWS = 3000  # by which the widths around leaves are chosen
 _MIN_WEIGHT = 0.08  # of such a member, without which the stack is fitted again
+# Members of the pool are left out one by one, for the others may then get more weight; those of
+# less than this together.
+_NO_WEIGHT = 0.04
+# Nats of log-likelihood of all rows by which the hyperparameters of a Gaussian process, which are
+# fitted to the rows of all folds, make its out-of-fold predictions too good; at most so many a row.
+_OPTIMISM, _MAX_OPTIMISM = 15.0, 0.3
 
 
 class Rows(NamedTuple):
@@ -344,8 +350,12 @@ def _fit_pool(
         return stack, Densities(), held_out
     rows = training.val or training.rows
     densities, found = _fit_densities(training, held_out)
+    excess = 0.0
+    if training.base_models.processes and training.val is None:
+        excess = min(_MAX_OPTIMISM, _OPTIMISM / len(rows.z))
     while True:
         members = held_out + [_HeldOut(mixture, [1]) for mixture in found]
+        optimism = [excess * knows for knows in [True] * len(held_out) + densities.is_process]
         stack = Stack.fit(
             [each.mixtures for each in members],
             [each.subgroup_sizes for each in members],
@@ -355,13 +365,15 @@ def _fit_pool(
             min_scale=floor,
             background=background,
             of_weights=of_weights,
+            optimism=optimism,
             max_time=training.budget.left(),
         )
         weights = stack.weight[len(stack.weight) - len(found) :].tolist()
         was_fitted = not bool((stack.weight == stack.weight[0]).all())  # there was time for it
-        kept = [was_fitted and weight >= _MIN_WEIGHT for weight in weights]
-        if all(kept):
+        if not found or (was_fitted and min(weights) >= _MIN_WEIGHT):
             return stack, densities, members
+        least = max(_NO_WEIGHT, min(weights)) if was_fitted else math.inf
+        kept = [weight > least for weight in weights]
         densities = densities.only(kept)
         found = [mixture for mixture, keep in zip(found, kept, strict=True) if keep]
 
