@@ -76,6 +76,14 @@ class Covariance:
         """The covariance of c * y, c broadcast to (*, K, D)."""
         return Full(_signed(c.unsqueeze(-1) * self.root()))
 
+    def linear(self, matrix: Tensor) -> Covariance:
+        """The covariance of A y, A (D, D)."""
+        return Full(_triangular(matrix @ self.any_root()))
+
+    def least_scale(self) -> Tensor:
+        """Smallest standard deviation of a dimension, given others by a factor, (*, K, 1)."""
+        return self.root().diagonal(dim1=-2, dim2=-1).amin(-1, keepdim=True)
+
     def marginal(self, dims: Sequence[int]) -> Covariance:
         """The covariance of some dimensions."""
         return Full(_triangular(self.root()[..., list(dims), :]))
@@ -232,6 +240,9 @@ class Precision(Covariance):
     def affine(self, c: Tensor) -> Covariance:
         return Precision(_signed(self.tensors[0] / c.unsqueeze(-1)))
 
+    def least_scale(self) -> Tensor:
+        return self.tensors[0].diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True).reciprocal()
+
     def terms(self, y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         gap = y.unsqueeze(-2) - loc
         z = (gap.unsqueeze(-2) @ self.tensors[0]).squeeze(-2)  # (P'd)' = d'P
@@ -259,6 +270,9 @@ class Packed(Covariance):
 
     def any_root(self) -> Tensor:
         return self.public().any_root()
+
+    def least_scale(self) -> Tensor:
+        return self.tensors[0].amax(-1, keepdim=True).reciprocal()
 
     def terms(self, y: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         return self.public().terms(y, loc)
@@ -295,6 +309,9 @@ class LowRank(Covariance):
     def any_root(self) -> Tensor:
         factor, diagonal = self.tensors  # F F' + diag = [F, diag^1/2] [F, diag^1/2]'
         return torch.cat([factor, torch.diag_embed(diagonal.sqrt())], -1)
+
+    def least_scale(self) -> Tensor:
+        return self.tensors[1].amin(-1, keepdim=True).sqrt()
 
     def affine(self, c: Tensor) -> Covariance:
         factor, diagonal = self.tensors

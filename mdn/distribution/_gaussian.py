@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ..arguments import check_generator, check_integer
+from ..functional._arrays import numeric_tensor
 from ..functional._checks import broadcast_shapes
 from ..functional._integrals import entropy_bounds, log_overlaps, log_squared_norm
 from ..functional._modes import mixture_modes
@@ -382,6 +383,24 @@ class GaussianMixture(ComponentMixture):
         return self._new(logits, loc, covariance).to(self.loc.dtype)
 
     @_in_float32
+    def linear(self, matrix: Tensor | ArrayLike) -> GaussianMixture:
+        """The mixture of A y: of other dimensions, each a weighted sum of these.
+
+        Args:
+            matrix: A, (D, D), not singular; its unit is that of the new dimensions per y.
+
+        Raises:
+            ValueError: another shape, or a matrix that is singular or not finite.
+        """
+        a = numeric_tensor(matrix, "matrix").to(self.loc)
+        d = self.event_shape[0]
+        if a.shape != (d, d):
+            raise ValueError(f"matrix must have shape ({d}, {d}); got {tuple(a.shape)}")
+        if not bool(a.isfinite().all()) or int(torch.linalg.matrix_rank(a)) < d:
+            raise ValueError("matrix must be finite and not singular, so that A y has a density")
+        return self._new(self._raw_logits, self.loc @ a.mT, self._covariance.linear(a))
+
+    @_in_float32
     def rescale(
         self,
         scale: Tensor | float = 1.0,
@@ -405,8 +424,9 @@ class GaussianMixture(ComponentMixture):
             spread: factor of the distances of the component means from m, a number or (*, D).
             mean: the place m' of the mean, (*, D), in the unit of y; m if None.
             weight_power: of the weights; they become more equal below 1.
-            min_scale: no diagonal component gets a smaller standard deviation.  Where it is not 0,
-                other covariances are widened only, as their narrowest direction is not known.
+            min_scale: no diagonal component gets a smaller standard deviation; of other covariances
+                no dimension gets a smaller one, given the others that come before or after it in
+                their factor.  What is narrower already keeps its scale.
         """
         scale, spread = (
             a.unsqueeze(-2) if a.ndim else a
@@ -416,7 +436,8 @@ class GaussianMixture(ComponentMixture):
         loc = (old if mean is None else mean.unsqueeze(-2)) + spread * (self.loc - old)
         diagonal = isinstance(self._covariance, Diagonal)
         if min_scale and not diagonal:
-            scale = scale.clamp(min=1.0)
+            floor = min_scale / self._covariance.least_scale()  # (*, K, 1)
+            scale = torch.maximum(scale, floor.clamp(max=1.0))
         # one factor of all scales is not expanded: the gradient's sum would round otherwise
         covariance = self._covariance.affine(scale if diagonal else scale.expand(loc.shape))
         if min_scale and diagonal:

@@ -260,11 +260,16 @@ class FittedModel(Saved):
     def _variances(self, x: Floats) -> tuple[Tensor, Tensor]:
         members = self.stack.members(self.members(x))
         mean = torch.cat([mixture.mean for mixture in members])  # (M, N, D)
-        variance = torch.cat([mixture.variance for mixture in members])
         w = self.stack.weights(self.subgroup_sizes).reshape(-1, 1, 1)
-        centre = (w * mean).sum(0)
-        square = self.target.scale.square()
-        return (w * variance).sum(0) * square, (w * (mean - centre).square()).sum(0) * square
+        gap = mean - (w * mean).sum(0)
+        if not len(self.target.mixing):
+            variance = torch.cat([mixture.variance for mixture in members])
+            square = self.target.scale.square()
+            return (w * variance).sum(0) * square, (w * gap.square()).sum(0) * square
+        turn = self.target.unmixing
+        covariance = torch.cat([mixture.covariance for mixture in members])  # (M, N, D, D)
+        within = turn @ (w.unsqueeze(-1) * covariance).sum(0) @ turn.t()
+        return within.diagonal(dim1=-2, dim2=-1), (w * (gap @ turn.t()).square()).sum(0)
 
 
 @torch.no_grad()

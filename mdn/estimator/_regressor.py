@@ -82,7 +82,11 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             then with respect to length and to the number of atoms: ``log_prob`` at an atom is the
             log of its probability.
         trees: whether there are base models.
-        covariance_type: for several targets, as in :class:`mdn.MDNHead`.
+        covariance_type: for several targets, as in :class:`mdn.MDNHead`, or ``"auto"``: the
+            correlations that a first model of each target leaves are taken out, so that all models
+            are fitted to sums of targets that are not correlated, with full covariances up to 4
+            targets, else diagonal ones; the result has full covariances of the targets.  Diagonal
+            where a target has a link function; where y has gaps, no correlations are taken out.
         min_scale: floor of the scales in standard deviations of y.  It bounds the likelihood and is
             raised to a twentieth of the step of a y that holds few distinct values.
         learning_rate: largest one of AdamW; None for 2e-3, or with ``preset="fast"`` for 7e-3 (1e-2
@@ -157,7 +161,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         resolution: float | None = None,
         atoms: Sequence[float] | None = None,
         trees: bool = True,
-        covariance_type: str = "diagonal",
+        covariance_type: str = "auto",
         min_scale: float = MIN_SCALE,
         learning_rate: float | None = None,
         weight_decay: float = 1e-3,
@@ -302,7 +306,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         self.n_features_in_ = columns.n_features_in
         self.target_, self.history_ = model.target, model.history
         self.n_networks_ = sum(group.network.n_members for group in model.groups)
-        self.min_scale_ = (model.stack.min_scale * model.target.scale).numpy()
+        self.min_scale_ = (model.stack.min_scale * model.target.unit).numpy()
 
     def _checked_eval_set(
         self, eval_set: Any, columns: Columns, target: Target, shape: tuple[int, ...]

@@ -44,6 +44,9 @@ class Target(Saved):
         scale: (D,) their standard deviation, likewise.
         atoms: (A,) values that have a probability of their own; shift and scale are those of the
             other rows, and so is all that is said of the latent target.
+        mixing: (D, D), by which the standardised columns are multiplied; (0, 0) where they are not.
+            Its rows are sums of columns that the columns of X leave uncorrelated
+            (:func:`mdn.estimator._correlation.mixing`).
     """
 
     kind: str
@@ -53,6 +56,9 @@ class Target(Saved):
     scale: Tensor
     atoms: Tensor = field(
         default_factory=lambda: torch.zeros(0, dtype=torch.float64), metadata={"later": True}
+    )
+    mixing: Tensor = field(
+        default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64), metadata={"later": True}
     )
 
     @classmethod
@@ -96,6 +102,25 @@ class Target(Saved):
         """Whether the likelihood is the probability of an interval, not a density."""
         return self.kind == "interval" or self.resolution > 0
 
+    @property
+    def has_link(self) -> bool:
+        """Whether y is a function of the latent target that is not affine."""
+        return self.kind in ("positive", "unit")
+
+    @property
+    def unmixing(self) -> Tensor:
+        """The matrix (D, D) from latent targets to the columns of a real y, but for ``shift``."""
+        if not len(self.mixing):
+            return torch.diag(self.scale)
+        return self.scale.unsqueeze(1) * torch.linalg.inv(self.mixing)
+
+    @property
+    def unit(self) -> Tensor:
+        """(D,) standard deviations of y where those of the latent targets are 1, uncorrelated."""
+        if not len(self.mixing):
+            return self.scale
+        return torch.linalg.vector_norm(self.unmixing, dim=1)
+
     def log_jacobian(self, standardized: Tensor) -> Tensor:
         """Nats that the NLL of each row in standard units gains in y's unit, (N,).
 
@@ -107,6 +132,9 @@ class Target(Saved):
         """
         if self.likelihood_is_mass:
             return standardized.new_zeros(len(standardized))
+        if len(self.mixing):  # of real targets
+            nats = self.scale.log().sum() - torch.linalg.slogdet(self.mixing).logabsdet
+            return nats.expand(len(standardized))
         linked = self.shift + self.scale * standardized  # (N, D)
         nats = self.scale.log().expand_as(linked)
         if self.kind == "positive":  # z = log y
@@ -160,8 +188,8 @@ class Target(Saved):
 
     def check_covariance(self, covariance_type: str) -> None:
         """Refuses correlated components for columns of a link function, which are independent."""
-        several = self.kind in ("positive", "unit") and self.n_targets > 1
-        if several and covariance_type not in ("diagonal", "isotropic"):
+        several = self.has_link and self.n_targets > 1
+        if several and covariance_type not in ("auto", "diagonal", "isotropic"):
             raise ValueError(
                 f"target={self.kind!r} with several columns needs covariance_type='diagonal' or "
                 f"'isotropic'; got {covariance_type!r}"
@@ -178,7 +206,7 @@ class Target(Saved):
                 "warm_start needs the same kind, atoms and number of targets as before; "
                 "set warm_start=False to begin anew"
             )
-        return replace(self, shift=before.shift, scale=before.scale)
+        return replace(self, shift=before.shift, scale=before.scale, mixing=before.mixing)
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Target:
@@ -222,7 +250,8 @@ class Target(Saved):
 
     def latent(self, y: Floats) -> Tensor:
         """Returns (N, D) real numbers in standard units, float64; of an interval its middle."""
-        return (self._link(y) - self.shift) / self.scale
+        z = (self._link(y) - self.shift) / self.scale
+        return z @ self.mixing.t() if len(self.mixing) else z
 
     def standardized(self, y: Floats) -> Tensor:
         """Returns what :meth:`log_prob` takes: :meth:`latent`, or (N, 3) ends and width."""
@@ -261,10 +290,12 @@ class Target(Saved):
 
     def to_y(self, dist: GaussianMixture) -> Any:
         """Returns the distribution of y, in its unit, for a mixture in standard units."""
+        if len(self.mixing):
+            return dist.linear(self.unmixing).affine(self.shift, 1.0)
         dist = dist.affine(self.shift, self.scale)
         if self.resolution:
             return dist.discretize(self.resolution)
-        if self.kind in ("positive", "unit"):
+        if self.has_link:
             family = LogNormal if self.kind == "positive" else LogitNormal
             parts: Distribution = Independent(family(dist.loc, dist.scale), 1)
             return Mixture(dist.logits, parts)

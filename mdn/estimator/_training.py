@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -20,15 +20,17 @@ from ..tables._folds import Codes, deal
 from ..train import fit_ensemble
 from ._base_models import BaseModels, Predictions, Report, fit_base_models
 from ._budget import Budget, within
+from ._correlation import mixing
 from ._densities import Densities, Leaves, fit_densities
 from ._model import FittedGroup, FittedModel, InputTransform, member_mixtures
-from ._plan import GroupPlan, Plan, Settings, plan
+from ._plan import TINY, GroupPlan, Plan, Settings, plan
 from ._stacking import Stack, background_scale, with_background
 from ._state import Floats
 from ._target import CHOICE, Choice, Target
 
 __all__ = ["Rows", "train"]
 
+_MAX_FULL = 4  # targets whose components have full covariances by default
 _MAX_EMBEDDED = 64  # columns of numbers that are embedded, at most
 _MIN_ROWS = 5  # of a fit whose pool has members that are no networks
 _MAX_LEAF_ROWS = 3000  # by which the widths around leaves are chosen
@@ -127,6 +129,9 @@ def train(
     weight = None if rows.weight is None else torch.as_tensor(rows.weight, dtype=torch.float64)
     transform = InputTransform.fit(rows.x, weight) if start is None else start.inputs
     z = transform(rows.x)
+    if settings.covariance_type == "auto":
+        target, kind = _covariance(z[:, : rows.x.shape[1]], target, rows, settings, start)
+        settings = replace(settings, covariance_type=kind)
     # rounded, as the networks see it: a change of unit alters the last digits of float64, and with
     # them the choice between splits of the trees that are equally good
     latent = target.latent(rows.y).float().double()
@@ -197,6 +202,25 @@ def train(
         y, w = (rows.y, rows.weight) if rows.val is None else (rows.val[1], None)
         model.held_out_nll = _held_out_nll(model, held_out, y, w)
     return model
+
+
+def _covariance(
+    columns: Tensor, target: Target, rows: Rows, settings: Settings, start: FittedModel | None
+) -> tuple[Target, str]:
+    """The target, as sums of columns where these are correlated, and the kind of covariance."""
+    if start is not None:
+        return target, start.groups[0].network.covariance_type
+    several = target.n_targets > 1 and target.kind == "real"
+    latent = winsorized(target.latent(rows.y), None)
+    if several and len(columns) >= TINY and not bool(latent.isnan().any()):
+        found = mixing(
+            columns.numpy(), latent.numpy(), rows.weight, rows.groups,
+            seed=settings.seed, n_jobs=settings.n_jobs,
+        )  # fmt: skip
+        if found is not None:
+            target = replace(target, mixing=found)
+    full = several and target.n_targets <= _MAX_FULL
+    return target, "full" if full else "diagonal"
 
 
 def _train_group(

@@ -66,7 +66,7 @@ def checked_settings(params: Mapping[str, Any]) -> Settings:
     """Returns the choices that the parameters of the estimator make."""
     check_choice("preset", params["preset"], _PRESETS)
     check_choice("target", params["target"], KINDS)
-    check_choice("covariance_type", params["covariance_type"], COVARIANCE_TYPES)
+    check_choice("covariance_type", params["covariance_type"], ("auto", *COVARIANCE_TYPES))
     for name in "n_components", "ensemble_size", "batch_size", "max_epochs", "patience":
         if params[name] is not None:
             check_integer(name, params[name])
