@@ -675,6 +675,60 @@ def test_affine_keeps_gradients(kind: str) -> None:
     assert gradcheck(f, [a.clone().requires_grad_() for a in (*change, *given.values())])
 
 
+@each_kind
+def test_linear_is_a_change_of_variable(kind: str) -> None:
+    """log p'(A y) = log p(y) - log|det A|; mean A m, covariance A C A'; gradients flow."""
+    given = parameters(kind, 4)
+    dist = GaussianMixture(**given)
+    a = torch.tensor([[0.3, -2.0, 0.0], [1.0, 0.5, 3.0], [0.0, 0.0, -1e-3]], dtype=F64)
+    moved = dist.linear(a)
+    y = torch.randn(6, 4, 3, generator=seeded(1), dtype=F64)
+    want = dist.log_prob(y) - torch.linalg.slogdet(a).logabsdet
+    torch.testing.assert_close(moved.log_prob(y @ a.T), want, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(moved.mean, dist.mean @ a.T)
+    torch.testing.assert_close(moved.covariance, a @ dist.covariance @ a.T)
+    one = dist.marginal([0, 1]).linear([[1.0, 1.0], [1.0, -1.0]]).marginal(0)  # y0 + y1
+    variance = dist.covariance[:, :2, :2].sum((-2, -1))
+    torch.testing.assert_close(one.variance[:, 0], variance)
+
+    def f(*tensors: Tensor) -> Tensor:
+        named = dict(zip(given, tensors, strict=True))
+        return GaussianMixture(**named, validate_args=False).linear(a).log_prob(y[0])
+
+    assert gradcheck(f, [value.clone().requires_grad_() for value in given.values()])
+
+
+@pytest.mark.parametrize(
+    "matrix, message",
+    [
+        (torch.eye(2), r"matrix must have shape \(3, 3\); got \(2, 2\)"),
+        (torch.ones(3, 3), "matrix must be finite and not singular"),
+        (torch.full((3, 3), math.nan), "matrix must be finite and not singular"),
+    ],
+)
+def test_linear_refuses_what_has_no_density(matrix: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make("scale_tril").linear(matrix)
+
+
+@each_kind
+def test_rescale_narrows_down_to_the_floor(kind: str) -> None:
+    """Components far above the floor by the factor, those below it not at all."""
+    dist = make(kind, 4)
+    torch.testing.assert_close(
+        dist.rescale(0.5, min_scale=1e-9).covariance_matrix, 0.25 * dist.covariance_matrix
+    )
+    if kind != "scale":
+        kept = dist.rescale(0.5, min_scale=1e9)
+        torch.testing.assert_close(kept.covariance_matrix, dist.covariance_matrix)
+        tril = torch.tensor([[[1.0, 0.0], [0.7, 0.1]]], dtype=F64)  # y1 given y0: 0.1
+        one = GaussianMixture(
+            torch.zeros(1, dtype=F64), torch.zeros(1, 2, dtype=F64), scale_tril=tril
+        )
+        found = one.rescale(0.1, min_scale=0.05).covariance_matrix
+        torch.testing.assert_close(found, 0.25 * one.covariance_matrix)
+
+
 @pytest.mark.parametrize("first, second", list(itertools.combinations_with_replacement(KINDS, 2)))
 def test_pool_of_any_two_kinds_is_logaddexp(first: str, second: str) -> None:
     """log(w p + (1 - w) q); a pool of one kind keeps it, one of two is given by scale_tril."""

@@ -823,10 +823,8 @@ def test_the_two_uncertainties_are_the_variance_of_the_pool(
     model = regressor(**options).fit(X, y)
     aleatoric, epistemic = model.predict_uncertainty(X)
     assert aleatoric.shape == epistemic.shape == y.shape
-    parts = model.predict_distribution(X).numpy()
-    weight, loc, scale = (
-        parts[k][:, :-1] for k in ("logits", "loc", "scale")
-    )  # background is last
+    dist = model.predict_distribution(X)  # the background is last
+    weight, loc, scale = (a[:, :-1].numpy() for a in (dist.logits, dist.loc, dist.scale))
     weight = np.exp(weight)[..., None]
     weight = weight / weight.sum(1, keepdims=True)
     mean = (weight * loc).sum(1)
@@ -1579,7 +1577,8 @@ def test_the_coarsest_target_sets_the_floor_of_several() -> None:
     y[:, 0] = np.round(y[:, 0] * 2) / 2
     y[:, 1] = np.round(y[:, 1] * 10) / 10
     model = regressor(max_epochs=1).fit(X, y)
-    assert floor_of(model) == pytest.approx(0.05 * 0.5 / y[:, 0].std(), rel=1e-5)
+    floor = (model.min_scale_ / model.target_.scale.numpy()).min()
+    assert floor == pytest.approx(0.05 * 0.5 / y[:, 0].std(), rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.* of y are tied values:UserWarning")

@@ -19,8 +19,8 @@ from ..standardization import winsorized
 from ..tables._folds import Codes, deal
 from ..train import fit_ensemble
 from ._base_models import BaseModels, Predictions, Report, fit_base_models
-from ._budget import Budget, within
-from ._correlation import mixing
+from ._budget import Budget, clock, within
+from ._correlation import correlation_seconds, fit_correlation
 from ._densities import Densities, Leaves, fit_densities
 from ._model import FittedGroup, FittedModel, InputTransform, member_mixtures
 from ._plan import TINY, GroupPlan, Plan, Settings, plan
@@ -30,7 +30,8 @@ from ._target import CHOICE, Choice, Target
 
 __all__ = ["Rows", "train"]
 
-_MAX_FULL = 4  # targets whose components have full covariances by default
+_MAX_FULL = 4  # targets whose components have full covariances where no model of them is fitted
+_CORRELATION_SHARE = 0.1  # of max_time, which it may take to find their correlations
 _MAX_EMBEDDED = 64  # columns of numbers that are embedded, at most
 _MIN_ROWS = 5  # of a fit whose pool has members that are no networks
 _MAX_LEAF_ROWS = 3000  # by which the widths around leaves are chosen
@@ -130,8 +131,10 @@ def train(
     transform = InputTransform.fit(rows.x, weight) if start is None else start.inputs
     z = transform(rows.x)
     if settings.covariance_type == "auto":
-        target, kind = _covariance(z[:, : rows.x.shape[1]], target, rows, settings, start)
-        settings = replace(settings, covariance_type=kind)
+        columns = z[:, : rows.x.shape[1]].numpy()
+        target, kind = _covariance(columns, target, rows, weight, settings, start, budget)
+        least = settings.min_scale * float((target.scale / target.unit).max())  # of sums of columns
+        settings = replace(settings, covariance_type=kind, min_scale=least)
     # rounded, as the networks see it: a change of unit alters the last digits of float64, and with
     # them the choice between splits of the trees that are equally good
     latent = target.latent(rows.y).float().double()
@@ -205,22 +208,33 @@ def train(
 
 
 def _covariance(
-    columns: Tensor, target: Target, rows: Rows, settings: Settings, start: FittedModel | None
+    x: Floats,
+    target: Target,
+    rows: Rows,
+    weight: Tensor | None,
+    settings: Settings,
+    start: FittedModel | None,
+    budget: Budget,
 ) -> tuple[Target, str]:
     """The target, as sums of columns where these are correlated, and the kind of covariance."""
     if start is not None:
         return target, start.groups[0].network.covariance_type
-    several = target.n_targets > 1 and target.kind == "real"
-    latent = winsorized(target.latent(rows.y), None)
-    if several and len(columns) >= TINY and not bool(latent.isnan().any()):
-        found = mixing(
-            columns.numpy(), latent.numpy(), rows.weight, rows.groups,
-            seed=settings.seed, n_jobs=settings.n_jobs,
-        )  # fmt: skip
-        if found is not None:
-            target = replace(target, mixing=found)
-    full = several and target.n_targets <= _MAX_FULL
-    return target, "full" if full else "diagonal"
+    if target.n_targets == 1 or target.kind != "real" or len(x) < TINY:
+        return target, "diagonal"
+    latent = winsorized(target.latent(rows.y), weight)
+    if bool(latent.isnan().any()):  # sums of what is not known are not known
+        return target, "full" if target.n_targets <= _MAX_FULL else "diagonal"
+    if budget.seconds is not None:
+        seconds = correlation_seconds(x, target.n_targets, seconds=clock)
+        if seconds > _CORRELATION_SHARE * budget.seconds:
+            budget.left_out.append("correlations of the targets are not taken out")
+            return target, "full" if target.n_targets <= _MAX_FULL else "diagonal"
+    found = fit_correlation(
+        x, latent.numpy(), rows.weight, rows.groups, seed=settings.seed, n_jobs=settings.n_jobs
+    )
+    if found.mixing is not None:
+        target = replace(target, mixing=found.mixing)
+    return target, "full" if found.is_full else "diagonal"
 
 
 def _train_group(
