@@ -175,7 +175,7 @@ def test_out_of_fold_densities_do_not_know_their_own_rows() -> None:
     at = torch.zeros(40, 1, dtype=F64)
 
     def parts(y: np.ndarray) -> list[np.ndarray]:
-        found = fit_densities(x, y, None, fold, location, is_log=False)[1]
+        found = fit_densities(x, y[:, None], None, fold, [location], is_log=False)[1]
         return [dist.mean[0, :, 0].numpy() for dist in found] + [found[-1].log_prob(at)[0].numpy()]
 
     before = parts(y)
@@ -191,17 +191,57 @@ def test_members_come_in_one_order_and_are_left_out_by_name() -> None:
     """Those that are kept, and as many components as they have."""
     x, y = rows(50)
     location = Location(np.zeros(50), np.ones(50))
-    whole, found = fit_densities(x, y, None, np.arange(50) % 5, location, is_log=False)
+    whole, found = fit_densities(x, y[:, None], None, np.arange(50) % 5, [location], is_log=False)
     assert len(whole) == len(found) == 3
-    assert whole.n_components == sum(d.n_components for d in whole.members(x, location, None))
+    assert whole.n_components == sum(d.n_components for d in whole.members(x, [location], None))
     some = whole.only([True, False, True])
     assert some.process is None and some.linear and some.marginal
     assert len(Densities()) == Densities().n_components == 0
-    logarithm = fit_densities(x, y, None, np.arange(50) % 5, location, is_log=True)[0]
+    logarithm = fit_densities(x, y[:, None], None, np.arange(50) % 5, [location], is_log=True)[0]
     assert logarithm.linear is None and len(logarithm.process.scale) == 1
 
 
+def test_members_of_several_targets_are_products_of_gaussians() -> None:
+    """Log densities add up over the targets; a member is left out for all of them at once."""
+    x, y = rows(60)
+    both = np.stack([y, x[:, 0] - y], 1)
+    locations = [Location(0.1 * x[:, d], np.full(60, 0.5 + d)) for d in range(2)]
+    fold = np.arange(60) % 5
+    whole, found = fit_densities(x, both, None, fold, locations, is_log=False)
+    assert len(whole) == len(found) == 2 == whole.n_components  # linear and process
+    assert [len(one) for one in whole.each] == [2, 2] and whole.is_process == [False, True]
+    for dist, again in zip(found[1:], whole.members(x, locations, None)[1:], strict=True):
+        alone = [
+            stats.norm(loc.mean, loc.scale * float(one.process.scale)).logpdf(target)
+            for loc, one, target in zip(locations, whole.each, both.T, strict=True)
+        ]
+        np.testing.assert_allclose(dist.log_prob(both)[0], sum(alone), rtol=1e-9)
+        np.testing.assert_allclose(again.log_prob(both)[0], sum(alone), rtol=1e-9)
+    some = whole.only([False, True])
+    assert len(some) == 1 and len(some.members(x, locations, None)) == 1
+    assert len(whole.only([False, False])) == 0
+    config, tensors = whole.state()
+    loaded = Densities.from_state(config, tensors).members(x, locations, None)
+    for a, b in zip(whole.members(x, locations, None), loaded, strict=True):
+        assert torch.equal(a.log_prob(both), b.log_prob(both))
+
+
 # -- in the pool ------------------------------------------------------------------------------
+
+
+def test_few_rows_of_two_correlated_linear_targets() -> None:
+    """60 rows: the linear model of both has weight, and the NLL is near that of least squares.
+
+    Truth: normal noise, of sd 0.5 and correlation 0.8, on linear functions of 3 columns.
+    """
+    rng = np.random.default_rng(0)
+    slopes, noise = np.array([[1.0, -1.0, 0.5], [0.5, 1.0, -1.0]]), np.array([[1, 0.8], [0.8, 1]])
+    X = rng.normal(size=(3060, 3))
+    y = X @ slopes.T + rng.multivariate_normal([0, 0], 0.25 * noise, 3060)
+    model = MDNRegressor(preset="fast", random_state=0).fit(X[:60], y[:60])
+    assert len(model.model_.densities) and all(one.linear for one in model.model_.densities.each)
+    truth = stats.multivariate_normal([0, 0], 0.25 * noise).logpdf(y[60:] - X[60:] @ slopes.T)
+    assert 0 < model.nll(X[60:], y[60:]) + truth.mean() < 0.2
 
 
 def test_the_pool_finds_a_linear_function_from_few_rows(tmp_path: Path) -> None:

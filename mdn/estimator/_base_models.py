@@ -74,12 +74,14 @@ class BaseModels(Saved):
         found += [forest.predict(x, bins) for forest in self.forests]
         return Predictions(self.standardized(np.concatenate(found, 1)), bins)
 
-    def process_location(self, features: Tensor) -> Location | None:
-        """Returns the first process's predictions, taken from the standardised ones, (N, S)."""
-        if not self.processes:
-            return None
-        mean, log_scale = (features[:, :2] * self.scale[:2] + self.shift[:2]).t().numpy()
-        return Location(mean, np.exp(log_scale))
+    def process_locations(self, features: Tensor) -> list[Location]:
+        """Returns the predictions of each process, taken from the standardised ones, (N, S)."""
+        found = []
+        for d in range(len(self.processes)):
+            own = slice(2 * d, 2 * d + 2)
+            mean, log_scale = (features[:, own] * self.scale[own] + self.shift[own]).t().numpy()
+            found.append(Location(mean, np.exp(log_scale)))
+        return found
 
     def standardized(self, features: Floats) -> Tensor:
         """Returns predictions in units of the out-of-fold predictions."""

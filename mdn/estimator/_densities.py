@@ -12,9 +12,9 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -300,19 +300,24 @@ class Densities(Saved):
         process: distribution of the residuals of the Gaussian process of the base models.
         marginal: the density of y alone.
         forest: widths around the leaves of the randomised trees of the base models.
+        each: of several targets those of each one, all of the same kinds with a Gaussian each, and
+            nothing else; a member is then the product over the targets.
     """
 
     linear: Linear | None = None
     process: Residuals | None = None
     marginal: Marginal | None = None
     forest: Leaves | None = None
+    each: list[Densities] = field(default_factory=list, metadata={"later": True})
 
     def __len__(self) -> int:
         return len(self._present)
 
     @property
     def _present(self) -> list[str]:
-        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        if self.each:
+            return self.each[0]._present
+        return [f.name for f in fields(self) if getattr(self, f.name)]
 
     @property
     def is_process(self) -> list[bool]:
@@ -322,24 +327,34 @@ class Densities(Saved):
     @property
     def n_components(self) -> int:
         """Number of components of all of them."""
+        if self.each:
+            return self.each[0].n_components
         parts = (self.linear and self.linear.residuals, self.process, self.marginal)
         return sum(len(part.log_weight) for part in parts if part) + N_BINS * bool(self.forest)
 
     def only(self, kept: list[bool]) -> Densities:
         """Returns those of the members that are kept."""
+        if self.each:
+            return replace(self, each=[one.only(kept) for one in self.each])
         dropped = [name for name, keep in zip(self._present, kept, strict=True) if not keep]
-        return replace(self, **dict.fromkeys(dropped))
+        nothing: dict[str, Any] = dict.fromkeys(dropped)
+        return replace(self, **nothing)
 
     def members(
-        self, x: Floats, process: Location | None, leaves: Floats | None
+        self, x: Floats, processes: Sequence[Location], leaves: Floats | None
     ) -> list[GaussianMixture]:
         """Returns the density of each member, batch (1, N).
 
         Args:
             x: (N, P) columns in standard units.
-            process: predictions of the Gaussian process of the base models.
-            leaves: (N, 2, K) bins of the leaves of their randomised trees.
+            processes: predictions of the Gaussian process of each target, if there are any.
+            leaves: (N, 2, K) bins of the leaves of the randomised trees of the base models.
         """
+        if self.each:
+            return _products(
+                [one.members(x, processes[d : d + 1], None) for d, one in enumerate(self.each)]
+            )
+        process = processes[0] if processes else None
         found = []
         if self.linear:
             found.append(self.linear.residuals.around(self.linear.predict(x)))
@@ -352,12 +367,25 @@ class Densities(Saved):
         return found
 
 
+def _products(parts: Sequence[Sequence[GaussianMixture]]) -> list[GaussianMixture]:
+    """The members of several targets: products of Gaussians, batch (1, N), one of each target."""
+    return [
+        GaussianMixture(
+            each[0].logits,
+            torch.cat([one.loc for one in each], -1),
+            torch.cat([one.scale for one in each], -1),
+            validate_args=False,
+        )
+        for each in zip(*parts, strict=True)
+    ]
+
+
 def fit_densities(
     x: Floats,
     y: Floats,
     weight: Floats | None,
     fold: Codes,
-    process: Location | None,
+    processes: Sequence[Location],
     *,
     is_log: bool,
 ) -> tuple[Densities, list[GaussianMixture]]:
@@ -365,11 +393,10 @@ def fit_densities(
 
     Args:
         x: (N, P) columns in standard units.
-        y: (N,) targets in standard units.
+        y: (N, D) targets in standard units.
         weight: (N,) or None.
         fold: (N,) fold that a row is held out with.
-        process: out-of-fold predictions of the Gaussian process of the base models, if there is
-            one.
+        processes: out-of-fold predictions of the Gaussian process of each target, if there are any.
         is_log: y is the logarithm of the target, whose mean a heavy tail would dominate: no tails
             are then heavier than those of a Gaussian, and there is no linear model, which
             extrapolates.
@@ -377,6 +404,30 @@ def fit_densities(
     Returns:
         The members but for the forest, and of each its out-of-fold densities, batch (1, N).
     """
+    own = [processes[d] if processes else None for d in range(y.shape[1])]
+    if len(own) == 1:
+        return _fit_one(x, y[:, 0], weight, fold, own[0], is_log=is_log, is_alone=True)
+    each, found = zip(
+        *(
+            _fit_one(x, target, weight, fold, process, is_log=is_log, is_alone=False)
+            for target, process in zip(y.T, own, strict=True)
+        ),
+        strict=True,
+    )
+    return Densities(each=list(each)), _products(found)
+
+
+def _fit_one(
+    x: Floats,
+    y: Floats,
+    weight: Floats | None,
+    fold: Codes,
+    process: Location | None,
+    *,
+    is_log: bool,
+    is_alone: bool,
+) -> tuple[Densities, list[GaussianMixture]]:
+    """The members of one target (N,), by Gaussians each where there are others beside it."""
     share = np.ones(len(y)) if weight is None else weight
     gaussian = Residuals(torch.zeros(1).double(), torch.ones(1).double())
     new = Densities()
@@ -388,12 +439,14 @@ def fit_densities(
             part = Linear.fit(x[~held], y[~held], share[~held], gaussian)
             mean[held], scale[held] = part.predict(x[held])
         oof = Location(mean, scale)
-        residuals = Residuals.fit(oof, y, weight, heavy=True)
+        residuals = Residuals.fit(oof, y, weight, heavy=is_alone)
         new.linear = Linear.fit(x, y, share, residuals)
         found.append(residuals.around(oof))
     if process is not None:
-        new.process = Residuals.fit(process, y, weight, heavy=not is_log)
+        new.process = Residuals.fit(process, y, weight, heavy=is_alone and not is_log)
         found.append(new.process.around(process))
+    if not is_alone:
+        return new, found
     new.marginal = Marginal.fit(y, share)
     parts = [Marginal.fit(y[~held], share[~held]) for held in folds]
     found.append(_by_fold(parts, fold))

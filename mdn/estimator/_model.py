@@ -212,8 +212,8 @@ class FittedModel(Saved):
         if not len(self.densities):
             return []
         columns = z[:, : len(self.inputs.shift)].numpy()
-        process = self.base_models.process_location(found.features)
-        return self.densities.members(columns, process, found.leaves)
+        processes = self.base_models.process_locations(found.features)
+        return self.densities.members(columns, processes, found.leaves)
 
     def chunks(self, n: int) -> list[slice]:
         """Returns the chunks of n rows that are predicted one after the other.

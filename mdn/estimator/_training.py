@@ -422,26 +422,26 @@ def _fit_densities(
     """The members that are no networks, and their densities of held-out rows, batch (1, N)."""
     target, settings, rows, val = training.target, training.settings, training.rows, training.val
     n = len(rows.z)
-    known = target.kind not in ("interval", CHOICE) and target.n_targets == 1
+    known = target.kind not in ("interval", CHOICE) and not training.has_gaps
     if not (known and settings.trees and n >= _MIN_ROWS):
         return Densities(), []
     base, p = training.base_models, training.n_columns
-    weight, is_near = rows.weight, (training.latent == training.body)[:, 0]
+    weight, is_near = rows.weight, (training.latent == training.body).all(1)
     if not bool(is_near.all()):  # far values are left to the background component
         weight = is_near.double() if weight is None else weight * is_near
     densities, found = fit_densities(
         rows.z[:, :p].numpy(),
-        training.body[:, 0].numpy(),
+        training.body.numpy(),
         None if weight is None else weight.numpy(),
         deal(n, training.groups, training.plan.n_folds, np.random.default_rng(settings.seed)),
-        base.process_location(rows.base.features),
+        base.process_locations(rows.base.features),
         is_log=target.kind == "positive",
     )
     seen = val or rows
     if val is not None:
-        process = base.process_location(val.base.features)
-        found = densities.members(val.z[:, :p].numpy(), process, None)
-    if seen.base.leaves is not None:
+        processes = base.process_locations(val.base.features)
+        found = densities.members(val.z[:, :p].numpy(), processes, None)
+    if seen.base.leaves is not None and target.n_targets == 1:
         some = np.random.default_rng(settings.seed).permutation(len(seen.z))[:_MAX_LEAF_ROWS]
         at = torch.as_tensor(np.sort(some))
         networks = [each.mixtures[:, at] for each in held_out]
