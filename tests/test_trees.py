@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtri
+from scipy.stats import multivariate_normal
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from sklearn.gaussian_process.kernels import Matern
 
@@ -353,3 +355,24 @@ def test_the_process_finds_what_two_columns_do_together(fast: bool) -> None:
     assert np.sqrt(np.mean((oof[:, 0] - y[:300]) ** 2)) == pytest.approx(error, rel=0.6)
     trees = HistGradientBoostingRegressor(random_state=0).fit(x[:300], y[:300])
     assert error < 0.5 * np.sqrt(np.mean((trees.predict(x[300:]) - y[300:]) ** 2))
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_the_process_takes_columns_in_the_units_of_greater_evidence(skewed: bool) -> None:
+    """A smooth function of uniform columns takes them as they are; one of their ranks, normal.
+
+    The evidence is the log density of scipy's normal, but for the constant.
+    """
+    u = np.random.default_rng(0).uniform(size=(150, 3))
+    y = np.sin(6 * u[:, 0]) * np.cos(4 * u[:, 1]) + u[:, 2]
+    x = np.exp(2 * ndtri(u)) if skewed else 100 + 7 * u
+    y = (y - y.mean()) / y.std()
+    process = GaussianProcess.fit(x, y, None, np.arange(150) % 5, fast=False, seed=0)[0]
+    assert [len(v) for v in process.values] == ([150] * 3 if skewed else [2] * 3)
+    if not skewed:
+        np.testing.assert_allclose(process.x, (x - x.mean(0)) / x.std(0), atol=1e-12)
+    some, theta = np.arange(0, 150, 3), process.theta.numpy()
+    noise = np.exp(2 * theta[-1]) + _gaussian_process._MIN_NOISE**2 + _gaussian_process._JITTER
+    kernel = covariance(process.x.numpy()[some], theta) + noise * np.eye(50)
+    wanted = multivariate_normal(np.zeros(50), kernel).logpdf(y[some]) + 25 * math.log(2 * math.pi)
+    assert process.evidence(some) == pytest.approx(wanted, abs=1e-2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,11 @@ _PRIOR = 0.2  # precision of the normal prior of the logs of the length scales
 _JITTER = 1e-6  # of the variance of y, for the factorisation
 _MIN_NOISE = 1e-3  # of the spread of y
 _TRIED_ROWS = 200  # on which a step is measured
+_CHOICE = 200, 30  # rows and steps of the fits that choose the units of the columns
+_CHOICE_MARGIN = 1.0  # nats by which linear ones must be better
+_MIN_CHOICE_ROWS = 100  # below which the evidence says little of them
+Scores = Callable[[Floats], tuple[Tensor, Tensor]]
+Stages = Sequence[tuple[int, int]]  # rows and steps
 _ROOT_3 = math.sqrt(3.0)
 # Pairs of rows whose covariances are computed at once: their matrices fit into the cache of a core.
 _PAIRS = 1 << 17
@@ -48,10 +53,12 @@ class GaussianProcess(Saved):
         m(r) = (1 + \sqrt3 r) e^{-\sqrt3 r}, \qquad m_f = m(d_f / r_f)
 
     over all columns jointly, each column, and each pair of columns; d is the difference of the
-    inputs, each transformed to a normal distribution by its ranks.
+    inputs, each transformed to a normal distribution by its ranks, or linear within its range where
+    the evidence is greater so.
 
     Attributes:
-        values, scores: of each column its distinct values and their normal scores.
+        values, scores: of each column its distinct values and their normal scores; of linear ones
+            the two ends.
         x: (N, F) transformed rows.
         y: (N,) their targets, standardised.
         noise_share: (N,) noise variance of each row, relative to the common one.
@@ -92,15 +99,24 @@ class GaussianProcess(Saved):
         These are (N, 2), as :meth:`predict` gives them.  Whole folds are left out: the mean without
         a single row would reveal its y.
         """
-        values, scores = map(list, zip(*map(_normal_scores, x.T), strict=True))
-        inputs = _gaussianize(x, values, scores)
         targets = torch.as_tensor(y, dtype=torch.float64)
         share = np.ones(len(y)) if weight is None else weight.mean() / weight
         noise = torch.as_tensor(share, dtype=torch.float64)
         order = np.random.default_rng(seed).permutation(len(y))
-        stages = (_FAST,) if fast else (_FIRST, _LAST)
-        theta = _fit_hyperparameters(inputs[order], targets[order], noise[order], stages)
-        new = cls(values, scores, inputs, targets, noise, theta)
+
+        def learnt(scored: Scores, rows: NDArray[np.intp], stages: Stages) -> GaussianProcess:
+            values, scores = map(list, zip(*map(scored, x.T), strict=True))
+            inputs = _gaussianize(x, values, scores)
+            theta = _fit_hyperparameters(inputs[rows], targets[rows], noise[rows], stages)
+            return cls(values, scores, inputs, targets, noise, theta)
+
+        kind: Scores = _normal_scores
+        if not fast and len(y) >= _MIN_CHOICE_ROWS:
+            some = order[: _CHOICE[0]]
+            tried = learnt(kind, some, (_CHOICE,)), learnt(_linear_scores, some, (_CHOICE,))
+            normal, linear = (process.evidence(some) for process in tried)
+            kind = _linear_scores if linear > normal + _CHOICE_MARGIN else kind
+        new = learnt(kind, order, (_FAST,) if fast else (_FIRST, _LAST))
         root, alpha = new._solved
         inverse = torch.cholesky_inverse(root)
         mean, variance = torch.empty_like(targets), torch.empty_like(targets)
@@ -110,6 +126,12 @@ class GaussianProcess(Saved):
             mean[block] = targets[block] - covariance @ alpha[block]
             variance[block] = covariance.diagonal()
         return new, _mean_log_std(mean, variance)
+
+    def evidence(self, rows: NDArray[np.intp]) -> float:
+        """Returns the log marginal likelihood of some rows, but for a constant."""
+        part = replace(self, x=self.x[rows], y=self.y[rows], noise_share=self.noise_share[rows])
+        root, alpha = part._solved
+        return -float(root.diagonal().log().sum() + 0.5 * part.y @ alpha)
 
     @torch.no_grad()
     def predict(self, x: Floats) -> Floats:
@@ -153,6 +175,12 @@ def _normal_scores(column: Floats) -> tuple[Tensor, Tensor]:
     scores = torch.special.ndtri(torch.as_tensor(share))
     spread = float(np.sqrt(np.average(scores.numpy() ** 2, weights=counts)))
     return torch.as_tensor(values), scores / (spread if spread > 0 else 1.0)
+
+
+def _linear_scores(column: Floats) -> tuple[Tensor, Tensor]:
+    """The ends of a column, and their distances from its mean in standard deviations."""
+    ends, spread = np.unique(column)[[0, -1]], float(column.std())
+    return torch.as_tensor(ends), torch.as_tensor((ends - column.mean()) / (spread or 1.0))
 
 
 def _gaussianize(x: Floats, values: list[Tensor], scores: list[Tensor]) -> Tensor:
@@ -222,7 +250,7 @@ def process_seconds(x: Floats, *, fast: bool, seconds: Callable[[], float]) -> f
         pairs = _PairwiseDistances(some)
         pairs.gradient(_first_hyperparameters(columns), target, torch.ones_like(target))
         step = seconds() - begin
-    stages = (_FAST,) if fast else (_FIRST, _LAST)
+    stages = (_FAST,) if fast else (_CHOICE, _CHOICE, _FIRST, _LAST)
     steps = sum(count * (min(size, n) / len(some)) ** 2.5 for size, count in stages)
     return step * (steps + 2 * (n / len(some)) ** 2.5)
 
