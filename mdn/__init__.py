@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .explain import NLLReport, explain_nll
     from .io import load, save
     from .nn import MDN, CategoricalHead, MDNHead
+    from .tables import read_table
     from .train import History, TrainingError, fit
     from .tuning import tune
     from .warnings import DataWarning, MDNWarning, TrainingWarning
@@ -51,6 +52,7 @@ __all__ = [
     "TrainingWarning",
     "save",
     "load",
+    "read_table",
     "datasets",
     "functional",
     "nn",
@@ -83,6 +85,7 @@ _MODULE_OF = {
     "explain_nll": "explain",
     "fit": "train",
     "load": "io",
+    "read_table": "tables",
     "save": "io",
     "tune": "tuning",
 }

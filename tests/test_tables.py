@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import gzip
 import json
 import re
 import subprocess
 import sys
 import warnings
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from sklearn.linear_model import LinearRegression
 
-from mdn.tables import MAX_CATEGORIES, Columns, read_csv
+from mdn.tables import MAX_CATEGORIES, Columns
 from mdn.warnings import DataWarning
 
 NAN = float("nan")
@@ -806,54 +804,3 @@ def test_a_description_of_something_else_is_refused(description: Any) -> None:
     message = r"config must be one that Columns\.state\(\) made; got another \("
     with pytest.raises(ValueError, match=message):
         Columns.from_state(description, {})
-
-
-# -- CSV files ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "right"),
-    [
-        ("a,b\n1,x\n2.5,y\n", {"a": [1.0, 2.5], "b": ["x", "y"]}),
-        ("a;b\n1,5;x\n2;y\n", {"a": [1.5, 2.0], "b": ["x", "y"]}),
-        ("\ufeffa\tb\n1.234,5\tx\n\n7\ty\n", {"a": [1234.5, 7.0], "b": ["x", "y"]}),
-        ('a|b\n"1"|"x|z"\nNA|y\n', {"a": [1.0, NAN], "b": ["x|z", "y"]}),
-        ("a\n1\n2\n", {"a": [1, 2]}),
-    ],
-)
-def test_a_csv_file_is_read_by_its_own_separator(text: str, right: Any, tmp_path: Path) -> None:
-    """Comma, semicolon with decimal comma, tab with a byte order mark, bar; also by gzip."""
-    (tmp_path / "t.csv").write_bytes(text.encode())
-    assert_frame_equal(read_csv(tmp_path / "t.csv"), pd.DataFrame(right))
-    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
-    assert_frame_equal(read_csv(tmp_path / "t.csv.gz"), pd.DataFrame(right))
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "t.csv is empty; it must be a CSV file with a header and rows"),
-        (b"a;b\n", "t.csv has a header but no rows (separator ';')"),
-        (
-            b"a;b\n1;2\n1;2;3\n",
-            "t.csv has 3 values in line 3 ('1;2;3') and 2 columns in its header (separator ';'); "
-            "put a value that holds the separator in double quotes",
-        ),
-        (b"a,b\n1,2\n7\n", "t.csv has 1 values in line 3 ('7') and 2 columns in its header"),
-        (
-            "a,b\n1,x\n2,caf\u00e9\n".encode("latin-1"),
-            "t.csv is not in UTF-8: line 3 holds the byte 0xe9 ('2,caf\u00e9' in Windows-1252 or",
-        ),
-        ("a,b\n1,2\n".encode("utf-16"), "t.csv is in UTF-16, not UTF-8; save it as CSV in UTF-8"),
-        (b"a,a\n1,2\n", "t.csv has more than one column named 'a'"),
-        (
-            b"a;b\n7;1\n1,234;2\n",
-            "t.csv has '1,234' in row 1 of column 'a', which is a decimal comma or a mark between",
-        ),
-    ],
-)
-def test_what_is_wrong_in_a_csv_file_is_named(data: bytes, message: str, tmp_path: Path) -> None:
-    """Separator, encoding, line or row, and value."""
-    (tmp_path / "t.csv").write_bytes(data)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_csv(tmp_path / "t.csv")

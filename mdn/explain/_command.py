@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.distributions import Distribution
 
 from ..io import load
 from ..nn import MDN
-from ..tables import read_csv
+from ..tables import date_columns, read_table
 from ._report import NLLReport, explain_nll
 
 __all__ = ["explain_file", "write"]
@@ -28,24 +29,23 @@ def explain_file(
     target: list[str] | None = None,
     train: str | os.PathLike[str] | None = None,
 ) -> NLLReport:
-    """Explains a model saved by :func:`mdn.save` on the rows of a CSV file.
+    """Explains a model saved by :func:`mdn.save` on the rows of a file.
 
     Args:
         model: the file.
-        data: a table with a header, features and targets.
+        data: a file of :func:`mdn.read_table` with features and targets.
         target: names of the columns of y.  If None: those that the model was fitted on, else the
             columns that are not features of the model, or the last ones if it does not know the
             names of its features.
-        train: a table with the same columns, the training rows.
+        train: a file with the same columns, the training rows.
 
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: columns are missing, it is ambiguous which are the targets, or a target is a
-            feature of the model or not what it was fitted on.
-        ImportError: pandas is not installed.
+            feature of the model or not what it was fitted on; a file cannot be read.
     """
     fitted = load(model)
-    X, y, names = _split(read_csv(data), fitted, target, data)
+    X, y, names = _split(read_table(data), fitted, target, data)
     if isinstance(fitted, Distribution):
         if train is not None:
             raise ValueError(
@@ -53,7 +53,7 @@ def explain_file(
                 "rows only"
             )
         return explain_nll(fitted, y=y)
-    pair = None if train is None else _split(read_csv(train), fitted, names, train)[:2]
+    pair = None if train is None else _split(read_table(train), fitted, names, train)[:2]
     report = explain_nll(fitted, X, y, train=pair)
     known = getattr(fitted, "target_names_", None)
     if known and sorted(names) != sorted(known):
@@ -93,19 +93,29 @@ def _split(
 ) -> tuple[Any, Any, list[str]]:
     """Returns features and targets of a table as the model takes them, and the targets' names."""
     named = [str(name) for name in getattr(fitted, "feature_names_in_", ())]
-    missing = [name for name in named if name not in table]
+    table = date_columns(table, named or None)[0]
+    missing = [name for name in named if name not in table.column_names]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}, which the model was fitted on")
     known = getattr(fitted, "target_names_", None) or []
     target = _target_columns(table, named, known, _n_target_columns(fitted), target, path)
-    y = table[target[0] if len(target) == 1 else target].to_numpy()
-    X = table[named or [name for name in table if name not in target]]
-    if isinstance(fitted, MDN) and X.shape[1] != fitted.in_features:
+    y = np.column_stack([_floats(table[name]) for name in target])
+    y = y[:, 0] if len(target) == 1 else y
+    X = table.select(named or [name for name in table.column_names if name not in target])
+    if isinstance(fitted, MDN) and X.num_columns != fitted.in_features:
         raise ValueError(
-            f"{path} has {X.shape[1]} columns besides the target, the model {fitted.in_features} "
-            "features; name the targets with --target and remove the other columns"
+            f"{path} has {X.num_columns} columns besides the target, the model "
+            f"{fitted.in_features} features; name the targets with --target and remove the other "
+            "columns"
         )
-    return (X if named or isinstance(fitted, MDN) else X.to_numpy()), y, target
+    if not named and not isinstance(fitted, MDN):
+        X = np.column_stack([column.to_numpy() for column in X.columns])
+    return X, y, target
+
+
+def _floats(column: Any) -> NDArray[np.float64]:
+    """A column of numbers or booleans, NaN where a value is missing."""
+    return np.asarray(column.cast("float64").to_numpy())
 
 
 def _target_columns(
@@ -120,9 +130,10 @@ def _target_columns(
     wanted = f"{count} target{'s' * (count > 1)}"
     if target is None:
         target = _default_target(table, features, known, count, path)
-    unknown = [name for name in target if name not in table]
+    unknown = [name for name in target if name not in table.column_names]
     if unknown:
-        raise ValueError(f"{path} has no column {unknown[0]}; its columns: {', '.join(table)}")
+        listed = ", ".join(table.column_names)
+        raise ValueError(f"{path} has no column {unknown[0]}; its columns: {listed}")
     inputs = [name for name in target if name in features]
     if inputs:
         hint = f"; the model was fitted to predict {_listed(known)}" if known else ""
@@ -133,19 +144,30 @@ def _target_columns(
         raise ValueError(f"the model has {wanted}; got {len(target)} by --target")
     if sorted(target) == sorted(known):
         target = known  # in the order of the fit
-    elif known and all(name in table for name in known):
+    elif known and all(name in table.column_names for name in known):
         raise ValueError(
             f"--target must name what the model was fitted to predict, {_listed(known)}, which "
             f"{path} has; got {_listed(target)}"
         )
-    text = [name for name in target if table[name].dtype.kind not in "biuf"]
+    text = [name for name in target if not _is_numeric(table[name])]
     if text:
-        values = table[text[0]].tolist()
+        values = table[text[0]].to_pylist()
         row = next((i for i, value in enumerate(values) if _is_no_number(value)), 0)
         raise ValueError(
             f"the target {text[0]} of {path} must hold numbers; row {row} is {values[row]!r}"
         )
     return target
+
+
+def _is_numeric(column: Any) -> bool:
+    import pyarrow as pa
+
+    kind = pa.types
+    return bool(
+        kind.is_boolean(column.type)
+        or kind.is_integer(column.type)
+        or kind.is_floating(column.type)
+    )
 
 
 def _is_no_number(value: Any) -> bool:
@@ -162,7 +184,7 @@ def _default_target(
     """Returns the columns of y where --target does not name them."""
     wanted = f"{count} target{'s' * (count > 1)}"
     if known and not set(known) & set(features):
-        missing = [name for name in known if name not in table]
+        missing = [name for name in known if name not in table.column_names]
         if missing:
             raise ValueError(
                 f"{path} lacks {', '.join(missing)}, which the model was fitted to predict; name "
@@ -170,8 +192,8 @@ def _default_target(
             )
         return known
     if not features:
-        return list(table)[-count:]
-    target = [name for name in table if name not in features]
+        return list(table.column_names)[-count:]
+    target = [name for name in table.column_names if name not in features]
     if len(target) != count:
         raise ValueError(
             f"{path} has {len(target)} columns besides the features ({', '.join(target)}), the "
