@@ -20,7 +20,7 @@ from torch.distributions import Categorical, Independent, Normal
 from torch.utils.data import DataLoader, TensorDataset
 
 from mdn.nn import MDNEnsemble
-from mdn.train import History, TrainingError, fit, fit_ensemble
+from mdn.train import History, TrainingError, _ensemble, fit, fit_ensemble
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
@@ -911,6 +911,28 @@ def test_ensemble_members_reach_the_likelihood_of_least_squares() -> None:
         found = torch.cat([module.weight[i], module.bias[i]])
         np.testing.assert_allclose(found.detach(), solution, atol=0.05)
         assert module.log_scale[i].exp().item() == pytest.approx(rest.std(), rel=0.1)
+
+
+def test_ensemble_keeps_a_mean_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The polynomial decay of Shamir and Zhang: C(i + 9, 9) / C(t + 10, 10) for step i of t."""
+    x, y = line(120)
+    module, taken = Members(1), []
+    follow = _ensemble._Flat.follow
+
+    def record(flat: Any, share: float) -> None:
+        taken.append(flat.values.detach().clone())
+        follow(flat, share)
+
+    monkeypatch.setattr(_ensemble._Flat, "follow", record)
+    nothing = torch.zeros(1, 120, dtype=torch.bool)
+    begin = torch.cat([p.detach().flatten(1) for p in module.parameters()], 1)
+    history = fit_ensemble(module, x, y, nothing, val=(x, y), max_epochs=9, batch_size=40)
+    steps = 3 * (history.member_best_epochs[0] + 1)
+    share = [math.comb(i + 9, 9) / math.comb(steps + 10, 10) for i in range(steps + 1)]
+    assert sum(share) == pytest.approx(1) and len(taken) == 27
+    expected = sum(s * v for s, v in zip(share, [begin, *taken], strict=False))
+    kept = torch.cat([p.detach().flatten(1) for p in module.parameters()], 1)
+    np.testing.assert_allclose(kept, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_ensemble_trains_each_member_as_if_it_were_alone() -> None:

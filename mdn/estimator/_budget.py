@@ -34,7 +34,7 @@ _TREES_END = 0.3  # of the whole time, which must be left when the last tree is 
 _EPOCHS = 16, 1.1  # after which most networks stop: so many, and so many times the patience
 _EMBEDDING = 1.6  # times as long as others networks take that embed their columns
 # How many times the networks of preset="fast" without trees must fit in for more to be considered.
-_REACH_OF_TREES, _REACH_OF_DEFAULT = 1.0, 7.0
+_REACH_OF_TREES, _REACH_OF_DEFAULT = 1.0, 3.0
 _LEAST = 0.8  # of the networks of "fast", which must fit in beside its base models
 _MOST = 6.0  # times as many networks as "fast" has without a limit
 _TRIAL = 0.05  # of the time that is left; what takes longer is not measured a second time
@@ -218,10 +218,11 @@ class _Costs:
     def _process(self, settings: Settings, todo: Plan) -> float:
         if not todo.process_rows:
             return 0.0
-        key = ("process", settings.fast)
+        fast = todo.process_is_fast(settings)
+        key = ("process", fast)
         if key not in self.known:
             x = self.z[: todo.process_rows, : self.n_columns].numpy()
-            self.known[key] = process_seconds(x, fast=settings.fast, seconds=clock)
+            self.known[key] = process_seconds(x, fast=fast, seconds=clock)
         return self.known[key] * self.latent.shape[1]
 
     def _trees(self, settings: Settings, todo: Plan) -> float:

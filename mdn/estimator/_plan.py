@@ -16,10 +16,13 @@ _SMALL, _LARGE = 3000, 20_000  # rows at which the plan changes
 _MAX_PROCESS_ROWS, _MAX_FAST_PROCESS_ROWS = 2500, 1000  # of a Gaussian process
 # Where y has next to no noise, training is longer by these factors at these numbers of rows, also
 # for preset="fast", which has one group instead of two from 1000 rows on.
-_LONGER = ((700, 850), (4.5, 1.3)), ((250, 1000, 3000), (3.0, 1.0, 2.0))
-_RATE, _FAST_RATES = 2e-3, (7e-3, 1e-2)  # largest learning rates; fast: for few rows and many
-_FEW = 700  # rows that are few for preset="fast"
-_FAST_BATCH = 128  # rows of its steps from there on to _SMALL
+_LONGER = ((700, 850), (8.0, 2.0)), ((250, 1000, 3000), (3.0, 1.0, 2.0))
+_MOST_PATIENCE = 3.0  # times as much patience, then
+_LOW_NOISE_RATE = 5e-3  # largest learning rate of the default, then
+_LOW_NOISE_MEMBERS = 1.5  # times as many in the default's one group where a process replaces trees
+_RATES, _LATE_RATE = (7e-3, 1e-2), 2e-3  # largest learning rates: for few rows and more, and large
+_FEW = 700  # rows that are few
+_BATCH = 128  # rows of a step from there on to _SMALL
 _MIN_HALVED = 8  # members of which half may leave out the process
 
 
@@ -73,10 +76,13 @@ class Plan:
     def with_longer_training(self, n: int, settings: Settings) -> Plan:
         """For targets with next to no noise, where the networks improve for many more epochs."""
         factor = float(np.interp(n, *_LONGER[settings.fast]))
+        slower = self.learning_rate if settings.fast else min(self.learning_rate, _LOW_NOISE_RATE)
         return replace(
             self,
+            learning_rate=settings.learning_rate or slower,
+            batch_size=settings.batch_size if not settings.fast else self.batch_size,
             max_epochs=settings.max_epochs or round(factor * self.max_epochs),
-            patience=settings.patience or round(factor * self.patience),
+            patience=settings.patience or round(min(factor, _MOST_PATIENCE) * self.patience),
         )
 
     def without_trees(self, settings: Settings, *, with_process: bool) -> Plan:
@@ -86,11 +92,18 @@ class Plan:
         mislead networks that can come closer on their own.
         """
         largest = max(self.groups, key=lambda g: g.members)
-        size = settings.ensemble_size or largest.members
+        members = largest.members
+        if with_process and not settings.fast:
+            members = round(_LOW_NOISE_MEMBERS * members)
+        size = settings.ensemble_size or members
         many = size >= _MIN_HALVED
         repeats = 2 if many else largest.repeats
         without = size // 2 if many and with_process else 0
         return replace(self, groups=(GroupPlan(size, repeats, False, True, without),))
+
+    def process_is_fast(self, settings: Settings) -> bool:
+        """Whether a process is fitted in fewer steps: it is so if it only measures the noise."""
+        return settings.fast or not self.uses_process
 
     def times(self, factor: float) -> Plan:
         """With ``factor`` times as many networks, at least two in each group."""
@@ -129,20 +142,17 @@ def plan(n: int, settings: Settings) -> Plan:
     """
     hidden: tuple[int, ...] = (64, 64)
     components = 5
-    rate = _FAST_RATES[n >= _FEW] if settings.fast else _RATE
-    batch = _FAST_BATCH if settings.fast and _FEW <= n < _SMALL else None
+    rate = _RATES[n >= _FEW] if settings.fast or n < _LARGE else _LATE_RATE
+    batch = _BATCH if _FEW <= n < _SMALL else None
     if n < TINY:
         sizes = [(4, 2)]
         hidden, components, epochs, patience, folds = (16,), 2, 200, 30, 4
     elif settings.fast:
         sizes = [(8, 2) if n < _SMALL else (6, 2) if n < _LARGE else (4, 1)] * 2
         epochs, patience, folds = (120, 20, 4) if n < _SMALL else (30, 8, 3)
-    elif n < _SMALL:
-        sizes = [(24, 3), (24, 3)]
-        epochs, patience, folds = 400, 50, 8
     elif n < _LARGE:
-        sizes = [(8, 2), (12, 2)]
-        hidden, epochs, patience, folds = (128, 128), 200, 30, 6
+        sizes = [(16, 2)] * 2
+        epochs, patience, folds = 100, 20, 8 if n < _SMALL else 6
     else:
         sizes = [(4, 1), (8, 2)]
         hidden, epochs, patience, folds = (128, 128), 100, 15, 4
@@ -152,7 +162,7 @@ def plan(n: int, settings: Settings) -> Plan:
     if settings.ensemble_size is not None:
         groups = _resized(groups, settings.ensemble_size)
     most = _MAX_FAST_PROCESS_ROWS if settings.fast else _MAX_PROCESS_ROWS
-    most = 0 if settings.classes else most
+    some = min(most, _MAX_FAST_PROCESS_ROWS)
     return Plan(
         tuple(groups),
         settings.hidden if settings.hidden is not None else hidden,
@@ -162,8 +172,8 @@ def plan(n: int, settings: Settings) -> Plan:
         settings.max_epochs or epochs,
         settings.patience or patience,
         folds,
-        process_rows=n if n <= most else most if settings.fast else 0,
-        uses_process=n <= most,
+        process_rows=0 if settings.classes else n if n <= most else some,
+        uses_process=n <= most and not settings.classes,
     )
 
 
@@ -173,8 +183,8 @@ def revision(n: int, *, fast: bool) -> int:
     It is raised where a change moves the predictions of the defaults by more than noise.
     """
     if n < _SMALL:
-        return 7
-    return 6 if fast else 4
+        return 8
+    return 7 if fast else 5
 
 
 def _resized(groups: Sequence[GroupPlan], size: int) -> list[GroupPlan]:

@@ -89,14 +89,14 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             where a target has a link function; where y has gaps, no correlations are taken out.
         min_scale: floor of the scales in standard deviations of y.  It bounds the likelihood and is
             raised to a twentieth of the step of a y that holds few distinct values.
-        learning_rate: largest one of AdamW; None for 2e-3, or with ``preset="fast"`` for 7e-3 (1e-2
-            from 700 rows on).
+        learning_rate: largest one of AdamW; None for 7e-3 (1e-2 from 700 rows on), without
+            ``preset="fast"`` 5e-3 where y has next to no noise and 2e-3 from 20,000 rows on.
         weight_decay: of AdamW.
         batch_size: rows a step; None for a size that grows with the data.
-        max_epochs: passes over the data at most; None for 400, 200 or 100, by the rows (``"fast"``
-            120 or 30), and up to 4.5 times as many where y has next to no noise.
+        max_epochs: passes over the data at most; None for 100 (``"fast"`` 120 or 30, by the rows),
+            and up to 8 times as many where y has next to no noise.
         patience: epochs without a better held-out NLL after which a network stops; None
-            for 50, 30 or 15 (``"fast"`` 20 or 8), longer in proportion.
+            for 20 or 15 (``"fast"`` 20 or 8), longer where there are more epochs.
         max_time: seconds that a fit may take.  Where the whole fit would take longer, there are
             those base models of ``"fast"`` for which there is time and, unless ``ensemble_size`` is
             given, as many of its networks as the rest is enough for, at most 6 times as many; a

@@ -23,6 +23,9 @@ _WARM_UP_TIME = 0.1  # of max_time, if that is shorter
 _LEAST_RATE = 1e-3  # of the learning rate, where the cosine ends
 _CLIP_NORM = 5.0  # largest norm of the gradient of one member
 _CAP = 50.0  # nats; an outlier among the held-out rows counts at most so much in early stopping
+# The weights that are scored and kept are a mean over about this share of the steps so far, in
+# which the noise of single steps is averaged out; over so many steps at most.
+_MEAN_SHARE, _MEAN_STEPS = 0.1, 100
 _ROWS_AT_ONCE = 1 << 14  # rows x members of one forward pass without gradients
 
 
@@ -49,8 +52,9 @@ def fit_ensemble(
     The loss is the sum over the members of their weighted mean negative log-likelihoods, so the
     gradient of a member depends on that member only.  The optimizer is AdamW, with a learning rate
     that rises over the first epochs and then follows a cosine.  After each epoch a member is scored
-    by its held-out rows; it ends with the weights of its own best epoch, and is computed no more
-    once it has stopped.  Ctrl-C does not raise: it warns, keeps the best weights and returns.
+    by its held-out rows, with a mean of its weights over the last tenth of the steps, 100 at most;
+    it ends with the mean weights of its own best epoch, and is computed no more once it has
+    stopped.  Ctrl-C does not raise: it warns, keeps the best weights and returns.
 
     Args:
         module: its parameters have M as first axis; ``module(x (M, B, F))`` gives a distribution
@@ -79,6 +83,10 @@ def fit_ensemble(
     Raises:
         TrainingError: a member whose held-out NLL was never finite.
         TypeError, ValueError: an option out of its range.
+
+    References:
+        O. Shamir, T. Zhang, Stochastic Gradient Descent for Non-smooth Optimization (2013), section
+        4: the mean in which the weight of an iterate falls as a power of its age.
     """
     check_options(
         integers={"max_epochs": max_epochs, "patience": patience, "batch_size": batch_size},
@@ -234,6 +242,9 @@ class _Run:
                 group["lr"] = rate
             losses.append(self.gradients(*batch))
             self.optimizer.step()
+            steps = min(1 + _MEAN_SHARE * (step + 1), _MEAN_STEPS)
+            for flat in self.trained:
+                flat.follow(1 / steps)
         self.loss[self.active.to(self.loss.device)] = torch.stack(losses).mean(0)
 
     def gradients(self, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
@@ -259,6 +270,8 @@ class _Run:
     def validate(self) -> None:
         """Scores the active members, and keeps the weights of those that are better than before."""
         self.module.eval()
+        for flat in self.trained:
+            flat.swap()
         x, target, weight = self.rows.scoring
         step = max(1, _ROWS_AT_ONCE // len(x))
         parts = zip(x.split(step, 1), target.split(step, 1), strict=True)
@@ -270,6 +283,8 @@ class _Run:
         self.best_epoch[at[better]] = self.epoch
         for kept, flat in zip(self.kept, self.flats, strict=True):
             kept[at[better]] = flat.values[better]
+        for flat in self.trained:
+            flat.swap()
         self.score[at] = score
         self.train_nll.append(float(self.loss.mean()))
         self.val_nll.append(float(self.score.mean()))
@@ -320,11 +335,13 @@ class _Flat:
     """Parameters (M, ...) concatenated in one tensor (M, P), of which each becomes a view.
 
     Optimizer and clipping then take a few operations in all instead of a few for each parameter.
+    ``mean`` is the mean of the values over the last steps.
     """
 
     def __init__(self, params: list[nn.Parameter]) -> None:
         self.params = params
         self.values = torch.cat([p.detach().flatten(1) for p in params], 1)
+        self.mean = self.values.clone()
         self._set_views()
 
     def _set_views(self) -> None:
@@ -341,13 +358,25 @@ class _Flat:
             p.grad = None
         return self.values.grad
 
+    @torch.no_grad()
+    def follow(self, share: float) -> None:
+        """Moves the mean towards the values, by this share of the way."""
+        self.mean.lerp_(self.values, share)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Puts the mean in the place of the values, and the values in that of the mean."""
+        own = self.values.clone()
+        self.values.copy_(self.mean)
+        self.mean = own
+
     def narrow(self, optimizer: torch.optim.Optimizer, going: Tensor) -> None:
         """Keeps the members that go on, here and in the state of the optimizer."""
         for name, value in optimizer.state[self.values].items():
             if value.shape == self.values.shape:  # not the number of steps
                 optimizer.state[self.values][name] = value[going]
         self.values.grad = None
-        self.values.data = self.values[going]
+        self.values.data, self.mean = self.values[going], self.mean[going]
         self._set_views()
 
     def separate(self, values: Tensor) -> None:
