@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,12 @@ import torch
 from scipy.special import ndtri
 from scipy.stats import multivariate_normal
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
-from sklearn.gaussian_process.kernels import Matern
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+import mdn
+from benchmarks.roughness import roughness
+from mdn import MDNRegressor
 from mdn.estimator import _gaussian_process
 from mdn.estimator._gaussian_process import GaussianProcess
 from mdn.estimator._trees import Forest, fit_trees
@@ -376,3 +381,69 @@ def test_the_process_takes_columns_in_the_units_of_greater_evidence(skewed: bool
     kernel = covariance(process.x.numpy()[some], theta) + noise * np.eye(50)
     wanted = multivariate_normal(np.zeros(50), kernel).logpdf(y[some]) + 25 * math.log(2 * math.pi)
     assert process.evidence(some) == pytest.approx(wanted, abs=1e-2)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_process_finds_noise_much_larger_than_it_begins_with(fast: bool) -> None:
+    """One column: noise and error of the mean as scikit-learn's process has them, within 20 %."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 1))
+    signal = np.sin(2 * x[:, 0])
+    y = signal + 0.8 * rng.normal(size=300)
+    shift, scale = y.mean(), y.std()
+    process, _ = GaussianProcess.fit(
+        x, (y - shift) / scale, None, np.arange(300) % 8, fast=fast, seed=0
+    )
+    assert scale * math.exp(float(process.theta[-1])) == pytest.approx(0.8, rel=0.1)
+    error = shift + scale * process.predict(x)[:, 0] - signal
+    kernel = ConstantKernel() * Matern(nu=1.5) + WhiteKernel()
+    other = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(x, y)
+    reference = other.predict(x) - signal
+    assert np.sqrt((error**2).mean()) < 1.2 * np.sqrt((reference**2).mean())
+
+
+# -- one column -------------------------------------------------------------------------------
+
+
+def test_over_one_column_the_default_is_as_smooth_as_networks_alone(tmp_path: Path) -> None:
+    """Total variation of three quantiles at most 1.5 times theirs, and the NLL no worse."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 10, (900, 1))
+    y = np.sin(x[:, 0]) + (0.2 + 0.05 * x[:, 0]) * rng.normal(size=900)
+    model = MDNRegressor(preset="fast", random_state=0).fit(x[:400], y[:400])
+    networks = MDNRegressor(preset="fast", trees=False, random_state=0).fit(x[:400], y[:400])
+    assert (roughness(model, x) < 1.5 * roughness(networks, x)).all()
+    assert model.nll(x[400:], y[400:]) < networks.nll(x[400:], y[400:]) + 0.02
+    assert not model.model_.base_models.forests and model.model_.base_models.processes
+    model.save(tmp_path / "model.mdn")
+    again = mdn.load(tmp_path / "model.mdn")
+    np.testing.assert_array_equal(again.log_prob(x, y), model.log_prob(x, y))
+
+
+def test_a_step_over_one_column_stays_sharp() -> None:
+    """A hundredth of the range beside the jump the median is that of its side, within 0.3 of 2."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 10, (600, 1))
+    y = np.where(x[:, 0] < 5, -1.0, 1.0) + 0.1 * rng.normal(size=600)
+    model = MDNRegressor(preset="fast", random_state=0).fit(x, y)
+    left, right = model.predict_quantiles([[4.9], [5.1]], [0.5])[:, 0]
+    assert left == pytest.approx(-1, abs=0.3) and right == pytest.approx(1, abs=0.3)
+    assert (roughness(model, x) < 1.5 * 2).all()  # the true median and quantiles: 2
+
+
+def test_over_a_column_of_few_values_each_keeps_its_own_mean() -> None:
+    """Twelve levels of 50 rows with means of their own: within 0.15 standard deviations of theirs.
+
+    Between the values no quantile leaves the range of y by more than a quarter of it.
+    """
+    rng = np.random.default_rng(0)
+    x = np.repeat(np.arange(12.0), 50)[:, None]
+    level = rng.normal(size=12)
+    y = level[x[:, 0].astype(int)] + 0.2 * rng.normal(size=600)
+    model = MDNRegressor(preset="fast", random_state=0).fit(x, y)
+    assert model.model_.base_models.forests
+    means = np.array([y[x[:, 0] == k].mean() for k in range(12)])
+    np.testing.assert_allclose(model.predict(np.arange(12.0)[:, None]), means, atol=0.15)
+    found = model.predict_quantiles(np.linspace(0, 11, 300)[:, None], [0.05, 0.95])
+    margin = 0.25 * np.ptp(y)
+    assert found.min() > y.min() - margin and found.max() < y.max() + margin

@@ -32,6 +32,7 @@ __all__ = ["BaseModels", "Predictions", "Report", "fit_base_models"]
 Report = Callable[[str, int, int], None]  # stage, what is done of it, and how much there is
 
 _MAX_PROCESS_COLUMNS = 50
+_ROWS_PER_VALUE = 20  # of a single column, from which on trees cannot tell rows apart
 _LOW_NOISE = 0.1  # out-of-fold error, in sd of y, below which y counts as having next to no noise
 # Features are not magnified beyond this spread, in standard deviations of y: below it they vary
 # mostly by how each held-out row moved the mean of the others, which would reveal its own y.
@@ -54,12 +55,15 @@ class BaseModels(Saved):
         forests: boosted and randomised trees, for each target; none where processes predict y
             almost without error.
         shift, scale: (S,) mean and standard deviation of the out-of-fold predictions.
+        process_is_input: whether networks take the predictions of the processes; else only the
+            densities do.
     """
 
     processes: list[GaussianProcess] = field(default_factory=list)
     forests: list[Forest] = field(default_factory=list)
     shift: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     scale: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    process_is_input: bool = True
 
     def predict(self, z: Tensor, *, leaves: bool = False) -> Predictions:
         """Returns the predictions for new rows.
@@ -89,7 +93,9 @@ class BaseModels(Saved):
 
     def inputs(self, z: Tensor, features: Tensor, uses_trees: bool) -> Tensor:
         """Returns the inputs of a group: columns, predictions of processes and maybe of trees."""
-        return torch.cat([z, features if uses_trees else features[:, : 2 * len(self.processes)]], 1)
+        count = 2 * len(self.processes)
+        found = features[:, 0 if self.process_is_input else count :]
+        return torch.cat([z, found if uses_trees else found[:, : count * self.process_is_input]], 1)
 
 
 def fit_base_models(
@@ -149,7 +155,10 @@ def fit_base_models(
             models.processes, means = processes, found[:, :, :1]
             features += list(found)
     grown = None
-    if not low_noise:
+    # over one column base models find what networks find, and tell the noise of single rows with it
+    models.process_is_input = n_columns > 1 or low_noise
+    has_trees = n_columns > 1 or n >= _ROWS_PER_VALUE * len(z[:, 0].unique())
+    if has_trees and not low_noise:
         grown = fit_trees(
             z.numpy(),
             latent,
@@ -162,8 +171,9 @@ def fit_base_models(
             report=report,
             goes_on=goes_on,
         )
-    if grown is None:  # trees, whose predictions are step functions, would add little
-        plan = plan.without_trees(settings, with_process=bool(models.processes))
+    if grown is None:  # as without noise, where step functions add little
+        with_process = models.process_is_input and bool(models.processes)
+        plan = plan.without_trees(settings, with_process=with_process)
     else:
         models.forests, found, leaves = grown
         features.append(found)

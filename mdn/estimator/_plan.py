@@ -96,9 +96,9 @@ class Plan:
         if with_process and not settings.fast:
             members = round(_LOW_NOISE_MEMBERS * members)
         size = settings.ensemble_size or members
-        many = size >= _MIN_HALVED
-        repeats = 2 if many else largest.repeats
-        without = size // 2 if many and with_process else 0
+        is_halved = with_process and size >= _MIN_HALVED
+        repeats = 2 if is_halved else largest.repeats
+        without = size // 2 if is_halved else 0
         return replace(self, groups=(GroupPlan(size, repeats, False, True, without),))
 
     def process_is_fast(self, settings: Settings) -> bool:
