@@ -12,8 +12,9 @@ from scipy import stats
 from sklearn.linear_model import Ridge
 
 import mdn
-from benchmarks.small import subjects
+from benchmarks.small import forest, subjects
 from mdn import MDNRegressor
+from mdn.estimator import _training
 from mdn.estimator._densities import (
     Densities,
     Leaves,
@@ -270,21 +271,42 @@ def test_a_target_that_has_nothing_to_do_with_x_gets_its_marginal_density() -> N
     assert model.nll(x[60:], y[60:]) < -law.logpdf(y[60:]).mean() + 0.05
 
 
-def test_where_recordings_of_a_visit_are_known_the_leaves_have_weight() -> None:
-    """Repeated measurements, random rows held out: the density knows the visit."""
+def test_on_repeated_measurements_the_pool_is_as_good_as_without_any_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Random rows held out, so the visit is known: better than a kernel mixture over leaves, and no
+    worse by 0.02 nats than without one kind of member; without leaves it is worse by 0.1.
+    """
     x, y, _ = subjects(0, n_subjects=20, visits=10)
     order = np.random.default_rng(0).permutation(len(y))
     train, test = order[200:], order[:200]
-    model = MDNRegressor(**SMALL).fit(x[train], y[train])
-    found = model.model_
-    assert found.densities.forest is not None
-    assert float(found.stack.weight[-1]) > 0.1
-    nll = model.nll(x[test], y[test])
-    found.densities = found.densities.only([False] * len(found.densities))
-    kept = len(found.stack.weight[: len(found.groups)])
-    found.stack.scale, found.stack.spread = found.stack.scale[:kept], found.stack.spread[:kept]
-    found.stack.weight = found.stack.weight[:kept] / found.stack.weight[:kept].sum()
-    assert nll < model.nll(x[test], y[test])
+    every = _training._fit_densities
+
+    def nll(left_out: str | None = None) -> tuple[float, list[str]]:
+        def some(*args: Any) -> Any:
+            whole, found = every(*args)
+            kept = [name != left_out for name in whole._present]
+            return whole.only(kept), [d for d, keep in zip(found, kept, strict=True) if keep]
+
+        monkeypatch.setattr(_training, "_fit_densities", some)
+        model = MDNRegressor(**SMALL).fit(x[train], y[train])
+        return model.nll(x[test], y[test]), model.model_.densities._present
+
+    pool, members = nll()
+    assert pool < forest(x[train], y[train], x[test], y[test])
+    assert "forest" in members
+    without = {name: nll(name)[0] for name in members}
+    assert pool < min(without.values()) + 0.02
+    assert pool < without["forest"] - 0.1
+
+
+def test_intervals_cover_unseen_subjects() -> None:
+    """32 subjects of 50 rows, ``groups=``: 90 % intervals cover 60 others as they say."""
+    x, y, subject = subjects(0, n_subjects=92, visits=10)
+    seen = subject < 32
+    model = MDNRegressor(**SMALL).fit(x[seen], y[seen], groups=subject[seen])
+    low, high = model.predict_interval(x[~seen]).T
+    assert 0.85 < ((low <= y[~seen]) & (y[~seen] <= high)).mean() < 0.95
 
 
 @pytest.mark.parametrize("target", ["positive", "unit", "integer", "interval"])
