@@ -2,285 +2,31 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
+import gzip
+import io
+import math
+import sys
 import warnings
-from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import feather, parquet
 
 import mdn
-from mdn.tables import ReadOptions, read_batches
+from mdn.tables import Reader, ReadOptions, date_columns, identifiers, read_batches
 
-NONE: Mapping[str, Any] = MappingProxyType({})
+from .messy import MESSY, Messy, table
 
-
-class Messy(NamedTuple):
-    """A file as it is met, and what is made of it."""
-
-    what: str
-    data: bytes | str
-    message: str | None  # of the refusal, without the name of the file
-    options: Mapping[str, Any] = NONE  # what the message says to add, or nothing
-    right: Mapping[str, list[Any]] = NONE
-    notes: tuple[str, ...] = ()  # parts of what is said, in order
-
-
-SENTINEL = "x,y\n" + "".join(f"{i % 7},{-999 if i % 20 == 0 else 50 + i % 9}\n" for i in range(100))
-
-MESSY = [
-    Messy(
-        "mixed separators",
-        "a,b,c\n1,2,3\n4;5;6\n7,8,9\n",
-        "line 3: it has 1 value ('4;5;6') and the header 3 (separator ','); write as many values "
-        "as there are names, or remove it",
-    ),
-    Messy(
-        "header of another separator",
-        "a,b,c\n1;2;3\n4;5;6\n",
-        "line 1: it is separated by ',', and most lines by ';'; write all lines alike",
-    ),
-    Messy(
-        "a total row at the end",
-        "shop,sold\nNorth,3\nSouth,5\nWest,2\nTotal,10\n",
-        "line 5, column shop: 'Total' begins a row of totals; use --skip-last 1 (in Python "
-        "skip_last=1) to leave it out, --skip-last 0 (in Python skip_last=0) to keep it",
-        {"skip_last": 1},
-        {"shop": ["North", "South", "West"], "sold": [3, 5, 2]},
-    ),
-    Messy(
-        "a title above the header",
-        "Sales of 2024\n\nshop,sold\nNorth,3\nSouth,5\n",
-        "line 1: it has 1 value, and most lines have 2 (separator ','); use --skip 2 (in Python "
-        "skip=2) if the names of the columns are in line 3",
-        {"skip": 2},
-        {"shop": ["North", "South"], "sold": [3, 5]},
-    ),
-    Messy(
-        "two header rows, names and units",
-        "price,size\nEUR,m2\n250000,80\n270000,95\n99000,31\n",
-        None,
-        {},
-        {"price": [250000, 270000, 99000], "size": [80, 95, 31]},
-        ("line 2 (EUR, m2) has no numbers where all others have, and is left out",),
-    ),
-    Messy(
-        "two header rows, groups and names",
-        "house,,place\nprice,size,city\n250000,80,Bonn\n270000,95,Mainz\n99000,31,Bonn\n",
-        "line 1: it has names above those of line 2; use --skip 1 (in Python skip=1) to take these",
-        {"skip": 1},
-        {"price": [250000, 270000, 99000], "size": [80, 95, 31], "city": ["Bonn", "Mainz", "Bonn"]},
-    ),
-    Messy(
-        "mixed dates",
-        "when,y\n2020-01-02,1\n2020-01-03,2\n03.04.2020,3\n",
-        "line 4, column when: '03.04.2020' is not a date as '2020-01-02' is; write all dates in "
-        "one way, or use --text when (in Python text='when') to keep it as text",
-        {"text": "when"},
-        {"when": ["2020-01-02", "2020-01-03", "03.04.2020"], "y": [1, 2, 3]},
-    ),
-    Messy(
-        "dates in one of two ways",
-        "when,y\n03/01/2020,1\n01/02/2020,2\n",
-        "line 2, column when: '03/01/2020' is 2020-01-03 or 2020-03-01; use --date-format %d/%m/%Y "
-        "(in Python date_format='%d/%m/%Y') or --date-format %m/%d/%Y (in Python "
-        "date_format='%m/%d/%Y')",
-        {"date_format": "%d/%m/%Y"},
-        {"when": [date(2020, 1, 3), date(2020, 2, 1)], "y": [1, 2]},
-    ),
-    Messy(
-        "percent signs",
-        "share,y\n12%,1\n13.5 %,2\n",
-        None,
-        {},
-        {"share": [12.0, 13.5], "y": [1, 2]},
-        ("column share: '12%' is read as 12",),
-    ),
-    Messy(
-        "units in cells",
-        "weight,speed\n12 kg,3 km/h\n13.5 kg,40 km/h\n0,-1 km/h\n",
-        None,
-        {},
-        {"weight": [12.0, 13.5, 0.0], "speed": [3, 40, -1]},
-        ("column weight: '12 kg' is read as 12", "column speed: '3 km/h' is read as 3"),
-    ),
-    Messy(
-        "two units in one column",
-        "weight\n12 kg\n13.5 kg\n500 g\n1 kg\n2 kg\n",
-        "line 4, column weight: '500 g' has another unit than '12 kg'; write all in one unit, or "
-        "use --text weight (in Python text='weight') if they are categories",
-    ),
-    Messy(
-        "currency",
-        'price,cost\n"$1,200.50",€3\n-$13,€1.5\n',
-        None,
-        {},
-        {"price": [1200.5, -13.0], "cost": [3.0, 1.5]},
-        ("column price: '$1,200.50' is read as 1200.5", "column cost: '€3' is read as 3"),
-    ),
-    Messy(
-        "decimal comma and points between thousands",
-        "price;size\n1.234;80,5\n12.500;95\n",
-        None,
-        {},
-        {"price": [1234, 12500], "size": [80.5, 95.0]},
-        (
-            "the separator is ';'; --separator for another",
-            "column price: '1.234' is read as 1234, with the decimal comma of 'size'",
-            "column size: '80,5' is read as 80.5, with a decimal comma",
-        ),
-    ),
-    Messy(
-        "a comma that is one of two things",
-        "price;size\n7;80\n1,234;95\n",
-        "line 3, column price: '1,234' is 1234 or 1.234; use --thousands , (in Python "
-        "thousands=',') or --decimal , (in Python decimal=',')",
-        {"thousands": ","},
-        {"price": [7, 1234], "size": [80, 95]},
-    ),
-    Messy(
-        "duplicated names",
-        "price,size,price\n1,2,3\n4,5,6\n",
-        "line 1: columns 1 and 3 have one name, 'price'; leave one out by --drop price.1 (in "
-        "Python drop='price.1'), which is the second",
-        {"drop": "price.1"},
-        {"price": [1, 4], "size": [2, 5]},
-    ),
-    Messy(
-        "empty columns",
-        "a,b,\n1,,\n2,,\n",
-        None,
-        {},
-        {"a": [1, 2], "b": [None, None]},
-        ("'column 3'", "column 3: it has neither a name nor values, and is left out"),
-    ),
-    Messy(
-        "comment lines",
-        "# exported on Monday\na,b\n1,2\n# checked, once, twice\n3,4\n",
-        None,
-        {},
-        {"a": [1, 3], "b": [2, 4]},
-        ("lines that begin with '#' are left out",),
-    ),
-    Messy(
-        "Latin-1",
-        "name,y\ncafé,1\nbar,2\n".encode("latin-1"),
-        None,
-        {},
-        {"name": ["café", "bar"], "y": [1, 2]},
-        ("it is read in Windows-1252, not in UTF-8; --encoding for another",),
-    ),
-    Messy(
-        "UTF-16",
-        "name,y\ncafé,1\nbar,2\n".encode("utf-16"),
-        None,
-        {},
-        {"name": ["café", "bar"], "y": [1, 2]},
-        ("it is read in UTF-16, not in UTF-8; --encoding for another",),
-    ),
-    Messy(
-        "byte order mark and Windows line ends",
-        "\ufeffname,y\r\ncafé,1\r\n\r\nbar,2\r\n",
-        None,
-        {},
-        {"name": ["café", "bar"], "y": [1, 2]},
-    ),
-    Messy(
-        "quotes in quotes",
-        'name,y\n"5"" nail, long",1\n"two\nlines",2\n',
-        None,
-        {},
-        {"name": ['5" nail, long', "two\nlines"], "y": [1, 2]},
-    ),
-    Messy(
-        "quotes after a backslash",
-        'name,y\n"5\\" nail, long",1\n"bolt",2\n',
-        None,
-        {},
-        {"name": ['5" nail, long', "bolt"], "y": [1, 2]},
-        ("quotes within quotes follow a backslash",),
-    ),
-    Messy(
-        "a quote that is not closed",
-        'x,name,y\n1,"5 nail,3\n2,bolt,4\n',
-        "line 2: a quote is opened and not closed; close it, and double a quote within quotes",
-    ),
-    Messy(
-        "a column of lists",
-        'tags,y\n"[1, 2]",1\n"[3]",2\n',
-        "line 2, column tags: '[1, 2]' is a list, not one value; use --drop tags (in Python "
-        "drop='tags'), or split it before",
-        {"drop": ["tags"]},
-        {"y": [1, 2]},
-    ),
-    Messy(
-        "booleans as yes and no",
-        "sold,y\nyes,1\nNo,2\n,3\n",
-        None,
-        {},
-        {"sold": [True, False, None], "y": [1, 2, 3]},
-        ("column sold: 'yes' is read as a boolean",),
-    ),
-    Messy(
-        "-999 as missing",
-        SENTINEL,
-        None,
-        {"na": -999},
-        {
-            "x": [i % 7 for i in range(100)],
-            "y": [None if i % 20 == 0 else 50 + i % 9 for i in range(100)],
-        },
-    ),
-    Messy(
-        "an index column",
-        ",y\n0,5\n1,6\n2,8\n",
-        None,
-        {},
-        {"column 1": [0, 1, 2], "y": [5, 6, 8]},
-        ("a column without a name is called 'column 1'",),
-    ),
-    Messy(
-        "leading zeros in identifiers",
-        "zip,y\n01234,5\n12345,6\n",
-        None,
-        {},
-        {"zip": ["01234", "12345"], "y": [5, 6]},
-        ("column zip: kept as text, as '01234' would lose its zero",),
-    ),
-    Messy(
-        "a target with ten missing values",
-        "x,y\n" + "".join(f"{i},{'' if i < 10 else i / 2}\n" for i in range(40)),
-        None,
-        {},
-        {
-            "x": list(range(40)),
-            "y": [None if i < 10 else i / 2 for i in range(40)],
-        },
-    ),
-    Messy(
-        "a word among numbers",
-        "x,price\n1,5\n2,tbd\n3,4.5\n4,6\n",
-        "line 3, column price: 'tbd' is not a number; use --na tbd (in Python na='tbd') if it is "
-        "missing, or --text price (in Python text='price') if they are categories",
-        {"na": "tbd"},
-        {"x": [1, 2, 3, 4], "price": [5.0, None, 4.5, 6.0]},
-    ),
-    Messy(
-        "a line with a value too many",
-        "a,b\n1,2\n1,2,3\n4,5\n",
-        "line 3: it has 3 values ('1,2,3') and the header 2 (separator ','); put a value that "
-        "holds the separator in double quotes",
-    ),
-    Messy(
-        "no header",
-        "5.1,3.5\n4.9,3.0\n",
-        "line 1: it holds numbers ('5.1') where the names of the columns belong; put a line with "
-        "names before it",
-    ),
-]
+ROOT = Path(__file__).parents[1]
 
 
 def read(path: Path, **options: Any) -> tuple[pa.Table, list[str]]:
@@ -302,13 +48,426 @@ def test_a_messy_file_is_read_right_or_refused_in_one_line(messy: Messy, tmp_pat
             with pytest.raises(ValueError) as caught:
                 reading()
             assert str(caught.value) == f"{path}, {messy.message}"
-    if messy.message is None or messy.right:
-        table, notes = read(path, **messy.options)
+    else:
+        _, notes = read(path)
+        assert [note.removeprefix(f"{path}: ") for note in notes] == list(messy.notes)
+    if messy.right:
+        table, _ = read(path, **messy.options)
         assert table.to_pydict() == messy.right
-        if messy.message is None:
-            assert len(notes) == len(messy.notes)
-            assert all(part in note for part, note in zip(messy.notes, notes, strict=True))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parts = [*read_batches(path, ReadOptions(**messy.options), rows=65_536)]
         assert pa.concat_tables(parts).to_pydict() == messy.right
+
+
+def test_the_documentation_has_the_table_of_messy_files() -> None:
+    """python -m tests.messy prints it."""
+    assert table() in (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
+
+
+def test_a_number_far_from_all_others_is_said(tmp_path: Path) -> None:
+    """-999 in 5 % of the rows, not -99 among numbers around it, not 0.5 % of the rows."""
+    y = np.where(np.arange(1000) % 20 == 0, -999, 50 + np.arange(1000) % 9)
+    near = np.where(np.arange(1000) % 20 == 0, -99, 50 * (np.arange(1000) % 9 - 4))
+    rare = np.where(np.arange(1000) % 200 == 0, -999, 50 + np.arange(1000) % 9)
+    parquet.write_table(pa.table({"y": y, "near": near, "rare": rare}), tmp_path / "t.parquet")
+    found, notes = read(tmp_path / "t.parquet")
+    (note,) = notes
+    assert note == (
+        "column y: 5 % of its values are -999, far from all others; --na -999 (in Python "
+        "na='-999') if that is a missing value"
+    )
+    found, notes = read(tmp_path / "t.parquet", na=-999)
+    assert not notes and found["y"].null_count == 50 and found["rare"].null_count == 5
+
+
+# -- formats and sources ---------------------------------------------------------------------------
+
+TABLE = pa.table(
+    {
+        "x": [1.5, None, -2.0],
+        "n": [1, 2, 3],
+        "name": ["a", "b", None],
+        "on": [True, None, False],
+        "day": [date(2020, 1, 2), None, date(2021, 3, 4)],
+        "at": pa.array([datetime(2020, 1, 2, 10, 30), None, None], pa.timestamp("us")),
+    }
+)
+
+
+def written(folder: Path) -> dict[str, Path]:
+    """TABLE in each format."""
+    from pyarrow import csv as arrow
+
+    paths = {
+        kind: folder / f"t.{kind}"
+        for kind in ("csv", "parquet", "feather", "arrow", "stream", "csv.gz", "csv.zst", "csv.bz2")
+    }
+    arrow.write_csv(TABLE, paths["csv"])
+    data = paths["csv"].read_bytes()
+    parquet.write_table(TABLE, paths["parquet"])
+    feather.write_feather(TABLE, str(paths["feather"]), compression="zstd")
+    with pa.ipc.new_file(str(paths["arrow"]), TABLE.schema) as file:
+        file.write_table(TABLE)
+    with pa.OSFile(str(paths["stream"]), "wb") as sink, pa.ipc.new_stream(sink, TABLE.schema) as f:
+        f.write_table(TABLE)
+    paths["csv.gz"].write_bytes(gzip.compress(data))
+    paths["csv.bz2"].write_bytes(bz2.compress(data))
+    paths["csv.zst"].write_bytes(pa.Codec("zstd").compress(data, asbytes=True))
+    return paths
+
+
+@pytest.mark.parametrize(
+    "kind", ["csv", "parquet", "feather", "arrow", "stream", "csv.gz", "csv.zst", "csv.bz2"]
+)
+def test_every_format_gives_the_same_table(kind: str, tmp_path: Path) -> None:
+    """By the first bytes, not by the name; whole and in batches of two rows."""
+    path = written(tmp_path)[kind].rename(tmp_path / "data")
+    found, notes = read(path)
+    assert not notes and found.equals(TABLE)
+    parts = list(read_batches(path, rows=2))
+    assert [part.num_rows for part in parts] == [2, 1]
+    assert pa.concat_tables(parts).to_pydict() == TABLE.to_pydict()
+    few = mdn.read_table(path, columns=["name", "x"])
+    assert few.column_names == ["x", "name"]
+    assert mdn.read_table(path, drop="at").column_names == TABLE.column_names[:-1]
+
+
+def test_lists_folders_streams_and_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of a folder in the order of their names, hidden ones left out; columns by name."""
+    (tmp_path / "b.csv").write_text("y,x\n3,4\n")
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"x,y\n1,2\n"))
+    (tmp_path / ".c.csv").write_text("z\n")
+    (tmp_path / "notes.md").write_text("no table")
+    right = {"x": [1, 4], "y": [2, 3]}
+    paths = [tmp_path / "a.csv.gz", tmp_path / "b.csv"]
+    for source in (tmp_path, paths, str(tmp_path)):
+        assert mdn.read_table(source).to_pydict() == right
+        assert pa.concat_tables(read_batches(source)).to_pydict() == right
+    with (tmp_path / "b.csv").open("rb") as file:
+        assert mdn.read_table(file).to_pydict() == {"y": [3], "x": [4]}
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"x\n1\n2\nno\n")))
+    message = "standard input, line 4, column x: 'no' is not a number; use --na no (in Python"
+    with pytest.raises(ValueError, match="^" + message.replace("(", r"\(")):
+        mdn.read_table("-")
+
+
+@pytest.mark.parametrize(
+    ("files", "source", "error", "message"),
+    [
+        ({}, "no.csv", FileNotFoundError, "there is no file no.csv"),
+        ({"f/x.md": b""}, "f", FileNotFoundError, "the folder f has no file that ends in .arrow"),
+        ({"a.csv": b""}, "a.csv", ValueError, "a.csv is empty; it must be a CSV file with a"),
+        ({"a.csv": b"\n \n"}, "a.csv", ValueError, "a.csv is empty; it must be a CSV file"),
+        (
+            {"a.csv": b"a;b\n"},
+            "a.csv",
+            ValueError,
+            "a.csv has a header but no rows (separator ';')",
+        ),
+        ({"a.xlsx": b"PK\x03\x04.."}, "a.xlsx", ValueError, "a.xlsx is a ZIP archive or an Excel"),
+        ({"a.pq": b"PAR1...."}, "a.pq", ValueError, "a.pq is damaged: "),
+        (
+            {"a.csv": b"x,y\n1,2\n", "b.csv": b"x\n1\n"},
+            ["a.csv", "b.csv"],
+            ValueError,
+            "b.csv lacks column y, unlike a.csv; all files must have the same columns",
+        ),
+        (
+            {"a.csv": b"x\n1\n2\n", "b.csv": b"x\n1\n?\nno\n"},
+            ["a.csv", "b.csv"],
+            ValueError,
+            "b.csv, line 4, column x: 'no' is not a number; use --na no (in Python na='no')",
+        ),
+        ({}, 3, TypeError, "source must be a path, a list of paths or a binary file; got int"),
+        ({}, [], ValueError, "source must name at least one file; got an empty list"),
+        ({}, io.StringIO("a"), TypeError, "source must be a file that is open for bytes, not for"),
+    ],
+)
+def test_what_is_no_table_is_named(
+    files: dict[str, bytes],
+    source: Any,
+    error: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The file, what is wrong with it, and what to do."""
+    monkeypatch.chdir(tmp_path)
+    for name, data in files.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(data)
+    with pytest.raises(error) as caught:
+        mdn.read_table(source)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_lists_of_a_parquet_file_are_refused(tmp_path: Path) -> None:
+    """Unless they are left out."""
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"tags": [[1], [2, 3]], "y": [1, 2]}), path)
+    message = r"column tags: it holds values of type list<.*> each more than one value; use --drop"
+    with pytest.raises(ValueError, match=message.replace("> each", ">, each")):
+        mdn.read_table(path)
+    assert mdn.read_table(path, drop="tags").column_names == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": "z"}, "has no column z; its columns: x, y"),
+        ({"text": ["z"]}, "has no column z; its columns: x, y"),
+        ({"drop": ["x", "y"]}, "columns and drop leave no column of"),
+        ({"separator": ";;"}, "separator must be one character; got ';;'"),
+        ({"decimal": "x"}, "decimal must be '.' or ','; got 'x'"),
+        ({"decimal": ",", "thousands": ","}, "thousands and decimal must differ; both are ','"),
+        ({"skip": -1}, "skip must be 0 or more; got -1"),
+        ({"encoding": "nope"}, "encoding must be one that Python knows, such as 'cp1252'; got 'no"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """With what was expected and what was found."""
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(ValueError) as caught:
+        mdn.read_table(tmp_path / "t.csv", **options)
+    assert message in str(caught.value)
+
+
+def test_options_take_the_place_of_guesses(tmp_path: Path) -> None:
+    """Each of them, and nothing is said then."""
+    path = tmp_path / "t.csv"
+    path.write_bytes("; note\nname;price\n; more\ncaf\u00e9;1.234\nb;n.d.\nsum;5\n".encode("cp850"))
+    options = {"separator": ";", "encoding": "cp850", "decimal": ",", "thousands": "."}
+    options |= {"comment": "; ", "skip_last": 1, "na": "n.d."}
+    found, notes = read(path, **options)
+    assert found.to_pydict() == {"name": ["caf\u00e9", "b"], "price": [1234, None]} and not notes
+    found, notes = read(path, **options | {"decimal": ".", "thousands": ","})
+    assert found["price"].to_pylist() == [1.234, None] and not notes
+    kept = mdn.read_table(path, **options, text="price")
+    assert kept["price"].to_pylist() == ["1.234", None]
+    assert pa.types.is_dictionary(kept["price"].type)  # which models take as categories
+
+
+# -- long files ------------------------------------------------------------------------------------
+
+N = 150_000  # more than two batches
+
+
+def long(tmp_path: Path, cells: dict[int, str]) -> Path:
+    """A file of one column and N rows, row i in line i + 2."""
+    rows = [str(i % 7) for i in range(N)]
+    for i, cell in cells.items():
+        rows[i] = cell
+    path = tmp_path / "long.csv"
+    path.write_text("x\n" + "\n".join(rows) + "\n", encoding="latin-1")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("no", "line 100002, column x: 'no' is not a number; use --na no (in Python na='no') if"),
+        ("1,5", "line 100002, column x: '1,5' is not a number; use --na"),
+        ("1,2", "line 100002, column x: '1,2' is not a number; use --na"),
+        ("012", "line 100002, column x: '012' is not a number; use --na"),
+        ("1\n2", None),
+    ],
+)
+def test_what_comes_late_is_refused_or_changes_the_guess(
+    cell: str, message: str | None, tmp_path: Path
+) -> None:
+    """read_batches holds what it guessed; read_table looks at all rows."""
+    path = long(tmp_path, {100_000: f'"{cell}"' if "," in cell else cell})
+    if message is None:
+        assert sum(part.num_rows for part in read_batches(path)) == N + 1
+        return
+    batches = read_batches(path)
+    assert next(batches).num_rows == 65_536
+    with pytest.raises(ValueError) as caught:
+        list(batches)
+    assert str(caught.value).startswith(f"{path}, {message}")
+    if cell == "012":  # a code, so that all are
+        found, notes = read(path)
+        assert found["x"].type == pa.string() and "'012' would lose its zero" in notes[0]
+    elif cell == "no":
+        with pytest.raises(ValueError, match="line 100002, column x: 'no' is not a number"):
+            mdn.read_table(path)
+    else:
+        found, _ = read(path)
+        assert found["x"][100_000].as_py() == float(cell.replace(",", "."))
+
+
+def test_a_late_line_is_named_in_every_layout(tmp_path: Path) -> None:
+    """Comments, blank lines and values over two lines count as lines; also of a late encoding."""
+    path = tmp_path / "t.csv"
+    rows = "".join(f'# note\n\n{i % 7},"two\nlines"\n' for i in range(40_000))
+    path.write_text(f"# a\nx,name\n{rows}1,b\nno,c\n")
+    line = 2 + 4 * 40_000 + 2
+    with pytest.raises(ValueError, match=f"t.csv, line {line}, column x: 'no' is not a number"):
+        list(Reader(path).batches())
+    path.write_bytes(b"x,name\n" + b"1,some words\n" * 400_000 + b"1,caf\xe9\n")
+    message = "line 400002: it is not in UTF-8: the byte 0xe9 .'1,caf\xe9' in Windows-1252"
+    for reading in (lambda: mdn.read_table(path), lambda: list(read_batches(path))):
+        with pytest.raises(ValueError, match=message):
+            reading()
+    assert mdn.read_table(path, encoding="latin-1")["name"][400_000].as_py() == "caf\u00e9"
+
+
+def test_batches_have_one_schema_and_a_bounded_size(tmp_path: Path) -> None:
+    """Whole numbers are float64 in them, as later rows may have decimals."""
+    path = long(tmp_path, {N - 1: "2.5"})
+    parts = list(read_batches(path, rows=40_000))
+    assert [part.num_rows for part in parts] == [40_000, 40_000, 40_000, 30_000]
+    assert {part.schema for part in parts} == {pa.schema({"x": pa.float64()})}
+    assert parts[-1]["x"][-1].as_py() == 2.5
+
+
+def test_the_reader_says_what_it_guessed_without_warnings(tmp_path: Path) -> None:
+    """For the command line, which prints it."""
+    (tmp_path / "t.csv").write_text("a;b\n1,5;x\n2;y\n")
+    reader = Reader(tmp_path / "t.csv", ReadOptions(drop="b"))
+    assert reader.table().to_pydict() == {"a": [1.5, 2.0]}
+    notes = list(reader.notes)
+    assert notes == [
+        f"{tmp_path / 't.csv'}: the separator is ';'; --separator for another",
+        "column a: '1,5' is read as 1.5, with a decimal comma",
+    ]
+    reader = Reader(tmp_path / "t.csv", ReadOptions(drop="b"))
+    next(reader.batches())
+    assert reader.notes == notes
+
+
+# -- laws ------------------------------------------------------------------------------------------
+
+WORDS = st.text("ab,;|\t\"'\n \u00e9", max_size=8).map(lambda text: f"w{text}z")
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    rows=st.lists(st.tuples(WORDS, NUMBERS, st.integers(-(2**53), 2**53)), min_size=2, max_size=20),
+    separator=st.sampled_from(",;\t|"),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le"]),
+)
+def test_what_python_writes_is_read(
+    rows: list[tuple[str, float, int]], separator: str, quoting: Any, end: str, encoding: str
+) -> None:
+    """Every cell exactly, whatever the separator, quotes, line ends and encoding."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=separator, quoting=quoting, lineterminator=end)
+    writer.writerows([("word", "number", "count"), *rows])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = mdn.read_table(io.BytesIO(text.getvalue().encode(encoding)))
+    words, numbers, counts = zip(*rows, strict=True)
+    assert found["word"].to_pylist() == list(words)
+    assert found["number"].to_pylist() == list(numbers)
+    assert found["count"].to_pylist() == list(counts)
+
+
+@given(
+    values=st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=20),
+    marks=st.sampled_from([".", ",", ".,", ",.", ". ", ", ", ".'"]),
+    unit=st.sampled_from(["", " kg", "%", " \u20ac", "$"]),
+)
+def test_numbers_are_read_in_every_notation(values: list[float], marks: str, unit: str) -> None:
+    """Two decimals, marks between thousands, a unit behind or a currency in front."""
+    values = [1234567.25, 0.5, *(round(value, 2) + 0.0 for value in values)]
+    table = str.maketrans(",.", (marks[1:] or "_") + marks[0])
+    texts = [f"{value:,.2f}".translate(table).replace("_", "") for value in values]
+    texts = [f"{unit}{text}" if unit == "$" else f"{text}{unit}" for text in texts]
+    data = "x\ty\n" + "".join(f"{text}\t1\n" for text in texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = mdn.read_table(io.BytesIO(data.encode()))
+    assert found["x"].to_pylist() == values
+
+
+# -- dates and identifiers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("texts", "right"),
+    [
+        (["2020-01-02", "2021-12-31"], [date(2020, 1, 2), date(2021, 12, 31)]),
+        (["31.12.2020", "1.2.2021"], [date(2020, 12, 31), date(2021, 2, 1)]),
+        (["12/31/2020", "1/2/2021"], [date(2020, 12, 31), date(2021, 1, 2)]),
+        (["2020/12/31"], [date(2020, 12, 31)]),
+        (["3 Feb 2020", "4 Mar 2021"], [date(2020, 2, 3), date(2021, 3, 4)]),
+        (
+            ["2020-01-02 10:30:15", "2020-01-03"],
+            [datetime(2020, 1, 2, 10, 30, 15), datetime(2020, 1, 3)],
+        ),
+        (["2020-01-02T10:30:00Z"], [datetime(2020, 1, 2, 10, 30)]),
+        (["2020-01-02T10:30:00+02:00"], [datetime(2020, 1, 2, 8, 30)]),
+        (["1/31/2020 3:05 PM"], [datetime(2020, 1, 31, 15, 5)]),
+        (["12-34-56", "1.2.3"], ["12-34-56", "1.2.3"]),
+        (["10:30", "11:45"], ["10:30", "11:45"]),
+        (["1-2", "3-4"], ["1-2", "3-4"]),
+        (["Room 1.2", "Room 1.3"], ["Room 1.2", "Room 1.3"]),
+    ],
+)
+def test_dates_are_read(texts: list[str], right: list[Any], tmp_path: Path) -> None:
+    """In the usual notations; what only resembles them stays text."""
+    (tmp_path / "t.csv").write_text("when\ty\n" + "".join(f"{t}\t1\n" for t in texts))
+    assert read(tmp_path / "t.csv")[0]["when"].to_pylist() == right
+
+
+def test_dates_become_parts_and_a_trend() -> None:
+    """Against the calendar of Python; constant parts are left out unless a model asks for them."""
+    days = [datetime(2020, 1, 2, 6), datetime(2021, 6, 6, 18, 30), datetime(2019, 12, 31)]
+    data = pa.table({"when": pa.array([*days, None], pa.timestamp("us")), "y": [1, 2, 3, 4]})
+    found, made = date_columns(data)
+    names = ["when year", "when month", "when weekday", "when hour", "when days since 2020-01-01"]
+    assert made == {"when": names} and found.column_names == [*names, "y"]
+    for i, name in enumerate(("year", "month")):
+        assert found[names[i]].to_pylist() == [*(getattr(d, name) for d in days), None]
+    assert found[names[2]].to_pylist() == [*(d.isoweekday() for d in days), None]
+    assert found[names[3]].to_pylist() == [6.0, 18.5, 0.0, None]
+    trend = [(d - datetime(2020, 1, 1)).total_seconds() / 86400 for d in days]
+    assert found[names[4]].to_pylist() == [*trend, None]
+    one = data.slice(0, 1)
+    assert date_columns(one)[1] == {"when": names[4:]}
+    assert date_columns(one, names=[names[0], "y"])[0].to_pydict() == {
+        "when year": [2020],
+        "y": [1],
+    }
+    zoned = data.set_column(0, "when", data["when"].cast(pa.timestamp("us", "Europe/Berlin")))
+    assert date_columns(zoned)[0][names[3]].to_pylist() == [7.0, 20.5, 1.0, None]
+
+
+def test_identifiers_are_found_by_name_and_values() -> None:
+    """Text that is different in most rows; whole numbers that count, under a name that says so."""
+    n = 30
+    columns: dict[str, list[Any]] = {
+        "name": [f"house {i}" for i in range(n)],
+        "kind": ["a", "b", "c"] * 10,
+        "id": list(range(n)),
+        "customer_no": [7 * i for i in range(n)],
+        "column 1": list(range(1, n + 1)),
+        "age": list(range(n)),
+        "group_id": [i // 2 for i in range(n)],
+        "valid": list(range(n)),
+        "length_id": [i + 0.5 for i in range(n)],
+    }
+    found = identifiers(pa.table(columns))
+    assert found == {
+        "name": "30 of 30 rows have a value of their own",
+        "id": "it counts the rows",
+        "customer_no": "its whole numbers differ in every row",
+        "column 1": "it counts the rows",
+    }
+    assert identifiers(pa.table({"name": pa.array(columns["name"]).dictionary_encode()}))
+
+
+def test_a_table_is_what_models_take(tmp_path: Path) -> None:
+    """Text that was asked for stays a category, also where it is numbers."""
+    (tmp_path / "t.csv").write_text("zone,x\n" + "".join(f"{i % 3},{i}\n" for i in range(30)))
+    plain = mdn.tables.Columns.fit(mdn.read_table(tmp_path / "t.csv"))
+    assert plain.names == ["zone", "x"]
+    kept = mdn.tables.Columns.fit(mdn.read_table(tmp_path / "t.csv", text="zone"))
+    assert kept.names == ["zone=0", "zone=1", "zone=2", "x"]
+    assert math.isclose(kept.transform(mdn.read_table(tmp_path / "t.csv", text="zone")).sum(), 465)

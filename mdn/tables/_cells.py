@@ -22,10 +22,10 @@ from ._numbers import (
     spelled,
 )
 
-__all__ = ["CellError", "Plan", "agreed", "blank", "converted", "plan_of"]
+__all__ = ["BLANK", "CellError", "Plan", "agreed", "blank", "converted", "plan_of"]
 
 # What stands for a missing value in a column of text, where "-" and "none" may be categories.
-_BLANK = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null")
+BLANK = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null")
 _MOSTLY = 0.5  # share of the different values from which a column was meant to hold them alone
 # fmt: off
 _CURRENCIES = {
@@ -77,6 +77,7 @@ class Plan:
     notation: str = "."
     affix: tuple[str, str] = ("", "")  # before and after each number: a currency, a unit, %
     format: str = ""  # of dates, as of strptime; "" is that of ISO 8601
+    timed: bool = False  # whether a date has a time
     doubt: str = ""  # a number that can be read in two ways
     note: str = ""  # what to say of it
 
@@ -87,7 +88,7 @@ def blank(column: Any, na: Sequence[str]) -> Any:
     from pyarrow import compute as pc
 
     column = pc.utf8_trim_whitespace(column.cast(pa.string()))
-    words = pa.array([*_BLANK, *na], pa.string())
+    words = pa.array([*BLANK, *na], pa.string())
     return pc.if_else(pc.is_in(column, value_set=words), pa.scalar(None, pa.string()), column)
 
 
@@ -105,11 +106,14 @@ def plan_of(name: str, column: Any, options: Any) -> Plan:
     """
     if name in options.text:
         return Plan("category")
-    values = [value for value in column.unique().to_pylist() if value is not None]
+    allowed = notations(options.decimal, options.thousands)
+    different = column.unique().drop_null()
+    if "." in allowed and _plain(different) is not None:
+        return Plan("number")
+    values = different.to_pylist()
     seen = [value for value in values if value.lower() not in MISSING]
     if not seen:
         return Plan("number")
-    allowed = notations(options.decimal, options.thousands)
     codes = [value for value in seen if is_code(value)]
     if codes and all(re.fullmatch(r"[\d+\- ]+", value) for value in seen):
         return Plan("text", note=f"kept as text, as {codes[0]!r} would lose its zero")
@@ -161,17 +165,23 @@ def agreed(plans: dict[str, Plan], columns: dict[str, Any]) -> dict[str, Plan]:
     return found
 
 
-def converted(column: Any, plan: Plan, *, whole: bool) -> Any:
-    """Returns the values of a column of :func:`blank`.
+def converted(column: Any, plan: Plan, na: Sequence[str], *, whole: bool) -> Any:
+    """Returns the values of a column.
 
     Args:
-        column: chunked array of strings.
+        column: chunked array of strings, as they are in the file.
         plan: what they are.
+        na: what stands for a missing value, beside :data:`BLANK`.
         whole: whether numbers without decimals become integers.
 
     Raises:
         CellError: a cell is not what the plan says.
     """
+    if plan == Plan("number", note=plan.note) and not na:
+        numbers = _plain(column)
+        if numbers is not None:
+            return _whole(numbers, column) if whole else numbers
+    column = blank(column, na)
     if plan.kind == "text":
         return column
     if plan.kind == "category":
@@ -188,10 +198,12 @@ def converted(column: Any, plan: Plan, *, whole: bool) -> Any:
             pa.bool_(),
             "is neither true nor false",
         )
-    dates = _by_value(
-        column, lambda v: _date(v, plan.format), _date_type(column, plan), "is no date"
+    return _by_value(
+        column,
+        lambda v: _date(v, plan.format) if plan.timed or ":" not in v else None,
+        pa.timestamp("us") if plan.timed else pa.date32(),
+        "is not a date as the others are",
     )
-    return dates
 
 
 # -- numbers ---------------------------------------------------------------------------------------
@@ -258,18 +270,9 @@ def _to_numbers(column: Any, plan: Plan, whole: bool) -> Any:
     import pyarrow as pa
     from pyarrow import compute as pc
 
-    if column.null_count == len(column):
-        return column.cast(pa.float64())
     if plan.notation == "." and plan.affix == ("", ""):
-        try:
-            numbers = column.cast(pa.float64())
-        except pa.ArrowInvalid:
-            pass
-        else:
-            zeros = column.filter(pc.starts_with(column, "0"))
-            coded = zeros.filter(pc.match_substring_regex(zeros, "^0[0-9]"))
-            if len(coded):
-                raise CellError(coded[0].as_py(), "begins with a zero, which a number would lose")
+        numbers = _plain(column)
+        if numbers is not None:
             return _whole(numbers, column) if whole else numbers
     value = _parser(plan)
     if column.length() < 100_000 or pc.count_distinct(column).as_py() < len(column) // 4:
@@ -278,12 +281,20 @@ def _to_numbers(column: Any, plan: Plan, whole: bool) -> Any:
         numbers = _replaced(column, plan)
         if numbers is None:
             numbers = _by_value(column, value, pa.float64(), "is not a number")
-    if not whole:
-        return numbers
+    return _whole(numbers, numbers) if whole else numbers
+
+
+def _plain(column: Any) -> Any:
+    """Returns numbers with a decimal point and no other mark; None if there is another text."""
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
     try:
-        return numbers.cast(pa.int64())
+        numbers = column.cast(pa.float64())
     except pa.ArrowInvalid:
-        return numbers
+        return None
+    zeros = column.filter(pc.starts_with(column, "0"))
+    return None if pc.any(pc.match_substring_regex(zeros, "^0[0-9]")).as_py() else numbers
 
 
 def _parser(plan: Plan) -> Callable[[str], float | None]:
@@ -315,8 +326,11 @@ def _replaced(column: Any, plan: Plan) -> Any:
 
 
 def _whole(numbers: Any, column: Any) -> Any:
+    """Returns integers if all are and there is one."""
     import pyarrow as pa
 
+    if column.null_count == len(column):
+        return numbers
     try:
         return column.cast(pa.int64())
     except pa.ArrowInvalid:
@@ -344,12 +358,13 @@ def _date(text: str, form: str) -> datetime | None:
 def _dates(name: str, seen: Sequence[str], form: str | None) -> Plan | None:
     if form:
         ok = sum(_date(value, form) is not None for value in seen)
-        return Plan("date", format=form) if ok > _MOSTLY * len(seen) else None
+        timed = any(part in form for part in ("%H", "%I", "%c", "%X"))
+        return Plan("date", format=form, timed=timed) if ok > _MOSTLY * len(seen) else None
     shapes = [bool(_DATE.fullmatch(value) or _ISO.fullmatch(value)) for value in seen]
     if sum(shapes) <= _MOSTLY * len(seen):
         return None
     if all(_date(value, "") for value in seen):
-        return Plan("date")
+        return Plan("date", timed=any(len(value) > len("2020-01-01") for value in seen))
     few = seen[:50]
     counts = {f: sum(_date(value, f) is not None for value in few) for f in ["", *_FORMATS]}
     likely = [f for f, count in counts.items() if count == max(counts.values()) > 0]
@@ -362,7 +377,9 @@ def _dates(name: str, seen: Sequence[str], form: str | None) -> Plan | None:
             raise CellError(value, f"is {days}; use {chosen}")
     if fits:
         day = _date(seen[0], fits[0])
-        return Plan("date", format=fits[0], note=f"{seen[0]!r} is read as {day:%Y-%m-%d}")
+        timed = "%H" in fits[0] or "%I" in fits[0]
+        note = f"{seen[0]!r} is read as {day:%Y-%m-%d}"
+        return Plan("date", format=fits[0], timed=timed, note=note)
     if max(counts.values()) <= _MOSTLY * len(few):
         first = next(iter(likely), None)
         if first is None or sum(any(_date(v, f) for f in ["", *_FORMATS]) for v in few) < len(few):
@@ -374,19 +391,6 @@ def _dates(name: str, seen: Sequence[str], form: str | None) -> Plan | None:
         f"is not a date as {right!r} is; write all dates in one way, or use "
         f"{use('text', name)} to keep it as text",
     )
-
-
-def _date_type(column: Any, plan: Plan) -> Any:
-    """Days if no cell has a time."""
-    import pyarrow as pa
-
-    if plan.format:
-        timed = "%H" in plan.format or "%I" in plan.format
-    else:
-        from pyarrow import compute as pc
-
-        timed = bool((pc.max(pc.utf8_length(column)).as_py() or 0) > len("2020-01-01"))
-    return pa.timestamp("us") if timed else pa.date32()
 
 
 # -- both ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ._cells import BLANK
 from ._files import File, use
 from ._numbers import MISSING, number_of, number_share
 
@@ -34,6 +35,7 @@ class Dialect:
     start: int  # lines before the first row
     names: tuple[str, ...]  # a name for each column, no two the same
     skip_last: int
+    na: tuple[str, ...]  # cells that are missing
     notes: tuple[str, ...]  # what was guessed
 
 
@@ -127,7 +129,7 @@ def dialect_of(file: File, options: Any) -> Dialect:
             rows = rows if whole else rows[:-1]
     except _Unclosed:
         raise _wrong_line(
-            file, Dialect(encoding, separator, escape, comment, 0, (), 0, ())
+            file, Dialect(encoding, separator, escape, comment, 0, (), 0, (), ())
         ) from None
     if any("\n" in value and separator in value for _, values in rows for value in values):
         _refuse_unclosed(file, text, options.skip, separator, escape)
@@ -153,7 +155,15 @@ def dialect_of(file: File, options: Any) -> Dialect:
             f"{SEPARATORS.get(separator, repr(separator))})"
         )
     return Dialect(
-        encoding, separator, escape, comment, end, unique, options.skip_last or 0, tuple(notes)
+        encoding,
+        separator,
+        escape,
+        comment,
+        end,
+        unique,
+        options.skip_last or 0,
+        options.na,
+        tuple(notes),
     )
 
 
@@ -391,7 +401,8 @@ def _settings(dialect: Dialect, columns: Sequence[str], threads: bool) -> tuple[
             column_types=dict.fromkeys(dialect.names, pa.string()),
             include_columns=list(columns),
             strings_can_be_null=True,
-            null_values=[""],
+            quoted_strings_can_be_null=True,
+            null_values=[*BLANK, *dialect.na],
         ),
     )
 
@@ -417,10 +428,12 @@ def _stream(file: File, dialect: Dialect) -> Any:
 def _without_last(lines: Iterator[str], n: int) -> Iterator[str]:
     """All but the last n lines that are not blank."""
     held: deque[str] = deque()
+    n_held = 0
     for line in lines:
-        if line.strip():
-            held.append(line)
-        if len(held) > n:
+        held.append(line)
+        n_held += bool(line.strip())
+        while n_held > n or (held and n == 0):
+            n_held -= bool(held[0].strip())
             yield held.popleft()
 
 

@@ -7,8 +7,9 @@ import shlex
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -43,7 +44,6 @@ class File:
 
     path: str
     name: str
-    _held: Any = field(default=None, repr=False)  # a temporary file, which lives as long as this
 
     def open(self) -> Any:
         """Returns its bytes, without compression, as a stream of pyarrow."""
@@ -134,12 +134,14 @@ def _ending(path: Path) -> str:
 def _copied(stream: IO[bytes], name: str) -> File:
     """A stream as a temporary file: it is read more than once, to guess and to name a line."""
     held = tempfile.NamedTemporaryFile()  # noqa: SIM115, it lives as long as the File
+    file = File(held.name, name)
+    weakref.finalize(file, held.close)
     try:
         shutil.copyfileobj(stream, held)
     except TypeError:
         raise TypeError("source must be a file that is open for bytes, not for text") from None
     held.flush()
-    return File(held.name, name, held)
+    return file
 
 
 def binary_table(file: File, form: str) -> Any:

@@ -207,17 +207,16 @@ class Reader:
             return self._parts[i].place(row - starts[i])
 
         _refuse_totals(raw, place, self._options)
-        raw = _blanked(raw, self._options)
         self._note_files()
-        head = raw.slice(0, ROWS)
+        convert = partial(_converted, raw, place=place, options=self._options, whole=first.is_csv)
         try:
-            plans = _plans(head, place, self._options)
-            table = _converted(raw, plans, place, whole=first.is_csv)
+            plans = _plans(raw.slice(0, ROWS), place, self._options)
+            table = convert(plans)
         except ValueError:
             if raw.num_rows <= ROWS:
                 raise
             plans = _plans(raw, place, self._options)  # all rows may settle what the first do not
-            table = _converted(raw, plans, place, whole=first.is_csv)
+            table = convert(plans)
         return self._finished(table, plans)
 
     def batches(self, rows: int = ROWS) -> Iterator[Any]:
@@ -232,16 +231,16 @@ class Reader:
                     yield ahead
                 raw = _like(part, raw, self._parts[0], names)
                 place = partial(_place_from, part, row)
-                table = _blanked(raw, self._options)
+                said = plans is not None
                 if plans is None:
                     names = raw.column_names
                     self._note_files()
-                    plans = _plans(table, place, self._options)
-                    table = _converted(table, plans, place, whole=False)
+                    plans = _plans(raw, place, self._options)
+                table = _converted(raw, plans, place, self._options, whole=False)
+                if not said:
                     ahead = self._finished(table, plans)
-                    dropped = {*names} - {*ahead.column_names}
+                    dropped = {*table.column_names} - {*ahead.column_names}
                 else:
-                    table = _converted(table, plans, place, whole=False)
                     ahead = table.drop_columns([n for n in names or () if n in dropped])
                 row += raw.num_rows
                 last = raw, place
@@ -370,32 +369,12 @@ def _is_text(column: Any) -> bool:
     return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
 
 
-def _blanked(table: Any, options: ReadOptions) -> Any:
-    """Null where a cell is missing."""
-    import pyarrow as pa
-    from pyarrow import compute as pc
-
-    numbers = []
-    for text in options.na:
-        try:
-            numbers.append(float(text))
-        except ValueError:
-            continue
-    columns = []
-    for column in table.columns:
-        if _is_text(column):
-            column = blank(column, options.na)
-        elif pa.types.is_null(column.type) or pa.types.is_decimal(column.type):
-            column = column.cast(pa.float64())
-        if numbers and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-            hit = pc.is_in(column.cast(pa.float64()), value_set=pa.array(numbers, pa.float64()))
-            column = pc.if_else(hit, pa.scalar(None, column.type), column)
-        columns.append(column)
-    return pa.table(columns, names=table.column_names)
-
-
 def _plans(table: Any, place: Any, options: ReadOptions) -> dict[str, Plan]:
-    columns = {name: table[name] for name in table.column_names if _is_text(table[name])}
+    columns = {
+        name: blank(column, options.na)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if _is_text(column)
+    }
     plans = {}
     for name, column in columns.items():
         try:
@@ -409,18 +388,38 @@ def _plans(table: Any, place: Any, options: ReadOptions) -> dict[str, Plan]:
         raise _at(error, name, columns[name], place) from None
 
 
-def _converted(table: Any, plans: dict[str, Plan], place: Any, *, whole: bool) -> Any:
+def _converted(
+    table: Any, plans: dict[str, Plan], place: Any, options: ReadOptions, *, whole: bool
+) -> Any:
+    """The values of the columns of text; null where a number is missing by the option na."""
     import pyarrow as pa
+    from pyarrow import compute as pc
 
+    missing = _floats(options.na)
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         if name in plans:
             try:
-                column = converted(column, plans[name], whole=whole)
+                column = converted(column, plans[name], options.na, whole=whole)
             except CellError as error:
-                raise _at(error, name, column, place) from None
+                raise _at(error, name, blank(column, options.na), place) from None
+        elif pa.types.is_null(column.type) or pa.types.is_decimal(column.type):
+            column = column.cast(pa.float64())
+        if missing and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            hit = pc.is_in(column.cast(pa.float64()), value_set=pa.array(missing, pa.float64()))
+            column = pc.if_else(hit, pa.scalar(None, column.type), column)
         columns.append(column)
     return pa.table(columns, names=table.column_names)
+
+
+def _floats(texts: Sequence[str]) -> list[float]:
+    found = []
+    for text in texts:
+        try:
+            found.append(float(text))
+        except ValueError:
+            continue
+    return found
 
 
 def _at(error: CellError, name: str, column: Any, place: Any) -> ValueError:

@@ -14,7 +14,7 @@ _TREND = "days since 2020-01-01"
 _PARTS = ("year", "month", "weekday", "hour")
 # Columns that count their rows are identifiers by these names, and those of a frame's index.
 _NAMES = re.compile(
-    r"(.*[_\s.-])?(id|ids|idx|index|key|no|nr|num|number|row|rownames|uid|uuid)|.*[a-z](ID|Id)"
+    r"(.*[_\s.-])?(id|ids|idx|index|key|no|nr|num|number|row|rownames|uid|uuid)|(?-i:.*[a-z](ID|Id))"
     r"|unnamed: \d+|column \d+|__index_level_\d+__|#|",
     re.IGNORECASE,
 )
