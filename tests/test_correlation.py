@@ -79,6 +79,16 @@ def test_dependence_beyond_correlation_asks_for_full_covariances(kind: str) -> N
     assert fit_correlation(standardized(X), standardized(y), None, None, seed=0, n_jobs=1).is_full
 
 
+@pytest.mark.parametrize("kind", ["copy", "sum"])
+def test_targets_that_are_a_function_of_the_others_keep_a_floor(kind: str) -> None:
+    """The matrix is not nearly singular, so the density of the difference, 0, stays bounded."""
+    X, y = pairs(200)
+    y = np.stack([y[:, 0], -2 * y[:, 0] + 1], 1) if kind == "copy" else np.c_[y, y.sum(1)]
+    found = fit_correlation(standardized(X), standardized(y), None, None, seed=0, n_jobs=1)
+    assert found.mixing is not None and np.linalg.cond(found.mixing.numpy()) < 200
+    assert np.isfinite(regressor().fit(X, y).log_prob(X, y)).all()
+
+
 def test_more_columns_than_a_process_takes() -> None:
     """Of 60 columns one counts; trees then find the residuals."""
     rng = np.random.default_rng(0)

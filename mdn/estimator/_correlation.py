@@ -38,6 +38,7 @@ _TREES = 60  # where there are more columns
 _FOLDS, _PASSES = 4, 3
 _MAX_SHRINKAGE = 0.5  # beyond which the correlations count as none
 _LEAST = 1e-3  # eigenvalue of the correlations; smaller ones may be errors of the models
+_MAX_CONDITION = 100.0  # of the matrix of the sums: how far it narrows the floor of the scales
 _COMPONENTS = 3  # of the densities of the residuals
 _RIDGE = 1e-2  # of their variances
 _MIN_GAIN = 0.02  # nats per row, from which on components have full covariances
@@ -85,10 +86,12 @@ def fit_correlation(
         step = _whitening(residual, share)
         if step is None:
             break
-        residual = residual @ step.T
-        total = step if total is None else step @ total
-        sums = latent @ total.T
-        total /= np.sqrt(every @ (sums - every @ sums) ** 2)[:, None]
+        further = step if total is None else step @ total
+        sums = latent @ further.T
+        further /= np.sqrt(every @ (sums - every @ sums) ** 2)[:, None]
+        if total is not None and np.linalg.cond(further) > _MAX_CONDITION:
+            break  # some targets are a function of the others
+        residual, total = residual @ step.T, further
     mixing = None if total is None else torch.as_tensor(total)
     return Correlation(mixing, _gain_of_full(residual, fold) > _MIN_GAIN)
 
