@@ -7,9 +7,11 @@ import csv
 import gzip
 import io
 import math
+import re
 import sys
 import warnings
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +60,16 @@ def test_a_messy_file_is_read_right_or_refused_in_one_line(messy: Messy, tmp_pat
             warnings.simplefilter("ignore")
             parts = [*read_batches(path, ReadOptions(**messy.options), rows=65_536)]
         assert pa.concat_tables(parts).to_pydict() == messy.right
+
+
+def test_names_and_cells_over_several_lines_make_one_line(tmp_path: Path) -> None:
+    """Of a name; a cell among numbers is one whose quote is not closed."""
+    (tmp_path / "t.csv").write_text('"price\n(EUR)",n\n1,2\n')
+    assert mdn.read_table(tmp_path / "t.csv").column_names == ["price (EUR)", "n"]
+    (tmp_path / "t.csv").write_text('n,x\n1,1\n2,2\n3,"2\n4,"\n5,7\n')
+    message = "line 4, column x: '2\\n4,' begins a value over several lines among others; close its"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        mdn.read_table(tmp_path / "t.csv")
 
 
 def test_the_documentation_has_the_table_of_messy_files() -> None:
@@ -202,16 +214,6 @@ def test_what_is_no_table_is_named(
     with pytest.raises(error) as caught:
         mdn.read_table(source)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
-
-
-def test_lists_of_a_parquet_file_are_refused(tmp_path: Path) -> None:
-    """Unless they are left out."""
-    path = tmp_path / "t.parquet"
-    parquet.write_table(pa.table({"tags": [[1], [2, 3]], "y": [1, 2]}), path)
-    message = r"column tags: it holds values of type list<.*> each more than one value; use --drop"
-    with pytest.raises(ValueError, match=message.replace("> each", ">, each")):
-        mdn.read_table(path)
-    assert mdn.read_table(path, drop="tags").column_names == ["y"]
 
 
 @pytest.mark.parametrize(
@@ -405,7 +407,8 @@ def test_numbers_are_read_in_every_notation(values: list[float], marks: str, uni
         (["2020-01-02T10:30:00+02:00"], [datetime(2020, 1, 2, 8, 30)]),
         (["1/31/2020 3:05 PM"], [datetime(2020, 1, 31, 15, 5)]),
         (["12-34-56", "1.2.3"], ["12-34-56", "1.2.3"]),
-        (["10:30", "11:45"], ["10:30", "11:45"]),
+        (["9:30", "23:45:10"], [time(9, 30), time(23, 45, 10)]),
+        (["10:30", "24:45"], ["10:30", "24:45"]),
         (["1-2", "3-4"], ["1-2", "3-4"]),
         (["Room 1.2", "Room 1.3"], ["Room 1.2", "Room 1.3"]),
     ],
@@ -437,6 +440,52 @@ def test_dates_become_parts_and_a_trend() -> None:
     }
     zoned = data.set_column(0, "when", data["when"].cast(pa.timestamp("us", "Europe/Berlin")))
     assert date_columns(zoned)[0][names[3]].to_pylist() == [7.0, 20.5, 1.0, None]
+
+
+def test_times_and_durations_become_hours_and_days() -> None:
+    """Where a file has them as such."""
+    data = pa.table(
+        {"at": [time(6, 30), None], "for": pa.array([timedelta(1.5), None]), "y": [True, None]}
+    )
+    found, made = date_columns(data)
+    assert made == {"at": ["at in hours"], "for": ["for days"]}
+    assert found.to_pydict() == {
+        "at in hours": [6.5, None],
+        "for days": [1.5, None],
+        "y": [True, None],
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array([1, 2], pa.float16()), "float"),
+        (pa.array([Decimal("1.50"), None]), "double"),
+        (pa.array(["a", "b"], pa.string_view()), "string"),
+        (pa.nulls(2), "double"),
+        (pa.array(["1,5", "2"], pa.large_string()), "double"),
+        (pa.array([1, -99], pa.int8()), "int8"),
+        (pa.array(["a", "b"]).dictionary_encode(), "dictionary<values=string, indices=int32"),
+        (pa.array([b"a", b"b"], pa.binary(1)), "holds bytes; use --drop x (in Python drop='x')"),
+        (pa.array([[1], [2]]), "more than one value in a cell; use --drop x"),
+    ],
+)
+def test_other_types_of_arrow_are_read_or_refused(
+    column: pa.Array, kind: str, tmp_path: Path
+) -> None:
+    """Read as what models and the functions of pyarrow take, or refused."""
+    data = pa.table({"x": column, "y": [1, 2]})
+    with pa.ipc.new_file(str(tmp_path / "t"), data.schema) as file:
+        file.write_table(data)
+    if "--drop" in kind:
+        with pytest.raises(ValueError, match=re.escape(kind)):
+            mdn.read_table(tmp_path / "t")
+        kind = "int64"
+        data = mdn.read_table(tmp_path / "t", drop="x")
+    else:
+        data = read(tmp_path / "t")[0]
+        assert read(tmp_path / "t", na="-99")[0].schema == data.schema
+    assert str(data.schema.types[0]).startswith(kind)
 
 
 def test_identifiers_are_found_by_name_and_values() -> None:

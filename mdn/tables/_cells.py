@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, time
 from typing import Any
 
 from ._files import use
@@ -51,6 +51,7 @@ _AFFIXED = re.compile(
 _ISO = re.compile(
     r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?\s?(?:Z|[+-]\d\d:?\d\d)?)?"
 )
+_CLOCK = re.compile(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?")
 _DATE = re.compile(r"(?=.*\d)[\w,]+[-/. ]+[\w,]+[-/. ]+\d{2,4}(?:[T ,]+\d.*)?")
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S", ", %H:%M")
 _FORMATS = [day + time for time in _TIMES for day in _DAYS]
@@ -73,7 +74,7 @@ class CellError(ValueError):
 class Plan:
     """What the cells of a column are."""
 
-    kind: str  # "number", "boolean", "date", "text"; "category": text that was asked for
+    kind: str  # "number", "boolean", "date", "time", "text"; "category": text that was asked for
     notation: str = "."
     affix: tuple[str, str] = ("", "")  # before and after each number: a currency, a unit, %
     format: str = ""  # of dates, as of strptime; "" is that of ISO 8601
@@ -127,6 +128,8 @@ def plan_of(name: str, column: Any, options: Any) -> Plan:
     if any(words <= pair and (len(words) == 2 or len(min(pair)) > 1) for pair in _PAIRS):
         plain = words <= {"true", "false"}
         return Plan("boolean", note="" if plain else f"{seen[0]!r} is read as a boolean")
+    if all(_time(value) for value in seen):
+        return Plan("time", note=f"{seen[0]!r} is read as a time of the day")
     return (
         _with_affix(name, seen, allowed)
         or _dates(name, seen, options.date_format)
@@ -198,6 +201,8 @@ def converted(column: Any, plan: Plan, na: Sequence[str], *, whole: bool) -> Any
             pa.bool_(),
             "is neither true nor false",
         )
+    if plan.kind == "time":
+        return _by_value(column, _time, pa.time64("us"), "is not a time of the day")
     return _by_value(
         column,
         lambda v: _date(v, plan.format) if plan.timed or ":" not in v else None,
@@ -342,8 +347,6 @@ def _whole(numbers: Any, column: Any) -> Any:
 
 def _date(text: str, form: str) -> datetime | None:
     """Returns a date, without a time zone in universal time; None if it is none."""
-    from datetime import UTC
-
     try:
         if form:
             return datetime.strptime(text, form)
@@ -353,6 +356,13 @@ def _date(text: str, form: str) -> datetime | None:
         return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
     except ValueError:
         return None
+
+
+def _time(text: str) -> time | None:
+    """Returns a time of the day, as 9:05 or 09:05:30; None if it is none."""
+    if not _CLOCK.fullmatch(text):
+        return None
+    return time.fromisoformat(text.zfill(len("00:00:00") if text.count(":") > 1 else len("00:00")))
 
 
 def _dates(name: str, seen: Sequence[str], form: str | None) -> Plan | None:

@@ -318,7 +318,7 @@ def _check_header(
             f"(separator {SEPARATORS.get(separator, repr(separator))}); use {skipped} if the names "
             f"of the columns are in line {first}"
         )
-    plain = [name.strip() for name in names]
+    plain = [" ".join(name.split()) for name in names]
     n_numbers, _ = number_share(plain)
     if n_numbers and all(number_share([p])[0] for p in plain):
         raise ValueError(
@@ -343,10 +343,10 @@ def _check_header(
 
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names without spaces around them; the second "a" is "a.1", and "" is "column 3"."""
+    """Names in one line, no two the same: the second "a" is "a.1", and "" is "column 3"."""
     found: list[str] = []
     for i, name in enumerate(names):
-        base = name.strip() or f"column {i + 1}"
+        base = " ".join(name.split()) or f"column {i + 1}"
         new, count = base, 0
         while new in found:
             count += 1

@@ -20,6 +20,7 @@ _TOTALS |= {"summe", "gesamt", "insgesamt", "somme", "suma", "totale", "totaal"}
 # Numbers that stand for missing ones in many files, where they are far from all others.
 _SENTINELS = (-999.0, -9999.0, -99.0, -99999.0, 999.0, 9999.0, 99999.0, -999.9)
 _SHARE = 0.01
+_SHOWN = 60  # characters of a cell in a message
 
 
 @dataclass(frozen=True)
@@ -336,16 +337,22 @@ class _Part:
         return [name for name in names if name in wanted]
 
     def _checked(self, table: Any) -> Any:
+        """Returns a table of other formats, with types that all of Arrow's functions take."""
         import pyarrow as pa
 
+        types = []
         for column in table.schema:
-            if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+            kind = column.type
+            if pa.types.is_nested(kind) or "binary" in str(kind):
+                what = "more than one value in a cell" if pa.types.is_nested(kind) else "bytes"
                 raise ValueError(
-                    f"{self.file.name}, column {column.name}: it holds values of type "
-                    f"{column.type}, each more than one value; use {use('drop', column.name)}, or "
-                    "split it before"
+                    f"{self.file.name}, column {column.name}: it is of type {kind}, which holds "
+                    f"{what}; use {use('drop', column.name)}, or make columns of it before"
                 )
-        return table
+            plain = {"string_view": pa.string(), "halffloat": pa.float32(), "null": pa.float64()}
+            kind = pa.float64() if pa.types.is_decimal(kind) else plain.get(str(kind), kind)
+            types.append(column.with_type(kind))
+        return table.cast(pa.schema(types, table.schema.metadata))
 
 
 def _like(part: _Part, table: Any, first: _Part, names: Sequence[str] | None) -> Any:
@@ -403,8 +410,6 @@ def _converted(
                 column = converted(column, plans[name], options.na, whole=whole)
             except CellError as error:
                 raise _at(error, name, blank(column, options.na), place) from None
-        elif pa.types.is_null(column.type) or pa.types.is_decimal(column.type):
-            column = column.cast(pa.float64())
         if missing and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             hit = pc.is_in(column.cast(pa.float64()), value_set=pa.array(missing, pa.float64()))
             column = pc.if_else(hit, pa.scalar(None, column.type), column)
@@ -426,11 +431,16 @@ def _at(error: CellError, name: str, column: Any, place: Any) -> ValueError:
     """The error with the place of the first such cell, and what to do if it does not say it."""
     from pyarrow import compute as pc
 
-    row = pc.index(column, error.value).as_py()
-    text = f"{place(row)}, column {name}: {error.value!r} {error.what}"
-    if ";" not in error.what:
-        text += f"; use {use('na', error.value)} if it is missing, or {use('text', name)}"
-    return ValueError(text)
+    where = f"{place(pc.index(column, error.value).as_py())}, column {name}"
+    if "\n" in error.value:
+        return ValueError(
+            f"{where}: {error.value[:_SHOWN]!r} begins a value over several lines among others; "
+            f"close its quote, or use {use('text', name)} if it is right"
+        )
+    cure = f"; use {use('na', error.value)} if it is missing, or {use('text', name)}"
+    return ValueError(
+        f"{where}: {error.value[:_SHOWN]!r} {error.what}{'' if ';' in error.what else cure}"
+    )
 
 
 def _refuse_totals(table: Any, place: Any, options: ReadOptions) -> None:

@@ -24,14 +24,16 @@ _FEW, _OWN = 20, 0.5  # as in Columns
 def date_columns(
     table: Any, names: Sequence[str] | None = None
 ) -> tuple[Any, dict[str, list[str]]]:
-    r"""Returns a table of pyarrow with numbers in the place of each column of dates.
+    r"""Returns a table of pyarrow with numbers in the place of each column of dates or times.
 
     Of a column ``when`` they are the parts ``when year``, ``when month`` (1 to 12),
     ``when weekday`` (1 for Monday to 7) and ``when hour`` (0 to 24, with the minutes as a
-    fraction), of those that vary, and the trend ``when days since 2020-01-01``.
+    fraction), of those that vary, and the trend ``when days since 2020-01-01``.  A time of the day
+    becomes ``when in hours``, a duration ``when days``.
 
     Args:
-        table: with columns of dates or timestamps; those of a time zone count in their own time.
+        table: with columns of dates, times or durations; those of a time zone count in their own
+            time.
         names: of the columns that a model was fitted on.  If given, the parts among them are
             made, also those that do not vary here.
 
@@ -48,35 +50,45 @@ def date_columns(
 
     columns: dict[str, Any] = {}
     made: dict[str, list[str]] = {}
-    for field, column in zip(table.schema, table.columns, strict=True):
-        if not (pa.types.is_date(field.type) or pa.types.is_timestamp(field.type)):
-            columns[field.name] = column
-            continue
+    for name, column in zip(table.column_names, table.columns, strict=True):
         parts = _parts(column)
+        if not parts:
+            columns[name] = column
+            continue
         if names is None:
-            chosen = [p for p in _PARTS if len(parts[p].drop_null().unique()) > 1] + [_TREND]
+            kept = {p: v for p, v in parts.items() if len(v.drop_null().unique()) > 1}
+            chosen = [*(p for p in _PARTS if p in kept), *(p for p in parts if p not in _PARTS)]
         else:
-            chosen = [p for p in parts if f"{field.name} {p}" in names]
-        made[field.name] = [f"{field.name} {p}" for p in chosen]
-        columns.update((f"{field.name} {p}", parts[p]) for p in chosen)
+            chosen = [p for p in parts if f"{name} {p}" in names]
+        made[name] = [f"{name} {p}" for p in chosen]
+        columns.update((f"{name} {p}", parts[p]) for p in chosen)
     return pa.table(columns), made
 
 
 def _parts(column: Any) -> dict[str, Any]:
+    """The numbers in the place of a column; none unless it is of dates or times."""
     import pyarrow as pa
     from pyarrow import compute as pc
 
+    def number(values: Any, unit: float) -> Any:
+        return pc.divide(values.cast(pa.int64()).cast(pa.float64()), unit)
+
+    if pa.types.is_duration(column.type):
+        return {"days": number(column.cast(pa.duration("us"), safe=False), 86400e6)}
+    if pa.types.is_time(column.type):
+        return {"in hours": number(column.cast(pa.time64("us"), safe=False), 3600e6)}
+    if not (pa.types.is_date(column.type) or pa.types.is_timestamp(column.type)):
+        return {}
     if pa.types.is_timestamp(column.type) and column.type.tz is not None:
         column = pc.local_timestamp(column)
     column = column.cast(pa.timestamp("us"), safe=False)
-    since = pc.microseconds_between(pa.scalar(_START, pa.timestamp("us")), column)
     minutes = pc.add(pc.multiply(pc.hour(column), 60), pc.minute(column))
     return {
         "year": pc.year(column),
         "month": pc.month(column),
         "weekday": pc.day_of_week(column, count_from_zero=False),
-        "hour": pc.divide(minutes.cast(pa.float64()), 60.0),
-        _TREND: pc.divide(since.cast(pa.float64()), 86400e6),
+        "hour": number(minutes, 60.0),
+        _TREND: number(pc.microseconds_between(pa.scalar(_START, column.type), column), 86400e6),
     }
 
 
