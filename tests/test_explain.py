@@ -164,6 +164,20 @@ def test_gain_over_the_marginal_is_the_mutual_information() -> None:
     assert gain["bits"] == pytest.approx(gain["nats"] / math.log(2))
 
 
+def test_marginal_density_of_a_rounded_positive_target() -> None:
+    """That of prices rounded to hundreds, by SciPy: rounding moves it by next to nothing.
+
+    The step is in the unit of y and the kernels of a positive target in that of its logarithm.
+    """
+    rng = np.random.default_rng(0)
+    y = np.round(np.exp(12 + 0.4 * rng.normal(size=400)), -2)
+    x = rng.normal(size=(400, 1))
+    small = mdn.MDNRegressor(1, (4,), ensemble_size=1, trees=False, max_epochs=3, target="positive")
+    unit = explain_nll(small.fit(x, y), x, y).unit
+    truth = -stats.lognorm(0.4, scale=math.exp(12)).logpdf(y).mean()
+    assert unit["nll"] + unit["gain_over_marginal"]["nats"] == pytest.approx(truth, abs=0.03)
+
+
 def test_gain_over_the_gaussian_of_the_best_constant_width() -> None:
     """-log N(y; m, s) at the root mean square s of the residuals, by SciPy."""
     dist, y = normal(0.3)

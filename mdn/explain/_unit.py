@@ -147,7 +147,9 @@ def _marginal_nll(evaluation: Evaluation, y_train: Floats | None, step: float | 
     spread = reference.std(0)
     scott = spread * n ** (-1.0 / (d + 4))
     # chosen by likelihood, a bandwidth below the step of y would put spikes on its values
-    least = 0.0 if step is None or d > 1 or evaluation.width else step
+    least = 0.0
+    if step is not None and d == 1 and not evaluation.width:
+        least = step * float(np.exp(np.median(log_jacobian)))  # of y, in the unit of z
     tuning = reference[:: -(-n // _MOST_TUNING_ROWS)]
     bandwidths = [np.maximum(factor * scott, least) for factor in _FACTORS]
     log_prob = partial(_kernel_log_prob, width=evaluation.width, spread=spread)
