@@ -41,6 +41,7 @@ FLOORS = {
     "interop": 6,
     "tuning": 6,
     "demo": 7,
+    "evaluation": 7,
     "cli": 8,
     "__main__": 9,
 }
