@@ -27,7 +27,7 @@ import os
 import zlib
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ __all__ = [
     "load_uci",
     "ImageDataset",
     "load_mnist",
+    "EXAMPLES",
+    "example",
 ]
 
 DATA_VARIABLE = "MDN_DATA"  # environment variable: the folder with the data outside the package
@@ -47,6 +49,15 @@ _RESOURCES = files("mdn") / "data"
 # for each file outside the package its SHA-256, and what it holds
 _UCI, _MNIST = json.loads((_RESOURCES / "published.json").read_text(encoding="utf-8")).values()
 UCI_SETS = tuple(_UCI)
+
+
+EXAMPLES = {
+    "old-faithful": "299 eruptions of a geyser: waiting [min], duration [min]",
+    "diabetes": "442 patients: ten measurements, progression of the disease after a year",
+    "houses": "600 sales, simulated: area, rooms, year, district, price [EUR]; with gaps",
+    "rain": "700 days, simulated: day, pressure [hPa], wind, rain [mm], which is 0 on dry days",
+}
+"""Tables for a first try, by name."""
 
 
 class Dataset(NamedTuple):
@@ -153,6 +164,60 @@ class SplitDataset(NamedTuple):
     y_unit: str
     description: str
     source: str
+
+
+def example(name: str) -> dict[str, NDArray[Any]]:
+    """Returns one of the tables of :data:`EXAMPLES`, each column an array (N,).
+
+    Of ``houses`` p(price | area, rooms, district) is log-normal; of ``rain`` P(rain = 0) depends on
+    the pressure and the amounts are from a gamma law.  The same numbers each time.
+
+    Raises:
+        ValueError: there is no such table.
+
+    Example:
+        >>> {name: len(column) for name, column in example("rain").items()}
+        {'day': 700, 'pressure': 700, 'wind': 700, 'rain': 700}
+    """
+    if name not in EXAMPLES:
+        raise ValueError(f"name must be one of {', '.join(EXAMPLES)}; got {name!r}")
+    rng = np.random.default_rng(0)
+    if name == "houses":
+        n = 600
+        district = rng.choice(["harbour", "hill", "old town", "station"], n, p=[0.2, 0.3, 0.1, 0.4])
+        area = np.round(rng.gamma(9, 11, n) + 25)
+        rooms = np.clip(np.round(area / 28 + rng.normal(0, 0.7, n)), 1, 9).astype(int)
+        year = rng.integers(1880, 2024, n)
+        levels = {"harbour": 0.1, "hill": 0.35, "old town": 0.5, "station": 0.0}
+        level = np.array([levels[name] for name in district])
+        age = (2024 - year) / 100
+        spread = 0.08 + 0.12 * age
+        log_price = 8.1 + level + 0.95 * np.log(area) + 0.02 * rooms - 0.2 * age
+        price = np.round(np.exp(log_price + spread * rng.normal(size=n)), -2)
+        text = np.where(rng.uniform(size=n) < 0.05, "", year.astype(str))
+        return {
+            "area": area,
+            "rooms": rooms,
+            "year": text,
+            "district": district,
+            "price": price,
+        }
+    if name == "rain":
+        n = 700
+        day = np.datetime64("2022-01-01") + np.arange(n)
+        season = np.cos(2 * np.pi * np.arange(n) / 365.25)
+        pressure = np.round(1015 + 6 * rng.normal(size=n) - 2 * season, 1)
+        wind = rng.choice(["east", "north", "south", "west"], n)
+        wet = rng.uniform(size=n) < 1 / (1 + np.exp((pressure - 1012) / 4 - (wind == "west")))
+        amount = rng.gamma(1.2, 4 * np.exp((1012 - pressure) / 12))
+        rain = np.where(wet, np.maximum(np.round(amount, 1), 0.1), 0.0)
+        return {"day": day, "pressure": pressure, "wind": wind, "rain": rain}
+    if name == "old-faithful":
+        data = load_old_faithful()
+        return {"waiting": data.X[:, 0], "duration": data.y}
+    lines = (_RESOURCES / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+    header, *rows = [line for line in lines if not line.startswith("#")]
+    return dict(zip(header.split(","), np.loadtxt(rows, delimiter=",").T, strict=True))
 
 
 def load_uci(name: str, folder: str | os.PathLike[str] | None = None) -> SplitDataset:

@@ -14,15 +14,17 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from .arguments import check_path
 
-__all__ = ["load", "save"]
+if TYPE_CHECKING:  # else loaded where it is used: a description does without
+    import torch
+    from torch import nn
+
+__all__ = ["describe", "load", "save"]
 
 _FORMAT = 3  # raised when a reader of the old format would misread a file
 _CHECKED = 2  # first format with a checksum
@@ -46,7 +48,9 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         TypeError: a model of another kind.
         FileNotFoundError: the folder is not there.
     """
+    import torch
     from safetensors.torch import save as to_bytes
+    from torch import nn
 
     kind = type(model).__name__
     whole = kind in _OLDEST and hasattr(model, "state") and getattr(model, "hidden", 0) is not None
@@ -135,8 +139,48 @@ def load(path: str | os.PathLike[str], *, module: nn.Module | None = None) -> An
         raise ValueError(f"{path} is damaged: its numbers do not fit ({error})") from error
 
 
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what a file of :func:`save` says of itself, without loading its tensors or torch.
+
+    Returns:
+        ``file``, ``bytes``, ``kind``, ``format``; of an ``MDNRegressor`` also its parameters, the
+        kind of target, the names of features and targets, and the ``info_`` that ``mdn fit`` adds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of :func:`save`.
+    """
+    check_path("path", path)
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:  # eight bytes of length, then the header as JSON
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length < size else {}
+        about = json.loads(header.get("__metadata__", {}).get("mdn", "null"))
+        config = about["config"]
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or was not written by mdn.save ({error})") from error
+    found = {
+        "file": str(path),
+        "bytes": size,
+        "kind": about.get("kind"),
+        "format": about.get("format"),
+    }
+    if about.get("kind") == "MDNRegressor":
+        found["params"] = config["params"]
+        found["target"] = config["params"].get("target")
+        found |= {name: config.get(name) for name in ("feature_names", "target_names")}
+        found["info"] = config.get("info") or {}
+    return found
+
+
 def _weights(module: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Returns what tells modules apart beside their tensors, and the tensors."""
+    import torch
+
     tensors = module.state_dict()
     other = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
     if other:
@@ -157,6 +201,8 @@ def _with_weights(
     module: Any, config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path
 ) -> nn.Module:
     """Returns the module with the weights of a file; it is unchanged if they do not fit."""
+    from torch import nn
+
     if module is None:
         raise ValueError(
             f"{path} holds the weights of a {config['module']}, whose structure is code: make it "
@@ -188,6 +234,8 @@ def _with_weights(
 
 def _checksum(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
     """SHA-256 of the description and of every tensor with its name, dtype and shape."""
+    import torch
+
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(tensors):
         a = tensors[name]

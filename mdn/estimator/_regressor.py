@@ -26,6 +26,7 @@ from ..tables._folds import Codes, find_copies, group_codes, join_groups, subset
 from ..train import History
 from ..warnings import DataWarning, once, warn
 from ._atoms import train_with_atoms
+from ._frame import answers, features_and_target, parse_columns, table_like
 from ._model import FittedModel
 from ._progress import progress, threads
 from ._state import Floats, State, from_format_2, join, read
@@ -122,6 +123,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         feature_names_in_: names of the columns, if X had any.
         target_names_: names of the columns of y, a list, if y was a column or a table with names;
             else None.
+        info_: what is saved beside the model and read by ``mdn show``: a dict of plain numbers and
+            texts, empty unless ``mdn fit`` or the user fills it.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -147,6 +150,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     n_networks_: int
     min_scale_: Floats
     target_names_: list[str] | None
+    info_: dict[str, Any]
     _seed: int
     _rows: str | None  # digest of the training rows; None in a file from before it was kept
 
@@ -296,7 +300,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         if val is not None:
             warn_of_far_values(columns, model.seen, val[0])
         self._set_fitted(columns, model, seed, digest)
-        self.target_names_ = target_names(y)
+        self.target_names_, self.info_ = target_names(y), {}
         return self
 
     def _set_fitted(
@@ -516,6 +520,71 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             )
         return float(super().score(X, y, without_mask(sample_weight)))
 
+    def predict_frame(
+        self,
+        table: Any,
+        columns: str | Sequence[str] = ("mean", "sd", "q05", "q50", "q95"),
+        random_state: Any = None,
+    ) -> Any:
+        """Answers about p(y|x) as a table of the same kind, one row for each row, in their order.
+
+        ================================  =========================================================
+        name                              answer, in the unit of y unless said
+        ================================  =========================================================
+        ``mean``, ``sd``, ``median``      of p(y|x)
+        ``mode``                          the most probable y
+        ``q05``, ``q97.5``                quantile at that percentage
+        ``interval90``                    ends of the central interval, two columns: ``..._low`` and
+                                          ``..._high``
+        ``hdr90``                         highest-density region, a text ``[[low, high], ...]``; one
+                                          target
+        ``p_above:3``, ``p_below:3``      P(Y > 3) and P(Y <= 3)
+        ``density``, ``nll``              of the observed y: per unit of y, and nats
+        ``crps``                          of the observed y
+        ``sample:10``                     draws, ten columns ``sample_1`` to ``sample_10``
+        ``aleatoric``, ``epistemic``      variance in two parts, as by :meth:`predict_uncertainty`
+        ================================  =========================================================
+
+        With several targets the name of each is added, as in ``mean_price``, but for ``density``
+        and ``nll``, which are of all together.
+
+        Args:
+            table: a data frame (pandas, polars, pyarrow) with the columns of the fit, in any order
+                and with others beside them, among which y where an answer needs it; or an array
+                (N, F).
+            columns: the names, or one text with commas between.
+            random_state: seed of the draws.
+
+        Returns:
+            A data frame of the same kind, of pandas with the same index; of an array an array
+            (N, C).
+
+        Raises:
+            TypeError: a name is no text.
+            ValueError: a name is not of this language or stands twice; columns of the fit are
+                missing, or y where an answer needs it.
+
+        Example:
+            >>> import pandas as pd
+            >>> rng = np.random.default_rng(0)
+            >>> X = pd.DataFrame({"area": rng.uniform(size=100)})
+            >>> y = (X["area"] + 0.1 * rng.normal(size=100)).rename("price")
+            >>> model = MDNRegressor(preset="fast", ensemble_size=4, random_state=0).fit(X, y)
+            >>> list(model.predict_frame(X, "mean,interval90,p_above:0.5").columns)
+            ['mean', 'interval90_low', 'interval90_high', 'p_above:0.5']
+        """
+        check_is_fitted(self, "model_")
+        asked = parse_columns(columns)
+        of_y = next((answer.name for answer in asked if answer.needs_y), "")
+        names = getattr(self, "feature_names_in_", None)
+        X, y = features_and_target(
+            table, None if names is None else list(names), self.target_names_, of_y
+        )
+        observed = None if y is None else checked_y(X, y, self.target_.kind)
+        if observed is not None:
+            self.target_.check(observed)
+        return table_like(table, answers(self, self._inputs(X), observed, asked, random_state))
+
     def _targets(self, a: torch.Tensor) -> Floats:
         """(..., D) as an array, without the last axis if y had none."""
         return (a[..., 0] if self.target_.flat else a).numpy()
@@ -565,6 +634,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             "params": params,
             "feature_names": None if names is None else list(names),
             "target_names": getattr(self, "target_names_", None),  # a pickle may lack it
+            "info": getattr(self, "info_", {}),
             "seed": self._seed,
             "rows": self._rows,
         }
@@ -582,6 +652,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         columns = read(Columns, "columns", config, tensors)
         model = read(FittedModel, "model", config, tensors)
         self._set_fitted(columns, model, int(config["seed"]), config.get("rows"))
+        self.info_ = config.get("info", {})
         self.target_names_ = config.get("target_names")  # None in a file from before it was saved
         if config["feature_names"] is not None:
             self.feature_names_in_ = np.array(config["feature_names"], dtype=object)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ def explain_file(
     *,
     target: list[str] | None = None,
     train: str | os.PathLike[str] | None = None,
+    **reading: Any,
 ) -> NLLReport:
     """Explains a model saved by :func:`mdn.save` on the rows of a file.
 
@@ -38,6 +38,7 @@ def explain_file(
             columns that are not features of the model, or the last ones if it does not know the
             names of its features.
         train: a file with the same columns, the training rows.
+        **reading: options of :func:`mdn.read_table`.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -45,7 +46,7 @@ def explain_file(
             feature of the model or not what it was fitted on; a file cannot be read.
     """
     fitted = load(model)
-    X, y, names = _split(read_table(data), fitted, target, data)
+    X, y, names = _split(read_table(data, **reading), fitted, target, data)
     if isinstance(fitted, Distribution):
         if train is not None:
             raise ValueError(
@@ -53,7 +54,9 @@ def explain_file(
                 "rows only"
             )
         return explain_nll(fitted, y=y)
-    pair = None if train is None else _split(read_table(train), fitted, names, train)[:2]
+    pair = None
+    if train is not None:
+        pair = _split(read_table(train, **reading), fitted, names, train)[:2]
     report = explain_nll(fitted, X, y, train=pair)
     known = getattr(fitted, "target_names_", None)
     if known and sorted(names) != sorted(known):
@@ -64,11 +67,8 @@ def explain_file(
     return report
 
 
-def write(report: NLLReport, page: Path | None, figure: Path | None, data: Path | None) -> None:
-    """Writes the report to each path that is given: HTML page, figure, JSON file."""
-    if data is not None:
-        text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
-        data.write_text(text + "\n", encoding="utf-8")
+def write(report: NLLReport, page: Path | None, figure: Path | None) -> None:
+    """Writes the report to each path that is given: HTML page, figure."""
     if figure is None and page is None:
         return
     plotted = report.plot()

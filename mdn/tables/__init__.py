@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._columns import MAX_CATEGORIES, Columns, count_rows, warn_of_columns
+from ._files import files_of
 from ._reader import Reader, ReadOptions, read_batches, read_table
 from ._roles import date_columns, identifiers
 
@@ -13,6 +14,7 @@ __all__ = [
     "Reader",
     "count_rows",
     "date_columns",
+    "files_of",
     "identifiers",
     "read_batches",
     "read_table",

@@ -44,6 +44,16 @@ class _Column:
     others: bool = False  # whether training had more categories than these
     notation: str = ""  # of numbers that training had as text; see _numbers
 
+    @property
+    def words(self) -> str:
+        """What the column is, in words."""
+        if self.kind == "empty":
+            return "no value"
+        found = self.kind
+        if self.kind == "category":
+            found = f"{len(self.levels)}{' most frequent' * self.others} categories"
+        return found + ", some missing" * self.missing
+
     def names(self, name: str) -> list[str]:
         """Names of the encoded columns."""
         values = [f"{name}={level}" for level in self.levels]
@@ -167,6 +177,12 @@ class Columns:
         names = self.feature_names or [f"x{i}" for i in range(self.n_features_in)]
         pairs = zip(self._columns, names, strict=True)
         return [encoded for column, name in pairs for encoded in column.names(name)]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What each column of X is, in words, by its name; those of an array count from x0."""
+        names = self.feature_names or [f"x{i}" for i in range(self.n_features_in)]
+        return {name: column.words for name, column in zip(names, self._columns, strict=True)}
 
     @property
     def numeric(self) -> NDArray[np.bool_]:
