@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # mdn --help starts without it
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Columns", "Drop", "Groups", "Parts", "Target", "Weight", "split", "table_of"]
 
@@ -81,6 +83,8 @@ def split(
     Rows without a target are left out, and identifiers are no features unless ``columns`` names
     them; a note says so.
     """
+    import numpy as np
+
     from ..tables import identifiers
 
     known = table.column_names
@@ -127,6 +131,7 @@ def _listed(names: str | Sequence[str] | None) -> list[str]:
 
 def _numbers(table: Any, name: str, option: str) -> NDArray[np.float64]:
     """A column of numbers, NaN where it is missing."""
+    import numpy as np
     import pyarrow as pa
 
     column = table.column(name)
