@@ -17,7 +17,7 @@ import torch
 from scipy import stats
 
 import mdn
-from benchmarks import distribution, stability
+from benchmarks import distribution, roughness, stability
 from benchmarks.uci import __main__ as uci
 from benchmarks.uci import _methods, _report, _run
 from benchmarks.uci._scores import Quantiles, pit_deviation, scores
@@ -618,3 +618,41 @@ def test_the_readme_quotes_the_stored_results() -> None:
             ]
             assert len(known) == (5 if name == "protein" else 20)
             assert value == pytest.approx(np.mean(known), abs=0.00501)
+
+
+def test_roughness_is_the_total_variation_of_the_quantiles() -> None:
+    """A sine over two periods rises and falls by 8 in all, a line over its range by 2 pi."""
+
+    class Known:
+        def predict_quantiles(self, X: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+            assert X.shape == (4001, 1) and X[0, 0] == 0 and len(levels) == 3
+            return np.column_stack([np.sin(2 * X[:, 0]), X[:, 0], 0 * X[:, 0]])
+
+    found = roughness.roughness(Known(), np.array([[2 * np.pi], [0.0], [1.0]]), points=4001)
+    np.testing.assert_allclose(found, [8, 2 * np.pi, 0], atol=1e-5)
+
+
+def test_roughness_prints_one_row_a_set_and_says_which_are_above_the_goal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 1 where a ratio is above 1.5; an unknown set is refused."""
+
+    def measure(name: str, preset: str, rows: int, seed: int) -> roughness.Measured:
+        ratios = np.array([1.0, 1.2, 1.6 if name == "steps" else 1.4])
+        return roughness.Measured(name, rows, ratios, (0.5, 0.6), 0.01)
+
+    monkeypatch.setattr(roughness, "measure", measure)
+    assert roughness.main(["--sets", "sine", "--rows", "90"]) == 0
+    assert re.search(r"sine +90 +1.00 +1.20 +1.40 +0.500 +0.600", capsys.readouterr().out)
+    assert roughness.main(["--sets", "sine,steps"]) == 1
+    assert capsys.readouterr().out.endswith("above 1.5: steps\n")
+    with pytest.raises(SystemExit):
+        roughness.main(["--sets", "tides"])
+    assert "--sets must be some of" in capsys.readouterr().err
+
+
+def test_sets_of_roughness_have_one_column() -> None:
+    """Those that need no folder; as many y as x, and none constant."""
+    for name in ("old-faithful", "econ", "arma-jump", "skew-normal", "sine", "steps"):
+        X, y = roughness.SETS[name]()
+        assert X.shape == (len(y), 1) and np.ptp(X) > 0 and np.ptp(y) > 0
