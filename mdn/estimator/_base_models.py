@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,15 +141,8 @@ def fit_base_models(
             some = np.random.default_rng(settings.seed).permutation(len(rows))[: plan.process_rows]
             rows, share = rows[some], None if share is None else share[some]
         x = z[rows, :n_columns].numpy()
-        processes, found = _fit_processes(
-            x,
-            latent[rows],
-            share,
-            fold[rows],
-            settings,
-            report,
-            fast=plan.process_is_fast(settings),
-        )
+        quick = replace(settings, fast=plan.process_is_fast(settings))
+        processes, found = _fit_processes(x, latent[rows], share, fold[rows], quick, report)
         low_noise = _oof_error(found[:, :, :1], latent[rows], share) < _LOW_NOISE
         if plan.uses_process:
             models.processes, means = processes, found[:, :, :1]
@@ -199,8 +192,6 @@ def _fit_processes(
     fold: NDArray[np.integer[Any]],
     settings: Settings,
     report: Report,
-    *,
-    fast: bool,
 ) -> tuple[list[GaussianProcess], Floats]:
     """One process for each target, and their out-of-fold predictions, (D, N, 2)."""
     processes, features = [], []
@@ -211,7 +202,7 @@ def _fit_processes(
         share = None if weight is None else weight[known]
         process, found = GaussianProcess.fit(
             x[known], latent[known, d], share, fold[known],
-            fast=fast, seed=settings.seed + d,
+            fast=settings.fast, seed=settings.seed + d,
         )  # fmt: skip
         own = np.empty((len(x), found.shape[1]))
         own[known] = found
