@@ -49,6 +49,14 @@ MESSY = [
         {"shop": ["North", "South", "West"], "sold": [3, 5, 2]},
     ),
     Messy(
+        "notes below the table",
+        "shop,sold,lost\nNorth,3,1\nSouth,5,0\n\nSource: shops\nRounded\n",
+        "line 5: it has 1 value ('Source: shops') and the header 3 (separator ','); use "
+        "--skip-last 2 (in Python skip_last=2) if the last lines are no rows of the table",
+        {"skip_last": 2},
+        {"shop": ["North", "South"], "sold": [3, 5], "lost": [1, 0]},
+    ),
+    Messy(
         "a title above the header",
         "Sales of 2024\n\nshop,sold\nNorth,3\nSouth,5\n",
         "line 1: it has 1 value, and most lines have 2 (separator ','); use --skip 2 (in Python "
@@ -92,6 +100,14 @@ MESSY = [
         {"when": [date(2020, 1, 3), date(2020, 2, 1)], "y": [1, 2]},
     ),
     Messy(
+        "dates as numbers",
+        "date,y\n20200131,1\n20201224,2\n",
+        None,
+        {},
+        {"date": [date(2020, 1, 31), date(2020, 12, 24)], "y": [1, 2]},
+        ("column date: '20200131' is read as 2020-01-31",),
+    ),
+    Messy(
         "percent signs",
         "share,y\n12%,1\n13.5 %,2\n",
         None,
@@ -122,6 +138,14 @@ MESSY = [
         ("column price: '$1,200.50' is read as 1200.5", "column cost: '€3' is read as 3"),
     ),
     Messy(
+        "negative numbers in brackets",
+        'gain,y\n"$1,234",1\n"($2,500)",2\n$0,3\n',
+        None,
+        {},
+        {"gain": [1234, -2500, 0], "y": [1, 2, 3]},
+        ("column gain: '($2,500)' is read as -2500",),
+    ),
+    Messy(
         "decimal comma and points between thousands",
         "price;size\n1.234;80,5\n12.500;95\n",
         None,
@@ -140,6 +164,21 @@ MESSY = [
         "thousands=',') or --decimal , (in Python decimal=',')",
         {"thousands": ","},
         {"price": [7, 1234], "size": [80, 95]},
+    ),
+    Messy(
+        "values between spaces",
+        "x    y   zone\n1.5  2   a\n12.5 3   b\n",
+        None,
+        {},
+        {"x": [1.5, 12.5], "y": [2, 3], "zone": ["a", "b"]},
+        ("the separator is spaces; --separator for another",),
+    ),
+    Messy(
+        "the separator in the first line",
+        "sep=;\na;b\n1;2\n3;4\n",
+        None,
+        {},
+        {"a": [1, 3], "b": [2, 4]},
     ),
     Messy(
         "duplicated names",

@@ -25,7 +25,7 @@ from ._numbers import (
 __all__ = ["BLANK", "CellError", "Plan", "agreed", "blank", "converted", "plan_of"]
 
 # What stands for a missing value in a column of text, where "-" and "none" may be categories.
-BLANK = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null")
+BLANK = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "\\N")
 _MOSTLY = 0.5  # share of the different values from which a column was meant to hold them alone
 # fmt: off
 _CURRENCIES = {
@@ -39,6 +39,7 @@ _DAYS = [
     "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y",
 ]
 # fmt: on
+_POINT = {"", "US", "A", "C", "£", "¥", "₹", "USD", "GBP", "JPY", "CNY", "INR", "AUD", "CAD"}
 _PAIRS = ({"yes", "no"}, {"true", "false"}, {"y", "n"}, {"t", "f"})
 _TRUE = {"yes", "true", "y", "t"}
 # A number with what stands before and after it: sign, currency, digits, unit.
@@ -78,9 +79,15 @@ class Plan:
     notation: str = "."
     affix: tuple[str, str] = ("", "")  # before and after each number: a currency, a unit, %
     format: str = ""  # of dates, as of strptime; "" is that of ISO 8601
+    brackets: bool = False  # whether (5) is -5
     timed: bool = False  # whether a date has a time
     doubt: str = ""  # a number that can be read in two ways
     note: str = ""  # what to say of it
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing stands around its numbers."""
+        return self.affix == ("", "") and not self.brackets
 
 
 def blank(column: Any, na: Sequence[str]) -> Any:
@@ -109,12 +116,17 @@ def plan_of(name: str, column: Any, options: Any) -> Plan:
         return Plan("category")
     allowed = notations(options.decimal, options.thousands)
     different = column.unique().drop_null()
-    if "." in allowed and _plain(different) is not None:
+    digits = options.date_format or re.search("date|datum", name, re.IGNORECASE)
+    if "." in allowed and not digits and _plain(different) is not None:
         return Plan("number")
     values = different.to_pylist()
     seen = [value for value in values if value.lower() not in MISSING]
     if not seen:
         return Plan("number")
+    form = options.date_format or "%Y%m%d"
+    eight = digits and all(re.fullmatch(r"(19|20)\d{6}", value) for value in seen)
+    if (options.date_format or eight) and all(_date(value, form) for value in seen):
+        return _of_format(form, seen[0], said=not options.date_format)
     codes = [value for value in seen if is_code(value)]
     if codes and all(re.fullmatch(r"[\d+\- ]+", value) for value in seen):
         return Plan("text", note=f"kept as text, as {codes[0]!r} would lose its zero")
@@ -149,7 +161,8 @@ def agreed(plans: dict[str, Plan], columns: dict[str, Any]) -> dict[str, Plan]:
     found = dict(plans)
     for name, plan in plans.items():
         if plan.doubt and bool(comma) == bool(point):
-            whole, part = (plan.doubt.replace(",", mark) for mark in ("", "."))
+            text = (_affixed(plan.doubt) or ("", plan.doubt))[1]
+            whole, part = (text.replace(",", mark) for mark in ("", "."))
             error = CellError(
                 plan.doubt,
                 f"is {whole} or {part}; use {use('thousands', ',')} or {use('decimal', ',')}",
@@ -158,7 +171,9 @@ def agreed(plans: dict[str, Plan], columns: dict[str, Any]) -> dict[str, Plan]:
             raise error
         if plan.doubt:
             notation, other = (",", comma) if comma else (".,", point)
-            note = f"{_read(plan.doubt, notation)}, with the {spelled(notation)} of {other!r}"
+            number = number_of((_affixed(plan.doubt) or ("", plan.doubt))[1], notation)
+            note = f"{plan.doubt!r} is read as {number:.15g}, with the {spelled(notation)} of "
+            note += repr(other)
             found[name] = replace(plan, notation=notation, doubt="", note=note)
         elif comma and not point and plan.kind == "number" and plan.notation == ".":
             values = [v for v in columns[name].unique().to_pylist() if v and "." in v]
@@ -233,6 +248,9 @@ def _read(text: str, notation: str) -> str:
 
 def _affixed(text: str) -> tuple[tuple[str, str], str] | None:
     """Currency or unit around a number, and the number; None if it is none."""
+    if text[:1] + text[-1:] == "()":  # as accountants write a negative number
+        inner = _affixed(text[1:-1].strip())
+        return None if inner is None or inner[1][0] in "+-\u2212" else (inner[0], "-" + inner[1])
     match = _AFFIXED.fullmatch(text)
     if not match:
         return None
@@ -255,15 +273,21 @@ def _with_affix(name: str, seen: Sequence[str], allowed: Sequence[str]) -> Plan 
     if len(numbers) < len(seen) or len(set(numbers)) < 2 or len(kinds) != 1:
         return None
     ((affix, _),) = kinds.items()
+    brackets = any(value[0] == "(" for value in seen)
+    shown = next(v for v, f in zip(seen, found, strict=True) if f and f[0] == affix)
+    shown = next((v for v in seen if v[0] == "("), shown)
+    doubt = ""
     try:
         notation = notation_of(numbers, allowed)
-    except AmbiguousNumberError as error:
-        return Plan("number", affix=affix, doubt=str(error))
+    except AmbiguousNumberError as error:  # $1,234 is no decimal comma
+        notation = ".,"
+        if affix[0].rstrip("$") not in _POINT or not affix[0]:
+            doubt = next(v for v, number in zip(seen, numbers, strict=True) if str(error) in number)
     if notation is None:
         return None
-    i = next(i for i, item in enumerate(found) if item and item[0] == affix)
-    number = number_of(numbers[i], notation)
-    return Plan("number", notation, affix, note=f"{seen[i]!r} is read as {number:.15g}")
+    number = number_of((_affixed(shown) or ("", ""))[1], notation)
+    note = f"{shown!r} is read as {number:.15g}"
+    return Plan("number", notation, affix, brackets=brackets, doubt=doubt, note=note)
 
 
 def _bare(item: tuple[tuple[str, str], str]) -> str:
@@ -275,7 +299,7 @@ def _to_numbers(column: Any, plan: Plan, whole: bool) -> Any:
     import pyarrow as pa
     from pyarrow import compute as pc
 
-    if plan.notation == "." and plan.affix == ("", ""):
+    if plan.notation == "." and plan.is_bare:
         numbers = _plain(column)
         if numbers is not None:
             return _whole(numbers, column) if whole else numbers
@@ -306,7 +330,7 @@ def _parser(plan: Plan) -> Callable[[str], float | None]:
     """Returns the function of a cell that gives its number, NaN if missing, None for neither."""
 
     def value(text: str) -> float | None:
-        if plan.affix != ("", "") and text.lower() not in MISSING:
+        if not plan.is_bare and text.lower() not in MISSING:
             item = _affixed(text)
             if item is None or (item[0] != plan.affix and _bare(item) != "0"):
                 return None
@@ -321,7 +345,7 @@ def _replaced(column: Any, plan: Plan) -> Any:
     import pyarrow as pa
     from pyarrow import compute as pc
 
-    if plan.affix != ("", "") or len(plan.notation) > 1:
+    if not plan.is_bare or len(plan.notation) > 1:
         return None
     mark = re.escape(plan.notation)
     sound = pc.match_substring_regex(column, rf"^-?(0|[1-9][0-9]*)?({mark}[0-9]+)?$")
@@ -358,6 +382,13 @@ def _date(text: str, form: str) -> datetime | None:
         return None
 
 
+def _of_format(form: str, text: str, said: bool = True) -> Plan:
+    """The plan of dates in a format, with a note of how one of them is read."""
+    timed = any(part in form for part in ("%H", "%I", "%c", "%X"))
+    note = f"{text!r} is read as {_date(text, form):%Y-%m-%d}" if said else ""
+    return Plan("date", format=form, timed=timed, note=note)
+
+
 def _time(text: str) -> time | None:
     """Returns a time of the day, as 9:05 or 09:05:30; None if it is none."""
     if not _CLOCK.fullmatch(text):
@@ -368,8 +399,7 @@ def _time(text: str) -> time | None:
 def _dates(name: str, seen: Sequence[str], form: str | None) -> Plan | None:
     if form:
         ok = sum(_date(value, form) is not None for value in seen)
-        timed = any(part in form for part in ("%H", "%I", "%c", "%X"))
-        return Plan("date", format=form, timed=timed) if ok > _MOSTLY * len(seen) else None
+        return _of_format(form, seen[0], said=False) if ok > _MOSTLY * len(seen) else None
     shapes = [bool(_DATE.fullmatch(value) or _ISO.fullmatch(value)) for value in seen]
     if sum(shapes) <= _MOSTLY * len(seen):
         return None
@@ -386,10 +416,7 @@ def _dates(name: str, seen: Sequence[str], form: str | None) -> Plan | None:
             chosen = " or ".join(use("date_format", f) for f in fits[:2])
             raise CellError(value, f"is {days}; use {chosen}")
     if fits:
-        day = _date(seen[0], fits[0])
-        timed = "%H" in fits[0] or "%I" in fits[0]
-        note = f"{seen[0]!r} is read as {day:%Y-%m-%d}"
-        return Plan("date", format=fits[0], timed=timed, note=note)
+        return _of_format(fits[0], seen[0])
     if max(counts.values()) <= _MOSTLY * len(few):
         first = next(iter(likely), None)
         if first is None or sum(any(_date(v, f) for f in ["", *_FORMATS]) for v in few) < len(few):

@@ -9,8 +9,10 @@ from typing import Any
 
 from ..warnings import DataWarning, warn
 from ._cells import CellError, Plan, agreed, blank, converted, plan_of
-from ._csv import Dialect, csv_batches, csv_table, dialect_of, line_of
+from ._csv import csv_batches, csv_table, line_of
+from ._dialect import dialect_of
 from ._files import File, Source, binary_batches, binary_table, files_of, use
+from ._lines import SHOWN, Dialect
 
 __all__ = ["ReadOptions", "Reader", "read_batches", "read_table"]
 
@@ -20,7 +22,6 @@ _TOTALS |= {"summe", "gesamt", "insgesamt", "somme", "suma", "totale", "totaal"}
 # Numbers that stand for missing ones in many files, where they are far from all others.
 _SENTINELS = (-999.0, -9999.0, -99.0, -99999.0, 999.0, 9999.0, 99999.0, -999.9)
 _SHARE = 0.01
-_SHOWN = 60  # characters of a cell in a message
 
 
 @dataclass(frozen=True)
@@ -434,34 +435,29 @@ def _at(error: CellError, name: str, column: Any, place: Any) -> ValueError:
     where = f"{place(pc.index(column, error.value).as_py())}, column {name}"
     if "\n" in error.value:
         return ValueError(
-            f"{where}: {error.value[:_SHOWN]!r} begins a value over several lines among others; "
+            f"{where}: {error.value[:SHOWN]!r} begins a value over several lines among others; "
             f"close its quote, or use {use('text', name)} if it is right"
         )
     cure = f"; use {use('na', error.value)} if it is missing, or {use('text', name)}"
     return ValueError(
-        f"{where}: {error.value[:_SHOWN]!r} {error.what}{'' if ';' in error.what else cure}"
+        f"{where}: {error.value[:SHOWN]!r} {error.what}{'' if ';' in error.what else cure}"
     )
 
 
 def _refuse_totals(table: Any, place: Any, options: ReadOptions) -> None:
-    """Refuses a last row whose first text is a word for totals that no other row has."""
+    """Refuses a last row with a word for totals that no other row has."""
     from pyarrow import compute as pc
 
     if options.skip_last is not None or table.num_rows < 3:
         return
     for name, column in zip(table.column_names, table.columns, strict=True):
         value = column[-1].as_py() if _is_text(column) else None
-        if not value or not value.strip():
-            continue
-        if (
-            value.strip().strip(":").lower() in _TOTALS
-            and pc.sum(pc.equal(column, value)).as_py() == 1
-        ):
+        word = (value or "").strip().strip(":").lower()
+        if word in _TOTALS and pc.sum(pc.equal(column, value)).as_py() == 1:
             raise ValueError(
                 f"{place(table.num_rows - 1)}, column {name}: {value!r} begins a row of totals; "
                 f"use {use('skip_last', '1')} to leave it out, {use('skip_last', '0')} to keep it"
             )
-        return
 
 
 def _sentinel(column: Any) -> tuple[float, float] | None:
