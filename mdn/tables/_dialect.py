@@ -226,9 +226,9 @@ def _check_header(
                 )
         skipped = use("skip", str(first - 1))
         raise ValueError(
-            f"{file.name}, line {line}: it has {values_of(len(names))}, and most lines have {usual} "
-            f"(separator {SEPARATORS.get(separator, repr(separator))}); use {skipped} if the names "
-            f"of the columns are in line {first}"
+            f"{file.name}, line {line}: it has {values_of(len(names))}, and most lines have "
+            f"{usual} (separator {SEPARATORS.get(separator, repr(separator))}); use {skipped} if "
+            f"the names of the columns are in line {first}"
         )
     plain = [" ".join(name.split()) for name in names]
     n_numbers, _ = number_share(plain)

@@ -121,8 +121,8 @@ def wrong_line(file: File, dialect: Dialect, error: Exception | None = None) -> 
                         f"({text[:SHOWN]!r}) and the header {width} (separator {shown}); "
                         + _cure(text, last, len(values) > width)
                     )
-        except UnclosedError as unclosed:
-            return unclosed(file, int(str(unclosed)))
+        except UnclosedError as opened:
+            return unclosed(file, int(str(opened)))
     if "Empty CSV" in str(error):
         return ValueError(f"{file.name} has a header but no rows")
     return ValueError(f"{file.name} cannot be read: {' '.join(str(error).split())}")
