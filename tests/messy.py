@@ -158,6 +158,18 @@ MESSY = [
         ),
     ),
     Messy(
+        "points that may be between thousands",
+        "price;size\n1.234;80\n12.500;95\n",
+        None,
+        {"decimal": ","},
+        {"price": [1234, 12500], "size": [80, 95]},
+        (
+            "the separator is ';'; --separator for another",
+            "column price: '1.234' is read as 1.234; --decimal , (in Python decimal=',') if its "
+            "points are between thousands",
+        ),
+    ),
+    Messy(
         "a comma that is one of two things",
         "price;size\n7;80\n1,234;95\n",
         "line 3, column price: '1,234' is 1234 or 1.234; use --thousands , (in Python "

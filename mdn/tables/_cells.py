@@ -52,6 +52,7 @@ _AFFIXED = re.compile(
 _ISO = re.compile(
     r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?\s?(?:Z|[+-]\d\d:?\d\d)?)?"
 )
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?")
 _DATE = re.compile(r"(?=.*\d)[\w,]+[-/. ]+[\w,]+[-/. ]+\d{2,4}(?:[T ,]+\d.*)?")
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S", ", %H:%M")
@@ -149,8 +150,14 @@ def plan_of(name: str, column: Any, options: Any) -> Plan:
     )
 
 
-def agreed(plans: dict[str, Plan], columns: dict[str, Any]) -> dict[str, Plan]:
+def agreed(plans: dict[str, Plan], columns: dict[str, Any], *, semicolons: bool) -> dict[str, Plan]:
     """Returns the plans of a table with those in doubt settled by the columns that are in none.
+
+    Args:
+        plans: of the columns of text.
+        columns: of :func:`blank`.
+        semicolons: whether they separate the values, as where the decimal mark is a comma, and no
+            option says the marks.
 
     Raises:
         CellError: no column of the table settles it; its ``args[1]`` is the name.
@@ -175,11 +182,19 @@ def agreed(plans: dict[str, Plan], columns: dict[str, Any]) -> dict[str, Plan]:
             note = f"{plan.doubt!r} is read as {number:.15g}, with the {spelled(notation)} of "
             note += repr(other)
             found[name] = replace(plan, notation=notation, doubt="", note=note)
-        elif comma and not point and plan.kind == "number" and plan.notation == ".":
-            values = [v for v in columns[name].unique().to_pylist() if v and "." in v]
-            if values and all(re.fullmatch(r"[+-]?[1-9]\d{0,2}(\.\d{3})+", v) for v in values):
-                note = f"{_read(values[0], ',.')}, with the decimal comma of {comma!r}"
-                found[name] = replace(plan, notation=",.", note=note)
+    plain = [n for n, p in sure.items() if p.is_bare and p.notation == "."]
+    if point or not (comma or semicolons):
+        return found
+    marked = {n: [v for v in columns[n].unique().to_pylist() if v and "." in v] for n in plain}
+    grouped = {n: all(map(_GROUPED.fullmatch, values)) for n, values in marked.items() if values}
+    for name in (n for n, all_grouped in grouped.items() if all_grouped):
+        text = marked[name][0]
+        if comma:
+            note = f"{_read(text, ',.')}, with the decimal comma of {comma!r}"
+            found[name] = replace(plans[name], notation=",.", note=note)
+        elif all(grouped.values()):
+            note = f"{_read(text, '.')}; {use('decimal', ',')} if its points are between thousands"
+            found[name] = replace(plans[name], note=note)
     return found
 
 

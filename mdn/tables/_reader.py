@@ -212,12 +212,14 @@ class Reader:
         self._note_files()
         convert = partial(_converted, raw, place=place, options=self._options, whole=first.is_csv)
         try:
-            plans = _plans(raw.slice(0, ROWS), place, self._options)
+            plans = _plans(raw.slice(0, ROWS), place, self._options, first.separator)
             table = convert(plans)
         except ValueError:
             if raw.num_rows <= ROWS:
                 raise
-            plans = _plans(raw, place, self._options)  # all rows may settle what the first do not
+            plans = _plans(
+                raw, place, self._options, self._parts[0].separator
+            )  # all rows may settle what the first do not
             table = convert(plans)
         return self._finished(table, plans)
 
@@ -237,7 +239,7 @@ class Reader:
                 if plans is None:
                     names = raw.column_names
                     self._note_files()
-                    plans = _plans(raw, place, self._options)
+                    plans = _plans(raw, place, self._options, self._parts[0].separator)
                 table = _converted(raw, plans, place, self._options, whole=False)
                 if not said:
                     ahead = self._finished(table, plans)
@@ -296,6 +298,11 @@ class _Part:
     def notes(self) -> tuple[str, ...]:
         """What was guessed of the file."""
         return () if self._dialect is None else self._dialect.notes
+
+    @property
+    def separator(self) -> str | None:
+        """That of a CSV file."""
+        return None if self._dialect is None else self._dialect.separator
 
     @property
     def unnamed(self) -> set[str]:
@@ -377,7 +384,7 @@ def _is_text(column: Any) -> bool:
     return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
 
 
-def _plans(table: Any, place: Any, options: ReadOptions) -> dict[str, Plan]:
+def _plans(table: Any, place: Any, options: ReadOptions, separator: str | None) -> dict[str, Plan]:
     columns = {
         name: blank(column, options.na)
         for name, column in zip(table.column_names, table.columns, strict=True)
@@ -390,7 +397,8 @@ def _plans(table: Any, place: Any, options: ReadOptions) -> dict[str, Plan]:
         except CellError as error:
             raise _at(error, name, column, place) from None
     try:
-        return agreed(plans, columns)
+        semicolons = separator == ";" and options.decimal is None and options.thousands is None
+        return agreed(plans, columns, semicolons=semicolons)
     except CellError as error:
         name = error.args[1]
         raise _at(error, name, columns[name], place) from None
