@@ -177,10 +177,10 @@ def test_probabilities_and_scores_match_scipy_for_each_target(fitted: Any) -> No
     assert below.shape == same.shape == crps.shape == shape
     assert above.shape == (50, 2, *shape[1:])
     np.testing.assert_array_equal(model.predict_proba_above(X, 0.3), above[:, 0])
-    parts = model.predict_distribution(X).numpy()
-    weights = np.exp(parts["logits"])
+    dist = model.predict_distribution(X)
+    weights, loc, scale = dist.weights.numpy(), dist.loc.numpy(), dist.scale.numpy()
     for d in range(columns.shape[1]):
-        law = scipy.stats.norm(parts["loc"][..., d], parts["scale"][..., d])
+        law = scipy.stats.norm(loc[..., d], scale[..., d])
 
         def sums(tail: Any, at: Any) -> Any:
             return (weights * tail(np.asarray(at)[..., None])).sum(-1)

@@ -508,10 +508,13 @@ def test_rescale_moves_what_it_says(
 
 
 def test_rescale_keeps_to_the_least_scale() -> None:
-    """Diagonal: by entry.  Full: no factor below 1.  A weight of 0 stays one at any power."""
+    """Diagonal: by entry.  Full: by the diagonal of the factor.  A weight of 0 stays one."""
     diagonal, full = moderate("scale", 2), moderate("scale_tril", 2)
     same(diagonal.rescale(0.1, min_scale=0.1).scale, (0.1 * diagonal.scale).clamp(min=0.1))
-    same(full.rescale(0.1, min_scale=0.1).covariance_matrix, full.covariance_matrix)
+    least = full.scale_tril.diagonal(dim1=-2, dim2=-1).amin(-1)  # (*, K)
+    factor = (0.1 / least).clamp(min=0.1, max=1.0)[..., None, None]
+    narrow = full.rescale(0.1, min_scale=0.1)
+    same(narrow.covariance_matrix, factor.square() * full.covariance_matrix)
     same(full.rescale(2.0, min_scale=0.1).covariance_matrix, 4 * full.covariance_matrix)
     off = GaussianMixture(torch.tensor([0.0, -math.inf]), torch.zeros(2, 1), torch.ones(2, 1))
     assert off.rescale(weight_power=0.0).weights.tolist() == [1.0, 0.0]
