@@ -170,6 +170,17 @@ MESSY = [
         ),
     ),
     Messy(
+        "points that another column shows to be decimal",
+        "price;size\n1.234;80.5 m2\n12.500;95 m2\n",
+        None,
+        {},
+        {"price": [1.234, 12.5], "size": [80.5, 95.0]},
+        (
+            "the separator is ';'; --separator for another",
+            "column size: '80.5 m2' is read as 80.5",
+        ),
+    ),
+    Messy(
         "a comma that is one of two things",
         "price;size\n7;80\n1,234;95\n",
         "line 3, column price: '1,234' is 1234 or 1.234; use --thousands , (in Python "

@@ -182,11 +182,15 @@ def agreed(plans: dict[str, Plan], columns: dict[str, Any], *, semicolons: bool)
             note = f"{plan.doubt!r} is read as {number:.15g}, with the {spelled(notation)} of "
             note += repr(other)
             found[name] = replace(plan, notation=notation, doubt="", note=note)
-    plain = [n for n, p in sure.items() if p.is_bare and p.notation == "."]
     if point or not (comma or semicolons):
         return found
-    marked = {n: [v for v in columns[n].unique().to_pylist() if v and "." in v] for n in plain}
-    grouped = {n: all(map(_GROUPED.fullmatch, values)) for n, values in marked.items() if values}
+    grouped, marked = {}, {}
+    for name in (n for n, p in sure.items() if p.notation == "."):
+        values = [v for v in columns[name].unique().to_pylist() if v and "." in v]
+        numbers = [(_affixed(v) or ("", v))[1] for v in values]
+        if values:
+            grouped[name] = all(map(_GROUPED.fullmatch, numbers)) and sure[name].is_bare
+            marked[name] = values
     for name in (n for n, all_grouped in grouped.items() if all_grouped):
         text = marked[name][0]
         if comma:
