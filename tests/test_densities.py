@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 
 import mdn
@@ -307,6 +308,22 @@ def test_intervals_cover_unseen_subjects() -> None:
     model = MDNRegressor(**SMALL).fit(x[seen], y[seen], groups=subject[seen])
     low, high = model.predict_interval(x[~seen]).T
     assert 0.85 < ((low <= y[~seen]) & (y[~seen] <= high)).mean() < 0.95
+
+
+def test_leaves_that_gain_less_than_their_standard_error_are_left_out() -> None:
+    """Diabetes, 221 rows: no stripes of single rows, and the NLL is no worse."""
+    patients = load_diabetes(scaled=False)
+    order = np.random.default_rng(0).permutation(442)
+    train, test = order[:221], order[221:]
+    fits = [
+        MDNRegressor(preset="fast", trees=trees, random_state=0).fit(
+            patients.data[train], patients.target[train]
+        )
+        for trees in (True, False)
+    ]
+    assert fits[0].model_.densities.forest is None
+    nll = [model.nll(patients.data[test], patients.target[test]) for model in fits]
+    assert nll[0] < nll[1] + 0.01
 
 
 @pytest.mark.parametrize("target", ["positive", "unit", "integer", "interval"])

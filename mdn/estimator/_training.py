@@ -71,6 +71,9 @@ class _HeldOut(NamedTuple):
     subgroup_sizes: list[int]  # members of each subgroup among the R
 
 
+_Pool = tuple[Stack, Densities, list[_HeldOut]]  # the last: predictions that it is fitted to
+
+
 @dataclass
 class _Training:
     """What the training of every group needs."""
@@ -375,7 +378,7 @@ def _select_held_out(
 
 def _fit_pool(
     training: _Training, groups: Sequence[FittedGroup], held_out: list[_HeldOut]
-) -> tuple[Stack, Densities, list[_HeldOut]]:
+) -> _Pool:
     """The stack, the densities that have weight in it, and the predictions it is fitted to.
 
     It is fitted where every group has predictions for rows that it did not train on.
@@ -391,6 +394,7 @@ def _fit_pool(
     excess = 0.0
     if training.base_models.processes and training.val is None:
         excess = min(_MAX_OPTIMISM, _OPTIMISM / len(rows.z))
+    with_leaves: _Pool | None = None
     while True:
         members = held_out + [_HeldOut(mixture, [1]) for mixture in found]
         optimism = [excess * knows for knows in [True] * len(held_out) + densities.is_process]
@@ -409,11 +413,33 @@ def _fit_pool(
         weights = stack.weight[len(stack.weight) - len(found) :].tolist()
         was_fitted = not bool((stack.weight == stack.weight[0]).all())  # there was time for it
         if not found or (was_fitted and min(weights) >= _MIN_WEIGHT):
-            return stack, densities, members
-        least = max(_NO_WEIGHT, min(weights)) if was_fitted else math.inf
-        kept = [weight > least for weight in weights]
+            pool = stack, densities, members
+            if with_leaves is not None:  # which say the noise of single rows, so must be better
+                is_better = _gains(training, with_leaves, pool)
+                return with_leaves if is_better else pool
+            if densities.forest is None:
+                return pool
+            with_leaves = pool
+            kept = [True] * (len(found) - 1) + [False]
+        else:
+            least = max(_NO_WEIGHT, min(weights)) if was_fitted else math.inf
+            kept = [weight > least for weight in weights]
         densities = densities.only(kept)
         found = [mixture for mixture, keep in zip(found, kept, strict=True) if keep]
+
+
+def _gains(training: _Training, one: _Pool, other: _Pool) -> bool:
+    """Whether one pool is likelier than another by more than the standard error of the gain."""
+    rows = training.val or training.rows
+    found = []
+    for stack, _, members in (one, other):
+        pool = stack.pool([m.mixtures for m in members], [m.subgroup_sizes for m in members])
+        found.append(training.target.log_prob(pool, rows.target))
+    gain = found[0] - found[1]
+    weight = torch.ones_like(gain) if rows.weight is None else rows.weight
+    share = weight / weight.sum()
+    mean = share @ gain
+    return float(mean) > float((share * (gain - mean)).square().sum().sqrt())
 
 
 def _fit_densities(
