@@ -193,6 +193,12 @@ def test_lists_folders_streams_and_standard_input(
             ValueError,
             "b.csv, line 4, column x: 'no' is not a number; use --na no (in Python na='no')",
         ),
+        (
+            {"a.csv": b"s,x\nA,1\nB,2\nTotal,3\n", "b.csv": b"s,x\nA,1\n"},
+            ["a.csv", "b.csv"],
+            ValueError,
+            "a.csv, line 4, column s: 'Total' begins a row of totals; use --skip-last 1",
+        ),
         ({}, 3, TypeError, "source must be a path, a list of paths or a binary file; got int"),
         ({}, [], ValueError, "source must name at least one file; got an empty list"),
         ({}, io.StringIO("a"), TypeError, "source must be a file that is open for bytes, not for"),

@@ -199,6 +199,7 @@ class Reader:
         raws: list[Any] = []
         for part in self._parts:
             raws.append(_like(part, part.table(), first, raws[0].column_names if raws else None))
+            _refuse_totals(raws[-1], part.place, self._options)
         starts = [0]
         for raw in raws:
             starts.append(starts[-1] + raw.num_rows)
@@ -208,7 +209,6 @@ class Reader:
             i = max(i for i, start in enumerate(starts[:-1]) if start <= row)
             return self._parts[i].place(row - starts[i])
 
-        _refuse_totals(raw, place, self._options)
         self._note_files()
         convert = partial(_converted, raw, place=place, options=self._options, whole=first.is_csv)
         try:
@@ -217,9 +217,8 @@ class Reader:
         except ValueError:
             if raw.num_rows <= ROWS:
                 raise
-            plans = _plans(
-                raw, place, self._options, self._parts[0].separator
-            )  # all rows may settle what the first do not
+            # all rows may settle what the first do not
+            plans = _plans(raw, place, self._options, first.separator)
             table = convert(plans)
         return self._finished(table, plans)
 
