@@ -1821,6 +1821,7 @@ def test_the_default_trains_slowly_where_there_is_no_noise(
     assert usual.uses_process == (n < 9000) and usual.process_rows == min(n, 1000)
     longer = usual.with_longer_training(n, settings)
     assert (longer.learning_rate, longer.max_epochs, longer.batch_size) == (5e-3, epochs, None)
+    assert longer.patience == epochs // 5
     alone = longer.without_trees(settings, with_process=usual.uses_process)
     assert [group.members for group in alone.groups] == [members]
     asked = {"learning_rate": 0.1, "batch_size": 7, "max_epochs": 3, "patience": 2}

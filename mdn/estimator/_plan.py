@@ -17,7 +17,6 @@ _MAX_PROCESS_ROWS, _MAX_FAST_PROCESS_ROWS = 2500, 1000  # of a Gaussian process
 # Where y has next to no noise, training is longer by these factors at these numbers of rows, also
 # for preset="fast", which has one group instead of two from 1000 rows on.
 _LONGER = ((700, 850), (8.0, 2.0)), ((250, 1000, 3000), (3.0, 1.0, 2.0))
-_MOST_PATIENCE = 3.0  # times as much patience, then
 _LOW_NOISE_RATE = 5e-3  # largest learning rate of the default, then
 _LOW_NOISE_MEMBERS = 1.5  # times as many in the default's one group where a process replaces trees
 _RATES, _LATE_RATE = (7e-3, 1e-2), 2e-3  # largest learning rates: for few rows and more, and large
@@ -82,7 +81,7 @@ class Plan:
             learning_rate=settings.learning_rate or slower,
             batch_size=settings.batch_size if not settings.fast else self.batch_size,
             max_epochs=settings.max_epochs or round(factor * self.max_epochs),
-            patience=settings.patience or round(min(factor, _MOST_PATIENCE) * self.patience),
+            patience=settings.patience or round(factor * self.patience),
         )
 
     def without_trees(self, settings: Settings, *, with_process: bool) -> Plan:
