@@ -1184,30 +1184,31 @@ def test_the_remedy_of_a_heap_names_atoms() -> None:
 # -- an MDNRegressor beside the rows that it held out itself ------------------------------------
 
 
-def linear_rows(n: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """y linear in X (N, 3) with normal noise; ``shift`` moves y."""
+def curved_rows(n: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """y not linear in X (N, 3), with normal noise; ``shift`` moves y."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, 3))
-    return X, X @ [1.0, 2.0, -1.0] + rng.normal(size=n) + shift
+    y = 2 * np.sin(3 * X[:, 0]) + 2 * X[:, 1] * X[:, 2] + rng.normal(size=n)
+    return X, y + shift
 
 
 @pytest.fixture(scope="module")
-def linear() -> mdn.MDNRegressor:
-    return mdn.MDNRegressor(preset="fast", max_epochs=60, random_state=0).fit(*linear_rows(200, 0))
+def curved() -> mdn.MDNRegressor:
+    return mdn.MDNRegressor(preset="fast", max_epochs=60, random_state=0).fit(*curved_rows(200, 0))
 
 
 @pytest.mark.parametrize("with_train", [True, False])
-def test_an_untuned_regressor_does_not_overfit(with_train: bool, linear: Any) -> None:
-    """200 rows of linear + normal noise: fine, though the training rows have a lower loss.
+def test_an_untuned_regressor_does_not_overfit(with_train: bool, curved: Any) -> None:
+    """200 rows of a curve and normal noise: fine, though the training rows have a lower loss.
 
     The gap is the NLL of these rows less that of the rows held out, with the error of both.
     """
-    X, y = linear_rows(400, 1)
-    report = explain_nll(linear, X, y, train=linear_rows(200, 0) if with_train else None)
+    X, y = curved_rows(400, 1)
+    report = explain_nll(curved, X, y, train=curved_rows(200, 0) if with_train else None)
     assert report.word == "fine", report.verdict
-    mean, error, count = linear.model_.held_out_nll
-    assert report.fit["gap"] == pytest.approx(linear.nll(X, y) - mean, rel=1e-9)
-    own = linear.log_prob(X, y).std(ddof=1) / 20
+    mean, error, count = curved.model_.held_out_nll
+    assert report.fit["gap"] == pytest.approx(curved.nll(X, y) - mean, rel=1e-9)
+    own = curved.log_prob(X, y).std(ddof=1) / 20
     assert report.fit["gap_standard_error"] == pytest.approx(math.hypot(error, own), rel=1e-9)
     assert not any("overfitting cannot be detected" in remark for remark in report.remarks)
     assert f"on {count:.0f} rows" in repr(report)
@@ -1216,9 +1217,9 @@ def test_an_untuned_regressor_does_not_overfit(with_train: bool, linear: Any) ->
         assert "on the training rows" in repr(report)
 
 
-def test_rows_unlike_those_held_out_are_said_with_a_cure_of_the_regressor(linear: Any) -> None:
+def test_rows_unlike_those_held_out_are_said_with_a_cure_of_the_regressor(curved: Any) -> None:
     """y moved by 2 standard deviations of its noise; the remedy names what a regressor has."""
-    report = explain_nll(linear, *linear_rows(400, 1, shift=2.0))
+    report = explain_nll(curved, *curved_rows(400, 1, shift=2.0))
     assert report.word == "overfitting"
     assert "the model held out in its own training" in report.verdict
     assert "groups=" in report.remedy and "weight decay" not in report.remedy
@@ -1245,19 +1246,19 @@ def test_spikes_of_an_ensemble_are_counted() -> None:
     assert report.health["share_on_spikes"] == report.health["on_one_row"] == 0
 
 
-def test_training_rows_are_recognised(linear: Any) -> None:
+def test_training_rows_are_recognised(curved: Any) -> None:
     """Their loss is lower than that of the rows held out: a remark says what that means."""
-    report = explain_nll(linear, *linear_rows(200, 0))
+    report = explain_nll(curved, *curved_rows(200, 0))
     assert any("if it was trained on them" in remark for remark in report.remarks)
-    with_new = explain_nll(linear, *linear_rows(400, 1))
+    with_new = explain_nll(curved, *curved_rows(400, 1))
     assert not any("if it was trained on them" in remark for remark in with_new.remarks)
 
 
 def test_a_regressor_that_held_out_too_few_is_compared_with_its_training_rows() -> None:
     """One network holds out an eighth only: the gap is to the training rows, as of a module."""
-    train = linear_rows(60, 0)
+    train = curved_rows(60, 0)
     model = mdn.MDNRegressor(ensemble_size=1, trees=False, max_epochs=2, random_state=0).fit(*train)
-    X, y = linear_rows(400, 1)
+    X, y = curved_rows(400, 1)
     assert model.model_.held_out_nll == ()
     gap = explain_nll(model, X, y, train=train).fit["gap"]
     assert gap == pytest.approx(model.nll(X, y) - model.nll(*train), rel=1e-9)

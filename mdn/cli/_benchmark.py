@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
+import os
+import subprocess
 import sys
 
 import typer
@@ -20,7 +21,8 @@ __all__ = ["benchmark"]
 )
 def benchmark(context: typer.Context) -> int:
     """Run a benchmark of the repository by its name; without a name, list them."""
-    folder = repository("benchmarks") / "benchmarks"
+    root = repository("benchmarks")
+    folder = root / "benchmarks"
     names = sorted(
         path.stem
         for path in folder.iterdir()
@@ -33,11 +35,6 @@ def benchmark(context: typer.Context) -> int:
         return 0
     if name not in names:
         raise ValueError(f"there is no benchmark {name}; there are {', '.join(names)}")
-    before, sys.argv = sys.argv, [f"mdn benchmark {name}", *rest]
-    try:
-        runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    finally:
-        sys.argv = before
-    return 0
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", f"benchmarks.{name}", *rest]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=False).returncode
