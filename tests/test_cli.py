@@ -180,6 +180,10 @@ def test_data_are_printed_as_csv(name: str, capfd: pytest.CaptureFixture[str]) -
         str(value) for value in next(iter(columns.values())).tolist()
     ]
     assert name in run("data", capfd)[0]
+    listed = json.loads(run(f"data {name} --json -", capfd)[0])
+    assert {key: len(values) for key, values in listed.items()} == {
+        key: len(values) for key, values in columns.items()
+    }
     part = run(f"data {name} --rows 7:9", capfd)[0]
     assert part.splitlines() == [out.splitlines()[i] for i in (0, 8, 9)]
 
@@ -255,7 +259,7 @@ def test_examples_of_help_work_as_typed(
 ) -> None:
     """In their order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    for command in ("data", "fit", "evaluate", "predict", "plot", "show"):
+    for command in ("data", "fit", "evaluate", "predict", "explain", "plot", "show"):
         out, _ = run(f"{command} --help", capfd)
         example = " ".join(" ".join(out.split()).split("Example: mdn ")[1].split())
         args, _, to = example.partition(" > ")
@@ -264,7 +268,8 @@ def test_examples_of_help_work_as_typed(
         printed, _ = run(args, capfd)
         if to:
             Path(to).write_text(printed)
-    assert {"geyser.csv", "geyser.mdn", "scored.csv", "fan.png"} <= set(os.listdir(tmp_path))
+    made = {"geyser.csv", "geyser.mdn", "scored.csv", "report.html", "fan.png"}
+    assert made <= set(os.listdir(tmp_path))
 
 
 def test_completion_and_lists_of_the_repository(capfd: pytest.CaptureFixture[str]) -> None:

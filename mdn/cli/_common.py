@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import sys
 import warnings
@@ -157,7 +158,7 @@ def write_result(text: str, result: Any, to: Path | None, files: Sequence[Path] 
         files: that were written.
     """
     if to is not None:
-        document = json.dumps(result, indent=2, allow_nan=False)
+        document = json.dumps(_finite(result), indent=2, allow_nan=False)
         if to == STANDARD:
             typer.echo(document)
             return
@@ -175,6 +176,15 @@ def use_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1 if threads < 1 else threads)
+
+
+def _finite(value: Any) -> Any:
+    """Plain values, with None for a number that JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

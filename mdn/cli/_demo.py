@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._common import Force, app, check_free, joined
+from ._common import Force, Json, app, check_free, check_outputs, write_result
 
 __all__ = ["demo"]
 
@@ -19,12 +19,14 @@ def demo(
     ),
     force: Force = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 0,
+    json: Json = None,
 ) -> None:
     """Fit p(duration | waiting) of Old Faithful and explain why a loss may be negative."""
     files = [out / "demo.png", out / "demo.json"]
-    check_free(files, force)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder with --out")
+    check_free(files, force)
+    check_outputs([json], [], force)
     out.mkdir(parents=True, exist_ok=True)
 
     from rich.console import Console
@@ -33,5 +35,4 @@ def demo(
 
     with Console(stderr=True).status("starting") as status:  # shows nothing in a pipe
         numbers = job.run(out, seed=seed, progress=lambda step: status.update(step))
-    typer.echo(job.describe(numbers))
-    typer.echo(f"\nWrote {joined(files)}")
+    write_result(job.describe(numbers), numbers, json, files)

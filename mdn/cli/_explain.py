@@ -14,7 +14,7 @@ __all__ = ["FIGURES", "explain", "figure_path"]
 FIGURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps")
 
 
-@app.command(epilog="Example: mdn explain model.mdn test.csv --train train.csv --html report.html")
+@app.command(epilog="Example: mdn explain geyser.mdn geyser.csv --html report.html")
 @with_reading
 def explain(
     model: Annotated[Path, typer.Argument(help="A file of model.save or mdn.save.")],

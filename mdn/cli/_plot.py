@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ._common import Force, Quiet, app, check_outputs, joined, notes_on, with_reading
+from ._common import (
+    Force,
+    Json,
+    Quiet,
+    app,
+    check_outputs,
+    notes_on,
+    with_reading,
+    write_result,
+)
 from ._evaluate import features_of
 from ._explain import figure_path
 from ._tables import split, table_of
@@ -57,13 +66,14 @@ def plot(
         list[str] | None, typer.Option(help="Column of y; default: that of the model.")
     ] = None,
     unit: Annotated[str, typer.Option(help="Unit of y, as EUR.")] = "",
+    json: Json = None,
     force: Force = False,
     quiet: Quiet = False,
     reading: dict[str, Any] = {},  # noqa: B006  # filled in by with_reading
 ) -> None:
     """Draw p(y|x), its calibration or the training run, each figure of mdn.plot by its name."""
     out = figure_path("--out", out)
-    check_outputs([out], [model, *map(Path, data)], force)
+    check_outputs([out, json], [model, *map(Path, data)], force)
 
     from ..io import load
 
@@ -86,7 +96,7 @@ def plot(
             options["y_label"] = f"{wanted[0]} [{unit}]" if unit else wanted[0]
         axes = _draw(kind, fitted, X, y, feature or names[0], _row_numbers(rows, len(X)), options)
         axes.figure.savefig(out, dpi=150, bbox_inches="tight")
-    typer.echo(f"Wrote {joined([out])}")
+    write_result(f"Wrote {out}", {"files": [str(out)], "kind": kind.value}, json)
 
 
 def _draw(
