@@ -106,8 +106,8 @@ def read_table(
         source: a path, a list of paths, a folder, ``"-"`` for standard input or a binary file: CSV
             with a header, Parquet, Arrow or Feather, as it is or compressed by gzip, zstd or bzip2.
             Several files must have the same columns.
-        separator, encoding, decimal, thousands, na, skip, skip_last, comment, columns, drop, text,
-            date_format: see :class:`mdn.tables.ReadOptions`.
+        separator, encoding, decimal, thousands, na, skip: see :class:`mdn.tables.ReadOptions`.
+        skip_last, comment, columns, drop, text, date_format: as well.
 
     Raises:
         FileNotFoundError: there is no such file.
