@@ -158,12 +158,12 @@ def test_evaluate_a_model_and_by_cross_validation(capfd: pytest.CaptureFixture[s
     "kind",
     [
         *("density", "feature", "fan", "modes", "weights", "conditional", "ridge"),
-        *("pit", "coverage", "sharpness", "history"),
+        *("pit", "coverage", "sharpness", "units", "waterfall --train houses.csv", "history"),
     ],
 )
 def test_every_plot(kind: str, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A picture that is not blank, by the name of the plot."""
-    path = tmp_path / f"{kind}.png"
+    path = tmp_path / "figure.png"
     out, _ = run(f"plot houses.mdn houses.csv --kind {kind} --feature area --out {path}", capfd)
     assert out == f"Wrote {path}\n"
     assert matplotlib.image.imread(path)[..., :3].std() > 0.02
@@ -214,6 +214,7 @@ def test_data_are_printed_as_csv(name: str, capfd: pytest.CaptureFixture[str]) -
         ("plot houses.mdn houses.csv --feature garden --out x.png", "--feature must be one of"),
         ("plot houses.mdn houses.csv --kind ridge --rows 700 --out x.png", "between 0 and 599"),
         ("plot houses.mdn houses.csv --kind contours --out x.png", "two targets"),
+        ("plot houses.mdn houses.csv --kind waterfall --out x.png", "needs --train"),
         ("plot houses.mdn houses.csv --out x.doc", "--out must end in .png"),
         ("show houses.csv", "houses.csv is damaged or was not written by mdn.save"),
         ("data rain --rows 5", "two numbers with a colon between; got '5'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,11 +40,14 @@ class Figure(StrEnum):
     pit = "pit"
     coverage = "coverage"
     sharpness = "sharpness"
+    units = "units"
+    waterfall = "waterfall"
     history = "history"
 
 
 _OVER_A_FEATURE = (Figure.density, Figure.feature, Figure.fan, Figure.modes, Figure.weights)
 _WITH_Y = (Figure.density, Figure.fan, Figure.modes)  # of these, those that draw y
+_JUDGED = (Figure.pit, Figure.coverage, Figure.sharpness, Figure.units, Figure.waterfall)
 _OF_ROWS = (Figure.conditional, Figure.ridge, Figure.contours)
 
 
@@ -64,6 +68,9 @@ def plot(
     ] = "0,1,2",
     target: Annotated[
         list[str] | None, typer.Option(help="Column of y; default: that of the model.")
+    ] = None,
+    train: Annotated[
+        str | None, typer.Option(help="Table of the fit, for the simple models of waterfall.")
     ] = None,
     unit: Annotated[str, typer.Option(help="Unit of y, as EUR.")] = "",
     json: Json = None,
@@ -91,24 +98,35 @@ def plot(
         if wanted:
             parts = split(table, wanted, columns=names, note=note)
             X, y = parts.X, parts.y
+        seen = None
+        if train is not None:
+            rows_of = table_of([train], reading, note=note, features=names)
+            seen = split(rows_of, wanted, columns=names, note=note)[:2]
         options: dict[str, Any] = {"y_unit": unit or None}
         if len(wanted) == 1:
             options["y_label"] = f"{wanted[0]} [{unit}]" if unit else wanted[0]
-        axes = _draw(kind, fitted, X, y, feature or names[0], _row_numbers(rows, len(X)), options)
+        places = _row_numbers(rows, len(X))
+        axes = _draw(kind, fitted, X, y, seen, feature or names[0], places, options)
         axes.figure.savefig(out, dpi=150, bbox_inches="tight")
     write_result(f"Wrote {out}", {"files": [str(out)], "kind": kind.value}, json)
 
 
 def _draw(
-    kind: Figure, model: Any, X: Any, y: Any, feature: str, rows: list[int], options: dict[str, Any]
+    kind: Figure,
+    model: Any,
+    X: Any,
+    y: Any,
+    train: Any,
+    feature: str,
+    rows: list[int],
+    options: dict[str, Any],
 ) -> Any:
     """Draws one of the plots and returns its Axes."""
-    from .. import calibration
+    from .. import calibration, evaluation
     from .. import plot as plots
 
     draw = getattr(plots, f"plot_{kind.value}")
-    needs_y = (*_WITH_Y, Figure.pit, Figure.coverage, Figure.sharpness)
-    if kind in needs_y and y is None:
+    if kind in (*_WITH_Y, *_JUDGED) and y is None:
         raise ValueError(f"--kind {kind.value} needs the column of y in the table; see --target")
     if kind in _OVER_A_FEATURE:
         if kind == Figure.weights:
@@ -121,6 +139,17 @@ def _draw(
         return draw(model, X.take(rows), labels=[f"row {row}" for row in rows], **options)
     if kind == Figure.history:
         return draw(model.history_, y_unit=options["y_unit"])
+    if kind == Figure.units:
+        nll, unit = model.nll(X, y), options["y_unit"] or "its unit"
+        shift = math.log(1000) * model.target_.n_targets
+        thousands, parts = f"thousands of {unit}", f"thousandths of {unit}"
+        return draw({thousands: nll - shift, unit: nll, parts: nll + shift})
+    if kind == Figure.waterfall:
+        if train is None:
+            raise ValueError("--kind waterfall needs --train, the table that simple models fit")
+        scores = evaluation.evaluate(model, X, y, train=train).scores
+        falling = {name: scores[name]["nll"].mean for name in reversed(list(scores))}
+        return draw(falling, y_unit=options["y_unit"])
     dist = model.predict_distribution(X)
     if kind == Figure.pit:
         return draw(calibration.pit_histogram(dist, y.reshape(len(y), -1)))
