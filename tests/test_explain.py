@@ -1113,7 +1113,7 @@ def test_a_figure_without_an_ending_is_named_as_it_is_written(
 def test_help_of_the_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     """``--help`` shows it."""
     assert cli.main(["explain", "--help"]) == 0
-    assert "Example: mdn explain model.mdn" in capsys.readouterr().out
+    assert "Example: mdn explain geyser.mdn" in capsys.readouterr().out
 
 
 # --- values with a probability of their own ------------------------------------------------------
