@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +212,16 @@ def test_data_are_printed_as_csv(name: str, capfd: pytest.CaptureFixture[str]) -
         ("predict houses.mdn houses.csv --json -", "cannot both be printed"),
         ("evaluate houses.mdn", "needs a model and a table"),
         ("evaluate houses.csv --cv 5", "needs --target"),
+        ("evaluate houses.mdn houses.csv --groups area", "--groups has no effect without --cv"),
+        ("evaluate houses.csv --cv 5 --train houses.csv", "--train has no effect with --cv"),
         ("plot houses.mdn houses.csv --feature garden --out x.png", "--feature must be one of"),
         ("plot houses.mdn houses.csv --kind ridge --rows 700 --out x.png", "between 0 and 599"),
         ("plot houses.mdn houses.csv --kind contours --out x.png", "two targets"),
         ("plot houses.mdn houses.csv --kind waterfall --out x.png", "needs --train"),
+        (
+            "evaluate houses.mdn houses.csv --train rain.csv --json rain.csv --force",
+            "must not replace what is read",
+        ),
         ("plot houses.mdn houses.csv --out x.doc", "--out must end in .png"),
         ("show houses.csv", "houses.csv is damaged or was not written by mdn.save"),
         ("data rain --rows 5", "two numbers with a colon between; got '5'"),
@@ -296,6 +303,27 @@ def test_a_pipe_from_end_to_end(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == '"mean"' and len(done.stdout.splitlines()) == 601
     assert all(line.startswith("note: ") for line in done.stderr.splitlines())
+
+
+def test_ctrl_c_in_the_first_fit_begins_no_second(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A fit ends by Ctrl-C with a warning; the command then ends too, and writes nothing."""
+    fits: list[int] = []
+    fit = MDNRegressor.fit
+
+    def interrupted(self: MDNRegressor, X: Any, y: Any, *args: Any, **options: Any) -> Any:
+        fits.append(len(y))
+        fit(self.set_params(max_epochs=1), X, y, *args, **options)
+        self.history_ = replace(self.history_, stopped="interrupted")
+        return self
+
+    monkeypatch.setattr(MDNRegressor, "fit", interrupted)
+    args = f"old-faithful.csv --target duration --preset fast --out {tmp_path / 'm.mdn'}"
+    run(f"fit {args}", capfd, status=130)
+    assert len(fits) == 1 and not list(tmp_path.iterdir())
+    run("evaluate old-faithful.csv --target duration --cv 3 --preset fast", capfd, status=130)
+    assert len(fits) == 2
 
 
 def test_ctrl_c_leaves_no_file(folder: Path, tmp_path: Path) -> None:

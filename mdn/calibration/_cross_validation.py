@@ -10,7 +10,14 @@ from torch import nn
 
 from ..arguments import check_integer, without_mask
 from ..distribution import MixtureDistribution
-from ..prediction import kind_of, n_rows, predict_distribution, take_rows, warn_of_index
+from ..prediction import (
+    final_model,
+    kind_of,
+    n_rows,
+    predict_distribution,
+    take_rows,
+    warn_of_index,
+)
 from ..tables._folds import deal, fold_groups
 from ..warnings import once
 
@@ -56,6 +63,7 @@ def out_of_fold(
     Raises:
         ValueError: cv below 2 or above N, X and y of different lengths, or fewer than 2 groups (3,
             where the fits need 2).
+        KeyboardInterrupt: Ctrl-C, also where it ended the fit of a model that then only warns.
         TypeError: a model that cannot be fitted again, or that predicts no mixture distribution.
 
     Example:
@@ -82,7 +90,12 @@ def out_of_fold(
     for b in range(int(fold.max()) + 1):
         inside, outside = np.flatnonzero(fold != b), np.flatnonzero(fold == b)
         data = [None if a is None else take_rows(a, inside) for a in (X, target, weight, labels)]
-        part = predict_distribution(_fitted_copy(model, *data), take_rows(X, outside))
+        fitted = _fitted_copy(model, *data)
+        held = take_rows(X, outside)
+        history = getattr(final_model(fitted, held)[0], "history_", None)
+        if getattr(history, "stopped", "") == "interrupted":  # Ctrl-C ends all, not only this fit
+            raise KeyboardInterrupt
+        part = predict_distribution(fitted, held)
         if not isinstance(part, MixtureDistribution):
             raise TypeError(
                 "model must predict mixture distributions, which can be concatenated; "

@@ -21,9 +21,9 @@ from ._fit import (
     Time,
     regressor,
 )
-from ._tables import Columns, Drop, Groups, Parts, Weight, split, table_of
+from ._tables import Columns, Drop, Groups, Parts, Weight, features_of, split, table_of
 
-__all__ = ["evaluate", "features_of"]
+__all__ = ["evaluate"]
 
 
 @app.command(epilog="Example: mdn evaluate geyser.csv --target duration --cv 5 --preset fast")
@@ -59,12 +59,28 @@ def evaluate(
     reading: dict[str, Any] = {},  # noqa: B006  # filled in by with_reading
 ) -> None:
     """Score a model on new rows, or by cross-validation, beside two simple models."""
-    written = check_outputs([json], [Path(name) for name in files], force)
+    read = [Path(name) for name in (*files, train) if name is not None]
+    written = check_outputs([json], read, force)
 
     from rich.console import Console
 
     from .. import evaluation
 
+    of_a_fit = {
+        "--kind": kind != Kind.real,
+        "--preset": preset != Preset.default,
+        "--repeats": repeats > 1,
+        "--resolution": resolution,
+        "--atoms": atoms,
+        "--columns": columns,
+        "--drop": drop,
+        "--weight": weight,
+        "--groups": groups,
+        "--max-time": max_time,
+    }
+    useless = ["--train"] * (train is not None) if cv else [k for k, v in of_a_fit.items() if v]
+    if useless:
+        raise ValueError(f"{useless[0]} has no effect {'with' if cv else 'without'} --cv; leave it")
     with notes_on(quiet) as note, Console(stderr=True, quiet=quiet).status("scoring"):
         if cv is None:
             found = _of_model(files, target, train, unit, reading, note)
@@ -125,13 +141,3 @@ def _of_model(
     unit = unit or getattr(model, "info_", {}).get("unit", "")
     how = f"{len(table.y)} rows of {' '.join(files[1:])}"
     return evaluation.evaluate(model, table.X, table.y, train=seen, unit=unit, how=how)
-
-
-def features_of(model: Any, file: str) -> list[str]:
-    """Returns the names of the features of a model."""
-    names = getattr(model, "feature_names_in_", None)
-    if names is None:
-        raise ValueError(
-            f"{file} does not know the names of its features: fit it to a table, as by mdn fit"
-        )
-    return list(names)

@@ -110,7 +110,7 @@ def fit(
         model.info_ = {
             "unit": unit,
             "rows": len(parts.y),
-            "columns": _kinds(parts.X),
+            "columns": model.columns_.kinds,
             "held_out": None if found is None else found.to_dict(),
             "version": __version__,
             "command": shlex.join(["mdn", *context.obj]),
@@ -161,6 +161,8 @@ def _judged(model: Any, parts: Parts, how: Holdout, seed: int, unit: str) -> Any
     held = evaluation.holdout(len(parts.y), _SHARE, groups=parts.groups, how=how.value, seed=seed)
     inside, outside = parts.take(~held), parts.take(held)
     model.fit(inside.X, inside.y, inside.weight, groups=inside.groups)
+    if model.history_.stopped == "interrupted":  # by Ctrl-C: the fit to all rows is not begun
+        raise KeyboardInterrupt
     which = "the last" if how == Holdout.time else "random"
     count = int(np.sum(held))
     return evaluation.evaluate(
@@ -171,10 +173,3 @@ def _judged(model: Any, parts: Parts, how: Holdout, seed: int, unit: str) -> Any
         unit=unit,
         how=f"{count} rows held out ({which} {100 * count / len(held):.0f} %)",
     )
-
-
-def _kinds(table: Any) -> dict[str, str]:
-    """What each column of the features was taken for."""
-    from ..tables import Columns as Encoder
-
-    return Encoder.fit(table).kinds

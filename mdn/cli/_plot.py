@@ -19,9 +19,8 @@ from ._common import (
     with_reading,
     write_result,
 )
-from ._evaluate import features_of
 from ._explain import figure_path
-from ._tables import split, table_of
+from ._tables import features_of, split, table_of
 
 __all__ = ["plot"]
 
@@ -80,7 +79,8 @@ def plot(
 ) -> None:
     """Draw p(y|x), its calibration or the training run, each figure of mdn.plot by its name."""
     out = figure_path("--out", out)
-    check_outputs([out, json], [model, *map(Path, data)], force)
+    read = [Path(name) for name in (*data, train) if name is not None]
+    check_outputs([out, json], [model, *read], force)
 
     from ..io import load
 

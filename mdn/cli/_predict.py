@@ -25,8 +25,8 @@ from ._common import (
     with_reading,
     write_result,
 )
-from ._evaluate import features_of
 from ._fit import Seed, Threads
+from ._tables import features_of
 
 __all__ = ["predict"]
 

@@ -11,7 +11,17 @@ if TYPE_CHECKING:  # mdn --help starts without it
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Columns", "Drop", "Groups", "Parts", "Target", "Weight", "split", "table_of"]
+__all__ = [
+    "Columns",
+    "Drop",
+    "Groups",
+    "Parts",
+    "Target",
+    "Weight",
+    "features_of",
+    "split",
+    "table_of",
+]
 
 Target = Annotated[list[str], typer.Option(help="Column of y; repeat it for several.")]
 Columns = Annotated[
@@ -121,6 +131,16 @@ def split(
         note(f"{(~known_y).sum()} of {len(y)} rows have no {' and '.join(target)}: left out")
         parts = parts.take(known_y)
     return parts
+
+
+def features_of(model: Any, file: str) -> list[str]:
+    """Returns the names of the features of a model."""
+    names = getattr(model, "feature_names_in_", None)
+    if names is None:
+        raise ValueError(
+            f"{file} does not know the names of its features: fit it to a table, as by mdn fit"
+        )
+    return list(names)
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str]:
