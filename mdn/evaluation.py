@@ -204,6 +204,7 @@ def holdout(
     Raises:
         ValueError: too few rows or groups to hold any out.
     """
+    check_integer("n", n)
     check_number("share", share, above=0, below=1)
     check_choice("how", how, ("random", "time"))
     codes = None if groups is None else group_codes(groups, n)

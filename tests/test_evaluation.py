@@ -167,6 +167,7 @@ def test_rows_held_out(n: int, share: float, n_groups: int, seed: int) -> None:
     ("call", "error", "message"),
     [
         (lambda: holdout(2), ValueError, "must leave 2 rows to fit to and 1 to hold out; got 2"),
+        (lambda: holdout("9"), TypeError, "n must be an integer; got '9'"),
         (lambda: holdout(9, 1.5), ValueError, "share must"),
         (lambda: holdout(9, how="last"), ValueError, "how must be one of 'random', 'time'"),
         (

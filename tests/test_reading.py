@@ -231,7 +231,7 @@ def test_what_is_no_table_is_named(
         ({"separator": ";;"}, "separator must be one character; got ';;'"),
         ({"decimal": "x"}, "decimal must be '.' or ','; got 'x'"),
         ({"decimal": ",", "thousands": ","}, "thousands and decimal must differ; both are ','"),
-        ({"skip": -1}, "skip must be 0 or more; got -1"),
+        ({"skip": -1}, "skip must be at least 0; got -1"),
         ({"encoding": "nope"}, "encoding must be one that Python knows, such as 'cp1252'; got 'no"),
     ],
 )
@@ -526,3 +526,28 @@ def test_a_table_is_what_models_take(tmp_path: Path) -> None:
     kept = mdn.tables.Columns.fit(mdn.read_table(tmp_path / "t.csv", text="zone"))
     assert kept.names == ["zone=0", "zone=1", "zone=2", "x"]
     assert math.isclose(kept.transform(mdn.read_table(tmp_path / "t.csv", text="zone")).sum(), 465)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: identifiers("x"), TypeError, "must be a table of pyarrow; got str"),
+        (lambda: date_columns([1]), TypeError, "must be a table of pyarrow; got list"),
+        (lambda: ReadOptions(skip="a"), TypeError, "skip must be an integer; got 'a'"),
+        (lambda: ReadOptions(skip_last=-1), ValueError, "skip_last must be at least 0"),
+        (
+            lambda: ReadOptions(separator=3),
+            TypeError,
+            "separator must be a text or None",
+        ),
+        (
+            lambda: Reader("none.csv", {"na": "x"}),
+            TypeError,
+            "options must be ReadOptions or None; got dict",
+        ),
+    ],
+)
+def test_arguments_of_another_kind(call: Any, error: type[Exception], message: str) -> None:
+    """Each is refused by its name."""
+    with pytest.raises(error, match=message):
+        call()

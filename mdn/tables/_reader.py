@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ..arguments import check_integer
 from ..warnings import DataWarning, warn
 from ._cells import CellError, Plan, agreed, blank, converted, plan_of
 from ._csv import csv_batches, csv_table, line_of
@@ -62,6 +63,10 @@ class ReadOptions:
     date_format: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("separator", "encoding", "decimal", "thousands", "comment", "date_format"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise TypeError(f"{name} must be a text or None; got {value!r}")
         for name in ("na", "columns", "drop", "text"):
             value = getattr(self, name)
             listed = [value] if isinstance(value, (str, int, float)) else list(value or ())
@@ -76,8 +81,8 @@ class ReadOptions:
         if self.thousands is not None and self.thousands == self.decimal:
             raise ValueError(f"thousands and decimal must differ; both are {self.decimal!r}")
         for name in ("skip", "skip_last"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}")
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), at_least=0)
 
 
 def read_table(
@@ -187,6 +192,8 @@ class Reader:
     notes: list[str]
 
     def __init__(self, source: Source, options: ReadOptions | None = None) -> None:
+        if not isinstance(options, ReadOptions | None):
+            raise TypeError(f"options must be ReadOptions or None; got {type(options).__name__}")
         self.notes = []
         self._options = options or ReadOptions()
         self._parts = [_Part(file, self._options) for file in files_of(source)]

@@ -48,6 +48,7 @@ def date_columns(
     """
     import pyarrow as pa
 
+    _check_table(table)
     columns: dict[str, Any] = {}
     made: dict[str, list[str]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
@@ -109,6 +110,7 @@ def identifiers(table: Any) -> dict[str, str]:
     import pyarrow as pa
     from pyarrow import compute as pc
 
+    _check_table(table)
     found: dict[str, str] = {}
     for name in table.column_names:
         column = table[name]
@@ -131,3 +133,10 @@ def identifiers(table: Any) -> dict[str, str]:
             elif pc.all(pc.equal(pc.floor(column), column)).as_py():
                 found[name] = "its whole numbers differ in every row"
     return found
+
+
+def _check_table(table: Any) -> None:
+    import pyarrow as pa
+
+    if not isinstance(table, pa.Table):
+        raise TypeError(f"table must be a table of pyarrow; got {type(table).__name__}")
