@@ -25,6 +25,7 @@ _COMMANDS = (
     "predict",
     "explain",
     "plot",
+    "distil",
     "show",
     "data",
     "demo",

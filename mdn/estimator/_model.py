@@ -106,6 +106,11 @@ class InputTransform(Saved):
         ends = torch.stack([self.low, self.high])[:, : len(self.shift)]
         return expand(self.shift + self.scale * ends, self.tails)
 
+    def inverse(self, z: Floats) -> Floats:
+        """Returns the columns (N, P), in their units, of columns (N, P) in standard units."""
+        columns = self.shift + self.scale * torch.as_tensor(z, dtype=torch.float64)
+        return expand(columns, self.tails).numpy()
+
     def _unlimited(self, x: Floats) -> Tensor:
         columns = compress(torch.as_tensor(x, dtype=torch.float64), self.tails)
         return (columns - self.shift) / self.scale
@@ -230,17 +235,18 @@ class FittedModel(Saved):
     def distributions(self, x: Floats) -> Iterator[tuple[slice, Any]]:
         """Yields chunks of rows and the distributions of y in them: see :meth:`distribution`."""
         for rows in self.chunks(len(x)):
-            yield rows, self._in_units_of_y(self._pool(x[rows]), x[rows])
+            yield rows, self._in_units_of_y(self.latent(x[rows]), x[rows])
 
     def distribution(self, x: Floats) -> Any:
         """Returns the distribution of y for every row of encoded columns, in y's unit.
 
         Beside what is returned, its computation takes memory for one copy of it and for a chunk.
         """
-        parts = [self._pool(x[rows]) for rows in self.chunks(len(x))]
+        parts = [self.latent(x[rows]) for rows in self.chunks(len(x))]
         return self._in_units_of_y(parts[0] if len(parts) == 1 else GaussianMixture.cat(parts), x)
 
-    def _pool(self, x: Floats) -> GaussianMixture:
+    def latent(self, x: Floats) -> GaussianMixture:
+        """Returns the pool of all members, batch (N,), of the latent target, in standard units."""
         return self.stack.pool(self.members(x), self.subgroup_sizes)
 
     def _in_units_of_y(self, pool: GaussianMixture, x: Floats) -> Any:

@@ -26,6 +26,7 @@ from ..tables._folds import Codes, find_copies, group_codes, join_groups, subset
 from ..train import History
 from ..warnings import DataWarning, once, warn
 from ._atoms import train_with_atoms
+from ._distillation import checked_limits, distil_model, held_rows, warn_of_loss
 from ._frame import answers, features_and_target, parse_columns, table_like
 from ._model import FittedModel
 from ._progress import progress, threads
@@ -47,6 +48,8 @@ from ._validation import (
 )
 
 __all__ = ["MDNRegressor"]
+
+_KEPT_ROWS = 20_000  # training rows that a fit keeps in memory for distil, at most
 
 # of the distribution of a target in a chunk of rows, its column, and the rows
 Marginal = Callable[[Any, int, slice], torch.Tensor]
@@ -153,6 +156,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
     info_: dict[str, Any]
     _seed: int
     _rows: str | None  # digest of the training rows; None in a file from before it was kept
+    _inputs_of_fit: Floats | None = None  # encoded training rows, in memory only: not in a file
 
     def __init__(
         self,
@@ -301,6 +305,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             warn_of_far_values(columns, model.seen, val[0])
         self._set_fitted(columns, model, seed, digest)
         self.target_names_, self.info_ = target_names(y), {}
+        some = np.random.default_rng(seed).permutation(len(inputs))[:_KEPT_ROWS]
+        self._inputs_of_fit = inputs[some]
         return self
 
     def _set_fitted(
@@ -612,7 +618,98 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         """The same in one tensor, (N, ...): f gives (n, ...) for n rows."""
         return torch.cat(self._by_chunk(X, f))
 
+    # -- distil -------------------------------------------------------------------------------
+
+    @once()
+    def distil(
+        self,
+        X_unlabelled: Any = None,
+        *,
+        eval_set: tuple[Any, ArrayLike] | None = None,
+        max_loss: float = 0.02,
+        max_size: float = 500.0,
+        max_time: float = 120.0,
+        n_components: int = 8,
+        random_state: Any = None,
+    ) -> MDNRegressor:
+        """Returns a model of one small network that stands for this one: the student.
+
+        It is trained on draws from this model's densities at training rows, at rows between
+        neighbours, and at rows with some columns of another row, never on the training labels.  It
+        encodes the same columns and has the same names, target and units, and it holds no training
+        row.  A narrow network is trained first, then a wider one, on more of the rows where the
+        first one differed; the second only where the first one's loss is above ``max_loss``.
+
+        Args:
+            X_unlabelled: (N, F) rows such as the student will be asked for, in addition to the
+                rows of the fit, which are in memory after :meth:`fit`; a model from a file has
+                those that its Gaussian process holds, or else it draws each column from the
+                thresholds of its trees, so that rows are worth giving.
+            eval_set: rows (X, y) on which NLL and CRPS of both models are told.
+            max_loss: nats by which the student may differ, above which a wider network is trained
+                and at last a warning is given.
+            max_size: of the weights of the student, kB.
+            max_time: seconds, the answers of this model at the transfer rows included.
+            n_components: K of the student.
+            random_state: seed or ``numpy.random.RandomState``; None for that of the model.
+
+        Returns:
+            An MDNRegressor.  Its ``info_["distilled"]`` is a dict: ``divergence`` and
+            ``standard_error``, the Kullback-Leibler divergence from this model to the student in
+            nats, mean over rows made like the others that did not train it; ``rows``,
+            ``seconds``, ``teacher_seconds``, ``parameters``; with an eval_set ``nll``,
+            ``teacher_nll``, and where y is known ``crps`` and ``teacher_crps``.
+
+        Raises:
+            ValueError: a number out of its range; a model from a file that has neither process nor
+                trees, and no rows.
+
+        Warns:
+            TrainingWarning: the loss is above ``max_loss``.
+
+        References:
+            G. Hinton, O. Vinyals, J. Dean, Distilling the Knowledge in a Neural Network (2015).
+        """
+        check_is_fitted(self, "model_")
+        limits = checked_limits(max_loss, max_size, max_time, n_components)
+        seed = self._seed if random_state is None else drawn_seed(random_state)
+        known = self._inputs_of_fit
+        if known is None:
+            known = held_rows(self.model_, np.random.default_rng(seed))
+        given = [] if X_unlabelled is None else [self._inputs(X_unlabelled)]
+        rows = np.concatenate([*given, *([] if known is None else [known])] or [np.empty((0, 0))])
+        if len(rows) < 2:
+            raise ValueError(
+                "X_unlabelled must give rows to a model that was read from a file and has neither "
+                "a process nor trees; got None"
+            )
+        with threads(self.n_jobs), progress(bool(self.verbose)) as report:
+            found = distil_model(
+                self.model_,
+                rows,
+                self.columns_.numeric,
+                self.columns_.sources,
+                limits,
+                seed,
+                report,
+            )
+        student = type(self)(**self.get_params(deep=False))
+        student._set_fitted(self.columns_, found.model, self._seed, None)
+        student.target_names_ = getattr(self, "target_names_", None)
+        if hasattr(self, "feature_names_in_"):
+            student.feature_names_in_ = self.feature_names_in_
+        about: dict[str, Any] = found.numbers()
+        if eval_set is not None:
+            about |= _scores_of_both(student, self, *eval_set)
+        student.info_ = {**getattr(self, "info_", {}), "distilled": about}
+        warn_of_loss(found, limits)
+        return student
+
     # -- save ---------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_inputs_of_fit"}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the fitted model to one file without pickle; ``mdn.load(path)`` reads it."""
@@ -657,6 +754,17 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         if config["feature_names"] is not None:
             self.feature_names_in_ = np.array(config["feature_names"], dtype=object)
         return self
+
+
+def _scores_of_both(
+    student: MDNRegressor, teacher: MDNRegressor, X: Any, y: ArrayLike
+) -> dict[str, float]:
+    """NLL and, where y is known and the target is one, CRPS of both on rows with y."""
+    scores = {"nll": student.nll(X, y), "teacher_nll": teacher.nll(X, y)}
+    if teacher.target != "interval" and teacher.target_.n_targets == 1:
+        scores["crps"] = float(student.predict_crps(X, y).mean())
+        scores["teacher_crps"] = float(teacher.predict_crps(X, y).mean())
+    return scores
 
 
 def _trimmed(hdr: HDR) -> HDR:

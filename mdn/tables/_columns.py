@@ -196,6 +196,12 @@ class Columns:
         )
 
     @property
+    def sources(self) -> NDArray[np.intp]:
+        """(P,) column of X, counted from 0, of which each encoded column is."""
+        widths = [len(column.names("")) for column in self._columns]
+        return np.repeat(np.arange(len(widths)), widths)
+
+    @property
     def places(self) -> list[str | None]:
         """(P,) the column of X in words; None for the 0/1 columns of a category and of gaps."""
         return [
