@@ -253,7 +253,8 @@ def test_wrong_usage(args: str, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("fit", "evaluate", "predict", "explain", "plot", "show", "data", "demo", "completion"),
+        *("fit", "evaluate", "predict", "explain", "plot", "distil", "show"),
+        *("data", "demo", "completion"),
     ],
 )
 def test_help_has_an_example(command: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -267,7 +268,7 @@ def test_examples_of_help_work_as_typed(
 ) -> None:
     """In their order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    for command in ("data", "fit", "evaluate", "predict", "explain", "plot", "show"):
+    for command in ("data", "fit", "evaluate", "predict", "explain", "plot", "distil", "show"):
         out, _ = run(f"{command} --help", capfd)
         example = " ".join(" ".join(out.split()).split("Example: mdn ")[1].split())
         args, _, to = example.partition(" > ")
@@ -276,7 +277,7 @@ def test_examples_of_help_work_as_typed(
         printed, _ = run(args, capfd)
         if to:
             Path(to).write_text(printed)
-    made = {"geyser.csv", "geyser.mdn", "scored.csv", "report.html", "fan.png"}
+    made = {"geyser.csv", "geyser.mdn", "scored.csv", "report.html", "fan.png", "small.mdn"}
     assert made <= set(os.listdir(tmp_path))
 
 

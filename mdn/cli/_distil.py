@@ -13,7 +13,7 @@ from ._tables import features_of, table_of
 __all__ = ["distil"]
 
 
-@app.command(epilog="Example: mdn distil geyser.mdn geyser.csv --out small.mdn --max-time 10")
+@app.command(epilog="Example: mdn distil geyser.mdn geyser.csv --out small.mdn --max-time 5")
 @with_reading
 def distil(
     model: Annotated[Path, typer.Argument(help="A file of mdn fit or of an MDNRegressor.")],

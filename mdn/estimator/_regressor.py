@@ -645,7 +645,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
                 rows of the fit, which are in memory after :meth:`fit`; a model from a file has
                 those that its Gaussian process holds, or else it draws each column from the
                 thresholds of its trees, so that rows are worth giving.
-            eval_set: rows (X, y) on which NLL and CRPS of both models are told.
+            eval_set: rows (X, y) on which NLL and CRPS of both models are found.
             max_loss: nats by which the student may differ, above which a wider network is trained
                 and at last a warning is given.
             max_size: of the weights of the student, kB.
