@@ -414,3 +414,20 @@ def test_the_session_of_the_page(
                 assert a == pytest.approx(b, rel=0.3, abs=0.15), (args, a, b)
     assert seen == 8
     assert {"scored.csv", "report.png", "fan.png"} <= set(os.listdir(tmp_path))
+
+
+def test_distil_says_what_the_small_model_loses(
+    folder: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The numbers printed, in the JSON and of ``mdn show`` are those of the file."""
+    out, about = tmp_path / "small.mdn", tmp_path / "about.json"
+    args = f"houses.mdn houses.csv --out {out} --json {about} --max-time 1 --max-size 30"
+    printed, _ = run(f"distil {args}", capfd)
+    found = json.loads(about.read_text())
+    stored = mdn.load(out).info_["distilled"]
+    assert stored == {name: found[name] for name in stored}
+    assert found["bytes"] == out.stat().st_size < 60_000
+    assert f"{found['parameters']} weights" in printed
+    shown, _ = run(f"show {out}", capfd)
+    assert f"distilled: one network of {found['parameters']} weights" in shown
+    assert "--force" in run(f"distil {args}", capfd, status=1)[1]

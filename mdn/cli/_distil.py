@@ -51,7 +51,7 @@ def distil(
     sizes = [path.stat().st_size / 1000 for path in (model, out)]
     text = (
         f"{sizes[0]:.0f} kB to {sizes[1]:.0f} kB, {about['parameters']} weights\n"
-        f"differs by {about['divergence']:.3g} +- {about['standard_error']:.1g} nats, "
+        f"differs by {about['divergence']:.3g} ± {about['standard_error']:.1g} nats, "
         f"mean over rows like those of the fit\n"
         f"{about['rows']} transfer rows, {about['seconds']:.0f} s"
     )

@@ -36,9 +36,16 @@ def _lines(about: dict[str, Any]) -> list[str]:
         lines.append(f"features: {', '.join(named)}")
     if info:
         lines.append(f"fitted to {info['rows']} rows by mdn {info['version']}: {info['command']}")
+    small = info.get("distilled")
+    if small:
+        lines.append(
+            f"distilled: one network of {small['parameters']} weights, {small['divergence']:.3g} "
+            f"± {small['standard_error']:.1g} nats from the model that was fitted"
+        )
     held_out = info.get("held_out")
     if held_out:
-        lines.append(f"held out: {held_out['how']}")
+        of = ", the model that was fitted" if small else ""
+        lines.append(f"held out: {held_out['how']}{of}")
         for name, scores in held_out["scores"].items():
             shown = (
                 f"{score} {scores[score]['mean']:.4g} ± {scores[score]['standard_error']:.2g}"
