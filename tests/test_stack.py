@@ -57,6 +57,22 @@ def nll(stack: Stack, groups: list[GaussianMixture], y: Tensor) -> float:
     return float(-stack.pool(groups, whole(groups)).log_prob(y).mean())
 
 
+def test_what_is_not_fitted_of_a_single_member_is_computed_once() -> None:
+    """Its scale is not; only its weight is, so its log-likelihoods stay as they are."""
+    mean, y = truth(50)
+    several, single = group(torch.stack([mean, mean + 0.3]), 0.5), group(mean[None], 0.7)
+    calls = {1: 0, 2: 0}
+
+    def counted(dist: GaussianMixture, target: Tensor) -> Tensor:
+        if dist.batch_shape != (50,):  # the background
+            calls[dist.batch_shape[0]] += 1
+        return dist.log_prob(target)
+
+    found = fit([several, single], y, log_prob=counted)
+    assert calls[1] == 1 and calls[2] > 5
+    assert not torch.equal(found.weight, torch.full_like(found.weight, 0.5))
+
+
 def test_optimism_is_taken_off_the_log_likelihood() -> None:
     """One member has 0.7 nats more on every row: with that optimism the weights are equal."""
     zero = torch.zeros(1, 200, 1, dtype=F64)

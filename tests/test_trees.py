@@ -322,6 +322,20 @@ def test_the_slope_is_autograds_of_torchs_normal(columns: int) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("columns", [1, 3, 17])
+def test_blocks_of_pairs_change_no_digit_of_the_slope(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, theta = torch.as_tensor(rows(70, 17)[0][:, :columns]), parameters(columns)
+    y = torch.linspace(-1, 1, 70).double()
+    at_once = _gaussian_process._PairwiseDistances(x).gradient(theta, y, torch.ones_like(y))
+    monkeypatch.setattr(_gaussian_process, "_PAIRS", 1)
+    pairs = _gaussian_process._PairwiseDistances(x)
+    assert pairs.step < len(pairs.place) / 30
+    found = pairs.gradient(theta, y, torch.ones_like(y))
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(at_once))
+
+
 @pytest.mark.parametrize("columns", [1, 3])
 def test_out_of_fold_predictions_of_the_process_are_posteriors_of_the_other_rows(
     columns: int,

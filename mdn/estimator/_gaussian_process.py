@@ -312,9 +312,13 @@ class _PairwiseDistances:
 
     def __init__(self, x: Tensor) -> None:
         self.n = len(x)
-        self.upper = torch.triu_indices(self.n, self.n, 1)
-        self.distance = (x[self.upper[0]] - x[self.upper[1]]).abs().t().contiguous()  # (F, P)
+        first, second = torch.triu_indices(self.n, self.n, 1)
+        self.place = first * self.n + second  # (P,) of the pairs in a matrix
+        self.distance = (x[first] - x[second]).abs().t().contiguous()  # (F, P)
         self.square = self.distance.square()
+        self.m, self.derivative = (x.new_empty(self.distance.shape) for _ in range(2))
+        # a multiple of the pairs that are summed at once, so that blocks change no digit
+        self.step = 64 * max(1, _PAIRS // (256 * len(self.distance)))
 
     def gradient(self, theta: Tensor, y: Tensor, noise_share: Tensor) -> Tensor | None:
         r"""Gradient of the negative log marginal likelihood; None if K is not positive definite.
@@ -326,20 +330,14 @@ class _PairwiseDistances:
         (c_joint, c_one, c_pair, c_all), noise = _variances(theta)
         one, pair = _shares(columns)
         inverse = (-2 * theta[:columns]).exp()
-        r = _ROOT_3 * (inverse @ self.square + 1e-12).sqrt()
-        decay = (-r).exp()
-        joint = (1 + r) * decay  # its derivative in log l_f: 3 exp(-r) (d_f / l_f)^2
-        u = self.distance * (_ROOT_3 * (-theta[columns : 2 * columns]).exp())[:, None]
-        m = (-u).exp()
-        derivative = u.square().mul_(m)  # of m_f in log r_f
-        m += u.mul_(m)
-        total = m.sum(0)
-        ones = one * total
-        pairs = 0.5 * pair * (total.square() - m.square().sum(0))
+        r = (inverse @ self.square).add_(1e-12).sqrt_().mul_(_ROOT_3)
+        decay = r.neg().exp_()
+        joint = r.add_(1).mul_(decay)  # its derivative in log l_f: 3 exp(-r) (d_f / l_f)^2
+        total, pairs = self._sums(theta[columns : 2 * columns])
+        ones, pairs = one * total, pairs.mul_(0.5 * pair)
+        values = (c_joint * joint).add_(c_one * ones).add_(c_pair * pairs).add_(c_all)
         kernel = y.new_zeros(self.n, self.n)
-        kernel[self.upper[0], self.upper[1]] = (
-            c_joint * joint + c_one * ones + c_pair * pairs + c_all
-        )
+        kernel.view(-1)[self.place] = values
         kernel += kernel.t().clone()
         prior = c_joint + c_one + c_pair + c_all
         kernel.diagonal().add_(prior + noise * noise_share + _JITTER)
@@ -348,14 +346,17 @@ class _PairwiseDistances:
             return None
         precision = torch.cholesky_inverse(root)
         alpha = precision @ y
-        g = 0.5 * (precision - torch.outer(alpha, alpha))
-        diagonal, g = g.diagonal(), 2 * g[self.upper[0], self.upper[1]]
+        precision.sub_(torch.outer(alpha, alpha)).mul_(0.5)  # G, which is symmetric
+        diagonal, g = precision.diagonal(), precision.t().reshape(-1)[self.place].mul_(2)
         trace = diagonal.sum()
-        in_one = c_one * one * (derivative @ g)
-        in_pair = c_pair * pair * (derivative.mul_(m.neg_().add_(total)) @ g)
+        in_one = c_one * one * (self.derivative @ g)
+        blocks = (a.split(self.step, -1) for a in (self.derivative, self.m, total))
+        for derivative, m, sum_of_columns in zip(*blocks, strict=True):
+            derivative.mul_(m.neg_().add_(sum_of_columns))
+        in_pair = c_pair * pair * (self.derivative @ g)
         return torch.cat(
             [
-                3 * c_joint * inverse * (self.square @ (g * decay)),
+                3 * c_joint * inverse * (self.square @ decay.mul_(g)),
                 in_one + in_pair,
                 torch.stack(
                     [
@@ -368,3 +369,23 @@ class _PairwiseDistances:
                 ),
             ]
         )
+
+    def _sums(self, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of m_f over the columns, and of 2 m_f m_g over pairs of columns, (P,) each.
+
+        It leaves each m_f and its derivative in log r_f, (F, P).  Pairs of rows are taken block by
+        block, so that what comes between fits into the cache.
+        """
+        rate = (_ROOT_3 * (-log_scale).exp())[:, None]
+        total, pairs = (self.m.new_empty(self.m.shape[1]) for _ in range(2))
+        blocks = (
+            a.split(self.step, -1) for a in (self.distance, self.m, self.derivative, total, pairs)
+        )
+        for distance, m, derivative, sums, products in zip(*blocks, strict=True):
+            u = distance * rate
+            torch.neg(u, out=m).exp_()
+            torch.square(u, out=derivative).mul_(m)
+            m.add_(u.mul_(m))
+            torch.sum(m, 0, out=sums)
+            torch.square(sums, out=products).sub_(torch.square(m, out=u).sum(0))
+        return total, pairs

@@ -131,14 +131,20 @@ class Stack(Saved):
         start[-1] = math.log(_BACKGROUND_WEIGHT)
         moved = torch.zeros_like(start, requires_grad=True)
 
+        def of_members(g: int, theta: Tensor) -> Tensor:
+            scale, spread = theta[g].exp(), theta[n_groups + g].exp()
+            rescaled = _rescaled(groups[g], scale, spread, min_scale, of_weights)
+            return log_prob(rescaled, target.expand(groups[g].batch_shape[0], *target.shape))
+
+        # those of members whose scales are not fitted stay as they are
+        fixed = [None if free[g] else of_members(g, start) for g in range(n_groups)]
+
         def loss() -> Tensor:
             theta = start + moved * free
             logs = _member_log_weights(torch.log_softmax(theta[2 * n_groups : -1], 0), sizes)
             log_probs = []
-            for g, members in enumerate(groups):
-                scale, spread = theta[g].exp(), theta[n_groups + g].exp()
-                rescaled = _rescaled(members, scale, spread, min_scale, of_weights)
-                found = log_prob(rescaled, target.expand(members.batch_shape[0], *target.shape))
+            for g, known in enumerate(fixed):
+                found = of_members(g, theta) if known is None else known
                 log_probs.append(found + (logs[g].unsqueeze(1) - excess[g]))
             rows = torch.logsumexp(torch.cat(log_probs), 0)
             if has_background:
